@@ -1,0 +1,147 @@
+"""Images and tile sets as the readers hand them out: lazy arrays with their grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from weft.grid import Grid, Shape, Triple
+
+Region = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of an image.
+
+    Parameters
+    ----------
+    data
+        Lazy array, (c, z, y, x): a Zarr array or a dask array. Slicing it reads only what is asked for.
+    grid
+        Where its voxels lie, um.
+    """
+
+    data: Any
+    grid: Grid
+
+    def read(self, channel: int = 0, region: Region | None = None) -> np.ndarray:
+        """Voxels of one channel, (z, y, x), in ``region`` (slices of steps of 1; default: all)."""
+        return np.asarray(self.data[(channel, *(region or (slice(None),) * 3))])
+
+
+@dataclass(frozen=True)
+class Image:
+    """A volume at one or more resolutions.
+
+    Parameters
+    ----------
+    levels
+        Finest first.
+    channels
+        Name of each channel.
+    orientation
+        Three letters of r/l, a/p, s/i, one per axis (z, y, x): where the axis points as its index
+        grows; None when nothing says so.
+    labels
+        True for a label image: values are names, never interpolated.
+    """
+
+    levels: tuple[Level, ...]
+    channels: tuple[str, ...] = ("0",)
+    orientation: str | None = None
+    labels: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the finest level."""
+        return self.levels[0].grid
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of a voxel."""
+        return np.dtype(self.levels[0].data.dtype)
+
+    def channel(self, name: str | int) -> int:
+        """Index of a channel given by name (or number).
+
+        Raises
+        ------
+        ValueError
+            When there is no such channel.
+        """
+        if str(name) in self.channels:
+            return self.channels.index(str(name))
+        raise ValueError(f"channel {name!r} is not in the image; it has {', '.join(self.channels)}")
+
+    def level_at(self, spacing: float) -> Level:
+        """The coarsest level whose voxels are no larger than ``spacing`` um on any axis (else the finest)."""
+        fit = [v for v in self.levels if max(v.grid.spacing) <= spacing * 1.001]
+        return fit[-1] if fit else self.levels[0]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A camera tile: a stack of planes at one stage position.
+
+    Parameters
+    ----------
+    name
+        Unique in its tile set, e.g. ``LOC004``.
+    position
+        Stage position of its first voxel's centre, um, (z, y, x).
+    row, column
+        Place in the scan grid, where there is one.
+    """
+
+    name: str
+    position: Triple
+    row: int | None = None
+    column: int | None = None
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """Tiles of one shape, as a microscope leaves them.
+
+    Parameters
+    ----------
+    tiles
+        In acquisition order.
+    shape
+        Voxels of a tile, (z, y, x).
+    spacing
+        Voxel size, um, (z, y, x).
+    dtype
+        Type of a voxel.
+    channels
+        Name of each channel.
+    reader
+        ``reader(tile_index, channel_index, region)`` gives the voxels, (z, y, x), of a region of a tile;
+        it reads only the planes (or chunks) that the region touches.
+    orientation
+        As in `Image`.
+    missing
+        Names of grid cells that the microscope did not scan.
+    """
+
+    tiles: tuple[Tile, ...]
+    shape: Shape
+    spacing: Triple
+    dtype: np.dtype
+    channels: tuple[str, ...]
+    reader: Callable[[int, int, Region], np.ndarray] = field(repr=False)
+    orientation: str | None = None
+    missing: tuple[str, ...] = ()
+
+    def read(self, tile: int, channel: int = 0, region: Region | None = None) -> np.ndarray:
+        """Voxels, (z, y, x), of a tile (by its place in ``tiles``); all of it by default."""
+        full = tuple(slice(*part.indices(n)) for part, n in zip(region or (slice(None),) * 3, self.shape, strict=True))
+        return self.reader(tile, channel, full)  # type: ignore[arg-type]
+
+    def positions(self) -> np.ndarray:
+        """Stage positions, (n, 3) float64 um."""
+        return np.array([tile.position for tile in self.tiles], float).reshape(-1, 3)
