@@ -1,0 +1,1 @@
+"""Deformable backends: one module each, with one public function `register` (`weft.registration.contract`)."""

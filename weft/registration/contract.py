@@ -1,0 +1,217 @@
+"""What a deformable backend takes and gives, and how a backend is found by name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from weft.grid import Grid
+
+BUILTIN = {
+    "native": "weft.registration.backends.native:register",
+    "elastix": "weft.registration.backends.elastix:register",
+}
+ENTRY_POINTS = "weft.backends"
+
+Masks = tuple[np.ndarray | None, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The transform a block starts from: x -> A(x + u(x)), fixed space to moving space (pull-back).
+
+    Parameters
+    ----------
+    affine
+        A: (4, 4) float64, um, acting on homogeneous points (z, y, x, 1).
+    field
+        u: (3, z, y, x) float32, um, components z, y, x; None means zero.
+    field_grid
+        Where the samples of `field` lie in the fixed space; it covers the block. A point outside takes
+        the value at the border.
+
+    Raises
+    ------
+    ValueError
+        When the affine is no invertible (4, 4) matrix, or field and grid do not go together.
+    """
+
+    affine: np.ndarray
+    field: np.ndarray | None = None
+    field_grid: Grid | None = None
+
+    def __post_init__(self) -> None:
+        affine = np.asarray(self.affine, np.float64)
+        object.__setattr__(self, "affine", affine)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise ValueError(f"the initial affine is of shape {affine.shape}; wanted a finite (4, 4) matrix")
+        if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise ValueError("the initial affine is singular; wanted an invertible (4, 4) matrix")
+        if (self.field is None) != (self.field_grid is None):
+            raise ValueError("the initial field and its grid are given together or not at all")
+        if (
+            self.field is not None
+            and self.field_grid is not None
+            and self.field.shape != (3, *self.field_grid.shape)
+        ):
+            raise ValueError(
+                f"the initial field is of shape {self.field.shape}; wanted (3, *{self.field_grid.shape}), its grid's"
+            )
+
+    @classmethod
+    def identity(cls) -> Initial:
+        """The start that moves nothing."""
+        return cls(np.eye(4))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a backend found for one block.
+
+    Parameters
+    ----------
+    displacement
+        The *total* u, (3, z, y, x) float32, um, components z, y, x: the start field is contained in it,
+        the affine is not (phi(x) = A(x + u(x)) with the affine of `Initial`).
+    grid
+        Where the samples of `displacement` lie, in the fixed space (``fixed_grid.coarsen((2, 2, 2))`` for
+        ``native``).
+    metrics
+        One dict per level, coarsest first: ``level`` (resolution: halvings of the block), ``iterations``,
+        ``before`` and ``after`` (the backend's similarity at the level's start and end).
+    iterations
+        Sum over the levels.
+    metric_before, metric_after
+        Similarity (larger is better) under the start transform and under the result, measured with the
+        same weights on the finest level used. Both 0 when the block holds nothing to compare.
+    minimal_jacobian
+        Smallest Jacobian determinant of x -> x + u(x) on `grid`.
+    """
+
+    displacement: np.ndarray
+    grid: Grid
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    iterations: int = 0
+    metric_before: float = 0.0
+    metric_after: float = 0.0
+    minimal_jacobian: float = 1.0
+
+
+class Backend(Protocol):
+    """A deformable registration of one block, in one thread.
+
+    A backend is one function with this signature. To plug one in from outside, publish it in the
+    entry-point group ``weft.backends`` of an installed package::
+
+        [project.entry-points."weft.backends"]
+        mine = "my_package.engine:register"
+
+    or name it in the config as ``my_module:register``. It must
+
+    - take the *total* start transform from `initial` and give back the total u, never the difference;
+    - be deterministic: the same arguments give the same bytes, whatever runs beside it (`seed` is all the
+      randomness there is);
+    - use one thread (the blocks of a volume run side by side) and memory in proportion to the block;
+    - return the start unchanged, with metrics 0, for a block that holds nothing to register;
+    - raise ValueError, in one sentence, for arguments it cannot work with.
+
+    A module that defines ``backend_version() -> str`` says by it when its results change; without it the
+    module's source is the version.
+    """
+
+    def __call__(
+        self,
+        fixed: np.ndarray,
+        fixed_grid: Grid,
+        moving: np.ndarray,
+        moving_grid: Grid,
+        initial: Initial,
+        masks: Masks,
+        settings: Mapping[str, Any],
+        seed: int,
+    ) -> Result:
+        """Register a block.
+
+        Parameters
+        ----------
+        fixed, moving
+            (z, y, x) arrays of any real dtype: the block of the fixed image, and the part of the moving
+            image that it can meet.
+        fixed_grid, moving_grid
+            Where their voxels lie, each in its own physical space, um. The spacing is isotropic and the
+            same in both, up to rounding.
+        initial
+            Where to start.
+        masks
+            (fixed mask or None, moving mask or None): bool arrays of the images' shapes, true where an
+            image counts.
+        settings
+            The backend's own settings; unknown names are refused.
+        seed
+            For backends that draw random samples.
+        """
+        ...
+
+
+def load_backend(name: str) -> Backend:
+    """The backend called `name`.
+
+    Parameters
+    ----------
+    name
+        ``native``, ``elastix``, a name from the entry-point group ``weft.backends``, or
+        ``module:function``.
+
+    Raises
+    ------
+    ValueError
+        When there is no such backend or it cannot be imported.
+    """
+    target = _target(name)
+    module_name, _, function = target.partition(":")
+    try:
+        backend = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"backend {name!r} ({target}) cannot be loaded: {error}") from error
+    if not callable(backend):
+        raise ValueError(f"backend {name!r} ({target}) is no function")
+    return backend
+
+
+def backend_version(name: str) -> str:
+    """What tells two versions of a backend's results apart: it belongs into the name of a result.
+
+    Raises
+    ------
+    ValueError
+        As `load_backend`.
+    """
+    module = inspect.getmodule(load_backend(name))
+    if module is None:
+        raise ValueError(f"backend {name!r} belongs to no module, so its version cannot be told")
+    version = getattr(module, "backend_version", None)
+    if version is not None:
+        return str(version())
+    return hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()[:16]
+
+
+def _target(name: str) -> str:
+    """``module:function`` of a backend's name."""
+    if name in BUILTIN:
+        return BUILTIN[name]
+    if ":" in name:
+        return name
+    found = entry_points(group=ENTRY_POINTS)
+    for entry in found:
+        if entry.name == name:
+            return entry.value
+    known = ", ".join([*BUILTIN, *sorted(entry.name for entry in found)])
+    raise ValueError(f"backend {name!r} is unknown; known are {known}, or module:function")
