@@ -1,0 +1,1 @@
+"""File formats of transforms: one module per format, imported by whoever needs it."""
