@@ -1,0 +1,304 @@
+"""Resampling: an image or labels through affine and displacement field in one interpolation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numba
+import numpy as np
+
+from weft.grid import Grid
+from weft.image import Region
+from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row
+from weft.transforms.model import Displacements, Sequence
+
+# Positions on a tie (half way between two voxels, or on the outer face) must not depend on the rounding of
+# the origin of the region that is computed.
+TIE = 1e-6
+
+
+def warp(
+    moving: np.ndarray,
+    moving_grid: Grid,
+    affine: np.ndarray,
+    field: np.ndarray | None,
+    field_grid: Grid | None,
+    out_grid: Grid,
+    *,
+    order: Literal[0, 1] = 1,
+    fill: float = 0,
+    before: np.ndarray | None = None,
+    dtype: np.dtype | type | None = None,
+) -> tuple[np.ndarray, int]:
+    """Resample an image through x -> A(x + u(x)) (pull-back).
+
+    A point up to half a voxel outside the outermost voxel centres takes the border's value; beyond that it
+    takes ``fill``. The displacement outside its own grid is that of the border.
+
+    Parameters
+    ----------
+    moving
+        (z, y, x) array, or the part of one that `moving_region` asks for.
+    moving_grid
+        Where its voxels lie.
+    affine
+        A: (4, 4), um, from the fixed to the moving space, applied after the displacement.
+    field, field_grid
+        u: (3, z, y, x) float32, um, on a (coarse) grid in the fixed space; None for no displacement.
+    out_grid
+        Where values are wanted, in the fixed space.
+    order
+        1: trilinear, 0: nearest (labels: values are kept whatever their type).
+    fill
+        Value outside the moving image.
+    before
+        (4, 4) affine applied before the displacement, as in an inverse; None for the identity.
+    dtype
+        Of the result; by default that of ``moving``. Integers are rounded half up and clipped.
+
+    Returns
+    -------
+    out, n_clipped
+        (z, y, x) array, and how many values did not fit into ``dtype``.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit their grids, order is neither 0 nor 1, or labels would change their type.
+    """
+    moving = np.asarray(moving)
+    out_type = np.dtype(dtype or moving.dtype)
+    if moving.shape != moving_grid.shape:
+        raise ValueError(
+            f"moving image of shape {moving.shape} does not lie on its grid of shape {moving_grid.shape}"
+        )
+    if order not in (0, 1):
+        raise ValueError(f"order is {order!r}; wanted 0 (nearest) or 1 (trilinear)")
+    if order == 0 and out_type != moving.dtype:
+        raise ValueError(f"labels keep their type; found {moving.dtype}, wanted as {out_type}")
+    if moving.dtype == bool:
+        out, clipped = warp(
+            moving.view(np.uint8),
+            moving_grid,
+            affine,
+            field,
+            field_grid,
+            out_grid,
+            order=order,
+            fill=fill,
+            before=before,
+        )
+        return out.view(bool), clipped
+
+    displacements = _displacements(field, field_grid)
+    before = np.eye(4) if before is None else np.asarray(before, float)
+    to_index = np.linalg.inv(moving_grid.matrix()) @ np.asarray(affine, float)
+    out = np.empty(out_grid.shape, out_type)
+    outside = np.array(fill).astype(out_type)[()]
+    if np.array_equal(before, np.eye(4)):
+        steps = tuple(axis_steps(displacements.grid, out_grid, axis) for axis in range(3))
+        coordinates = (to_index @ out_grid.matrix(), to_index[:3, :3].copy())
+        args = (np.ascontiguousarray(moving), displacements.field, steps, *coordinates, order, outside)
+        return out, int(_warp_field_first(*args, *_limits(out_type), out))
+    to_field = np.linalg.inv(displacements.grid.matrix()) @ before @ out_grid.matrix()
+    coordinates = (to_field, to_index @ before @ out_grid.matrix(), to_index[:3, :3].copy())
+    args = (np.ascontiguousarray(moving), displacements.field, *coordinates, order, outside)
+    return out, int(_warp_affine_first(*args, *_limits(out_type), out))
+
+
+def warp_sequence(
+    moving: np.ndarray,
+    moving_grid: Grid,
+    sequence: Sequence,
+    out_grid: Grid,
+    *,
+    order: Literal[0, 1] = 1,
+    fill: float = 0,
+    dtype: np.dtype | type | None = None,
+) -> tuple[np.ndarray, int]:
+    """Resample an image through a transform or its inverse; see `warp`.
+
+    ``sequence`` maps points of ``out_grid``'s space to points of the image's space: a transform brings the
+    moving image onto the fixed grid, its inverse the fixed image onto the moving grid.
+    """
+    before, displacements, after = sequence.split()
+    field, grid = (displacements.field, displacements.grid) if displacements else (None, None)
+    return warp(
+        moving, moving_grid, after, field, grid, out_grid, order=order, fill=fill, before=before, dtype=dtype
+    )
+
+
+def moving_region(
+    out_grid: Grid,
+    affine: np.ndarray,
+    field: np.ndarray | None,
+    field_grid: Grid | None,
+    moving_grid: Grid,
+    margin: int = 1,
+    before: np.ndarray | None = None,
+) -> Region | None:
+    """The box of moving voxels that `warp` needs for an output region.
+
+    The transform is trilinear between the field's samples, so that its values at the samples and where the
+    region's faces cut between them bound it: the box is never too small.
+
+    Parameters
+    ----------
+    out_grid
+        The output region, in the fixed space.
+    affine, field, field_grid, before
+        As in `warp`.
+    moving_grid
+        Grid of the whole moving image.
+    margin
+        Voxels added on every side.
+
+    Returns
+    -------
+    Slices (z, y, x) into the moving image, or None when the region lies outside of it.
+    """
+    displacements = _displacements(field, field_grid)
+    start = np.eye(4) if before is None else np.asarray(before, float)
+    corners = out_grid.corners() @ start[:3, :3].T + start[:3, 3]
+    lower, upper = corners.min(0), corners.max(0)
+    knots = []
+    for axis, grid in enumerate([displacements.grid] * 3):
+        samples = grid.origin[axis] + np.arange(grid.shape[axis]) * grid.spacing[axis]
+        within = samples[(samples > lower[axis]) & (samples < upper[axis])]
+        knots.append(np.unique([lower[axis], *within, upper[axis]]))
+    points = np.stack(np.meshgrid(*knots, indexing="ij"), -1).reshape(-1, 3)
+    moved = displacements.apply(points) @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
+    index = moving_grid.to_index(moved)
+    first = np.floor(index.min(0) - TIE).astype(int) - margin
+    last = np.ceil(index.max(0) + TIE).astype(int) + margin
+    shape = np.array(moving_grid.shape)
+    if (last < 0).any() or (first > shape - 1).any():
+        return None
+    first, last = np.maximum(first, 0), np.minimum(last, shape - 1)
+    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    return z, y, x
+
+
+def _displacements(field: np.ndarray | None, grid: Grid | None) -> Displacements:
+    if field is None or grid is None:
+        return Displacements.zero(Grid((1, 1, 1), (1.0, 1.0, 1.0)))
+    check_field(field, grid)
+    return Displacements(field, grid)
+
+
+def _limits(dtype: np.dtype) -> tuple[bool, float, float]:
+    """Whether values are rounded, and the smallest and largest one that fits."""
+    if dtype.kind not in "iu":
+        return False, -np.inf, np.inf
+    info = np.iinfo(dtype)
+    # 2^63 and 2^64 are the nearest floats to the 64-bit limits, and one too large: take the float below.
+    high = float(info.max) if info.bits < 64 else float(np.nextafter(float(info.max), 0))
+    return True, float(info.min), high
+
+
+@numba.njit(cache=True, nogil=True)
+def _warp_field_first(moving, field, steps, base, turn, order, fill, integer, low, high, out):
+    (z_lower, z_weight), (y_lower, y_weight), (x_lower, x_weight) = steps
+    nodes = field.shape[3]
+    nx = out.shape[2]
+    row = np.empty((3, nodes), np.float32)
+    turned = np.empty((3, nodes + 1))  # the last node twice, so that every node has an upper neighbour
+    index = np.empty((3, nx))
+    clipped = 0
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            interpolate_row(field, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
+            for c in range(3):
+                # Being linear, the affine may act on the row's few nodes instead of on every voxel.
+                for k in range(nodes):
+                    turned[c, k] = turn[c, 0] * row[0, k] + turn[c, 1] * row[1, k] + turn[c, 2] * row[2, k]
+                turned[c, nodes] = turned[c, nodes - 1]
+                first = base[c, 0] * z + base[c, 1] * y + base[c, 3]
+                for x in range(nx):
+                    k = x_lower[x]
+                    u = turned[c, k] + (turned[c, k + 1] - turned[c, k]) * x_weight[x]
+                    index[c, x] = first + base[c, 2] * x + u
+            if order == 0:
+                _nearest_row(moving, index, fill, out[z, y])
+            else:
+                clipped += _linear_row(moving, index, fill, integer, low, high, out[z, y])
+    return clipped
+
+
+@numba.njit(cache=True, nogil=True)
+def _warp_affine_first(moving, field, to_field, base, turn, order, fill, integer, low, high, out):
+    fz, fy, fx = field.shape[1:]
+    nx = out.shape[2]
+    index = np.empty((3, nx))
+    u = np.empty(3)
+    clipped = 0
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(nx):
+                z0, z1, wz = cell(
+                    to_field[0, 0] * z + to_field[0, 1] * y + to_field[0, 2] * x + to_field[0, 3], fz
+                )
+                y0, y1, wy = cell(
+                    to_field[1, 0] * z + to_field[1, 1] * y + to_field[1, 2] * x + to_field[1, 3], fy
+                )
+                x0, x1, wx = cell(
+                    to_field[2, 0] * z + to_field[2, 1] * y + to_field[2, 2] * x + to_field[2, 3], fx
+                )
+                for c in range(3):
+                    u[c] = blend(field[c], z0, z1, wz, y0, y1, wy, x0, x1, wx)
+                for c in range(3):
+                    start = base[c, 0] * z + base[c, 1] * y + base[c, 2] * x + base[c, 3]
+                    index[c, x] = start + turn[c, 0] * u[0] + turn[c, 1] * u[1] + turn[c, 2] * u[2]
+            if order == 0:
+                _nearest_row(moving, index, fill, out[z, y])
+            else:
+                clipped += _linear_row(moving, index, fill, integer, low, high, out[z, y])
+    return clipped
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _inside(position, n):
+    return position >= -0.5 - TIE and position <= n - 0.5 + TIE
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _nearest(position, n):
+    return min(max(int(np.floor(position + 0.5 + TIE)), 0), n - 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest_row(moving, index, fill, out):
+    nz, ny, nx = moving.shape
+    for i in range(out.size):
+        z, y, x = index[0, i], index[1, i], index[2, i]
+        if _inside(z, nz) and _inside(y, ny) and _inside(x, nx):
+            out[i] = moving[_nearest(z, nz), _nearest(y, ny), _nearest(x, nx)]
+        else:
+            out[i] = fill
+
+
+@numba.njit(cache=True, nogil=True)
+def _linear_row(moving, index, fill, integer, low, high, out):
+    nz, ny, nx = moving.shape
+    clipped = 0
+    for i in range(out.size):
+        z, y, x = index[0, i], index[1, i], index[2, i]
+        if z >= 0 and z < nz - 1 and y >= 0 and y < ny - 1 and x >= 0 and x < nx - 1:
+            z0, y0, x0 = int(z), int(y), int(x)
+            z1, y1, x1 = z0 + 1, y0 + 1, x0 + 1
+            wz, wy, wx = z - z0, y - y0, x - x0
+        elif _inside(z, nz) and _inside(y, ny) and _inside(x, nx):
+            z0, z1, wz = cell(z, nz)
+            y0, y1, wy = cell(y, ny)
+            x0, x1, wx = cell(x, nx)
+        else:
+            out[i] = fill
+            continue
+        value = blend(moving, z0, z1, wz, y0, y1, wy, x0, x1, wx)
+        if integer:
+            value = np.floor(value + 0.5)
+            if value < low or value > high:
+                value = min(max(value, low), high)
+                clipped += 1
+        out[i] = value
+    return clipped
