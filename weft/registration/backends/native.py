@@ -1,0 +1,410 @@
+"""The native deformable engine: local correlation, Gauss-Newton steps, coarse to fine, one thread.
+
+Each level repeats: sum the normal equations of the local affine-intensity fit in one pass over the images
+(`native_pass`), smooth them by a Gaussian, solve them cell by cell for a step v, compose u <- v + u o (id + v)
+(`native_field`). Smoothing the equations instead of the steps makes the regulariser a preconditioner: there is
+no step length and no line search, and a level needs two to twelve steps. A level ends when the mean squared
+correlation gains less than `NativeSettings.tolerance`; that early stop is what keeps noise from being
+fitted, so a smaller tolerance is not a better result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import numpy as np
+from scipy.ndimage import maximum_filter
+
+from weft.grid import Grid
+from weft.registration.backends.native_field import (
+    compose,
+    find_folds,
+    gaussian_taps,
+    interpolate,
+    minimal_jacobian,
+    smooth,
+    solve,
+    upsample,
+)
+from weft.registration.backends.native_images import Contrast, Statistics, halve, intensity_statistics, scale
+from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
+from weft.registration.contract import Initial, Masks, Result
+
+__all__ = ["NativeSettings", "backend_version", "intensity_statistics", "minimal_jacobian", "register"]
+
+SMALLEST_LEVEL = 12  # voxels per axis: coarser levels are left out
+SMALLEST_IMAGE = 4  # voxels per axis at the finest level
+COMPARED_PLANES = 16  # planes on which the similarity under start and result is measured
+
+
+@dataclass(frozen=True)
+class NativeSettings:
+    """Settings of the native engine.
+
+    Levels are counted in halvings of the block's own resolution. The entries of `iterations` and `sigma`
+    belong to levels 0, 1, ...; the last entry holds for all coarser ones.
+
+    Parameters
+    ----------
+    levels
+        Which levels to run, coarsest first, each one finer than the one before. Levels at which the block
+        has fewer than 12 voxels along an axis are left out (never the last). Without level 0 a
+        registration costs a third and is more robust against noise.
+    iterations
+        Most steps per level.
+    sigma
+        Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
+        voxels of the level). Wider at level 0, where noise is strongest.
+    damping
+        lambda: added to the diagonal of the normal equations, per voxel. Larger steps less where there is
+        little texture, and keeps volumes more plausible; 0.005 follows a clean pair of the same
+        contrast more closely.
+    noise_floor
+        Added to the variances, as a share of the image's typical local variance.
+    robustness
+        kappa: windows that fit badly count by kappa / (kappa + 1 - rho^2). Smaller ignores missing tissue
+        and changed contrast better.
+    tolerance
+        A level ends when a step raised the mean of rho^2 by less.
+    step_limit
+        Longest step, voxels of the level.
+    jacobian_floor
+        No step may bring a Jacobian determinant of x -> x + u(x) below this.
+    contrast
+        ``linear`` compares the values, ``root`` their square roots, ``log`` log(1 + value / mean): see
+        `intensity_statistics`.
+    intensity
+        ``{"fixed": ..., "moving": ...}`` as `intensity_statistics` gives them for the whole images at
+        this resolution; by default each block is scaled by itself.
+
+    Raises
+    ------
+    ValueError
+        For a value out of its range.
+    """
+
+    levels: tuple[int, ...] = (3, 2, 1, 0)
+    iterations: tuple[int, ...] = (12,)
+    sigma: tuple[float, ...] = (2.0, 1.5)
+    damping: float = 0.02
+    noise_floor: float = 0.005
+    robustness: float = 0.3
+    tolerance: float = 0.001
+    step_limit: float = 1.0
+    jacobian_floor: float = 0.1
+    contrast: Contrast = "root"
+    intensity: Mapping[str, Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "iterations", "sigma"):
+            value = getattr(self, name)
+            values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            object.__setattr__(self, name, values)
+        falling = tuple(range(self.levels[0], self.levels[-1] - 1, -1)) if self.levels else ()
+        if not self.levels or self.levels != falling or not 0 <= self.levels[-1] <= self.levels[0] <= 16:
+            self._refuse("levels", "levels 0 to 16, each one less than the one before, as 3, 2, 1, 0")
+        if not self.iterations or min(self.iterations) < 0:
+            self._refuse("iterations", "counts of 0 or more")
+        if not self.sigma or not 0.3 <= min(self.sigma) <= max(self.sigma) <= 20:
+            self._refuse("sigma", "widths from 0.3 to 20 cells")
+        for name in ("damping", "noise_floor", "robustness"):
+            if not 0 < getattr(self, name) < float("inf"):
+                self._refuse(name, "a number above 0")
+        if not 0 <= self.tolerance < 1:
+            self._refuse("tolerance", "a number from 0 to below 1")
+        if not 0 < self.step_limit <= 2:
+            self._refuse("step_limit", "more than 0 and at most 2 voxels")
+        if not 0 < self.jacobian_floor < 1:
+            self._refuse("jacobian_floor", "a number between 0 and 1")
+        if self.contrast not in get_args(Contrast):
+            self._refuse("contrast", " or ".join(get_args(Contrast)))
+        if self.intensity is not None and set(self.intensity) != {"fixed", "moving"}:
+            self._refuse("intensity", "the statistics of 'fixed' and of 'moving'")
+
+    def _refuse(self, name: str, wanted: str) -> None:
+        raise ValueError(f"setting {name} of backend native is {getattr(self, name)!r}; wanted {wanted}")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> NativeSettings:
+        """Settings by name; unknown names are a ValueError."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise ValueError(f"backend native has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+        return cls(**settings)
+
+    def at(self, values: tuple, level: int) -> Any:
+        """The entry of `iterations` or `sigma` that belongs to a level."""
+        return values[min(level, len(values) - 1)]
+
+
+@dataclass
+class _Level:
+    """One resolution of the block: what `native_pass` compares."""
+
+    number: int
+    fixed: np.ndarray
+    moving: np.ndarray
+    fixed_mask: np.ndarray
+    moving_mask: np.ndarray
+    grid: Grid
+    field_grid: Grid
+    linear: np.ndarray
+    shift: np.ndarray
+    floor_fixed: float
+    floor_moving: float
+
+    @property
+    def pair(self) -> tuple[np.ndarray, ...]:
+        return self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.linear, self.shift
+
+
+def register(
+    fixed: np.ndarray,
+    fixed_grid: Grid,
+    moving: np.ndarray,
+    moving_grid: Grid,
+    initial: Initial,
+    masks: Masks,
+    settings: Mapping[str, Any],
+    seed: int = 0,
+) -> Result:
+    """Register one block (`weft.registration.contract.Backend`).
+
+    Parameters
+    ----------
+    fixed, moving
+        (z, y, x) arrays of any real dtype.
+    fixed_grid, moving_grid
+        Their grids, um, of isotropic and equal spacing (up to a few per cent: smoothing and windows count
+        voxels).
+    initial
+        Affine and, where there is one, start field; the field is interpolated onto the displacement grid
+        of the coarsest level, so it should vary slowly on that scale.
+    masks
+        (fixed, moving) bool arrays or None: voxels outside have no weight. Windows of 5^3 near a border
+        still see over it.
+    settings
+        Fields of `NativeSettings`.
+    seed
+        Not used: nothing is random.
+
+    Returns
+    -------
+    The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
+    by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
+    the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
+    `metric_after` compare the start with the result on planes spread over the finest level.
+
+    Raises
+    ------
+    ValueError
+        For arrays that do not fit their grids, a block too small or too large, values that are not finite
+        or bad settings.
+    """
+    options = NativeSettings.from_mapping(settings)
+    _check(fixed, fixed_grid, moving, moving_grid, masks, options.levels[-1])
+    result_grid = fixed_grid.coarsen((2, 2, 2))
+    statistics = _statistics(fixed, moving, options)
+    smallest = min(moving.shape) >> options.levels[-1]
+    if any(s.empty for s in statistics) or smallest < SMALLEST_IMAGE:
+        return _unchanged(initial, result_grid)
+
+    levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
+    if min(levels[-1].floor_fixed, levels[-1].floor_moving) <= 0:
+        return _unchanged(initial, result_grid)
+    u = _start(initial, levels[0])
+    metrics = []
+    for level in levels:
+        if level is not levels[0]:
+            u = upsample(u, level.field_grid.shape, 2.0)
+        u, record = _refine(level, u, options)
+        metrics.append(record)
+    before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
+    if not any(record["iterations"] for record in metrics):
+        return _unchanged(initial, result_grid)
+
+    for number in range(levels[-1].number - 1, -1, -1):
+        u = upsample(u, _coarsen(fixed_grid, number + 1).shape, 2.0)
+    u *= np.asarray(levels[-1].grid.spacing, np.float32)[:, None, None, None]
+    return Result(
+        displacement=u,
+        grid=result_grid,
+        metrics=metrics,
+        iterations=sum(record["iterations"] for record in metrics),
+        metric_before=before,
+        metric_after=after,
+        minimal_jacobian=minimal_jacobian(u, result_grid.spacing),
+    )
+
+
+def backend_version() -> str:
+    """Part of a result's name. Raise it when results change though the code of this package does not tell."""
+    return "1"
+
+
+def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
+    """Refuse arrays that the engine cannot work with."""
+    for name, image, grid, mask in (
+        ("fixed", fixed, fixed_grid, masks[0]),
+        ("moving", moving, moving_grid, masks[1]),
+    ):
+        if image.shape != grid.shape:
+            raise ValueError(f"the {name} block is of shape {image.shape}; its grid says {grid.shape}")
+        if mask is not None and mask.shape != image.shape:
+            raise ValueError(f"the {name} mask is of shape {mask.shape}; its image is of {image.shape}")
+        if image.size >= 2**31 or image.shape[2] > LONGEST_ROW:
+            raise ValueError(
+                f"the {name} block has {image.shape} voxels; the native backend takes less than 2^31 in all "
+                f"and {LONGEST_ROW} along x: use smaller blocks"
+            )
+    smallest = min(fixed.shape) >> finest
+    if smallest < SMALLEST_IMAGE:
+        raise ValueError(
+            f"the fixed block of {fixed.shape} voxels is too small; "
+            f"wanted at least {SMALLEST_IMAGE << finest} along each axis"
+        )
+
+
+def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
+    """Scale and noise floor of both images: the caller's, or the block's own."""
+    found = []
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        if options.intensity is not None:
+            value = Statistics.from_mapping(options.intensity[name])
+            if value.contrast != options.contrast:
+                raise ValueError(
+                    f"intensity statistics of the {name} image are of contrast {value.contrast!r}; "
+                    f"wanted {options.contrast!r}, the setting contrast"
+                )
+        else:
+            value = Statistics.from_mapping(intensity_statistics(image, options.contrast, options.levels[0]))
+        found.append(value)
+    return found[0], found[1]
+
+
+def _coarsen(grid: Grid, halvings: int) -> Grid:
+    """The grid after so many halvings (as `halve` makes the images)."""
+    for _ in range(halvings):
+        grid = grid.coarsen((2, 2, 2))
+    return grid
+
+
+def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, options) -> list[_Level]:
+    """The levels to run, coarsest first."""
+    images = [scale(fixed, statistics[0]), scale(moving, statistics[1])]
+    weights = [NO_MASK if mask is None else np.ascontiguousarray(mask, np.float32) for mask in masks]
+    levels: list[_Level] = []
+    for number in range(options.levels[0] + 1):
+        if number:
+            images = [halve(image) for image in images]
+            weights = [halve(weight) if weight.size else weight for weight in weights]
+        smallest = min(min(image.shape) for image in images)
+        if number > options.levels[-1] and smallest < SMALLEST_LEVEL:
+            break
+        if number < options.levels[-1]:
+            continue
+        grid, from_grid = _coarsen(fixed_grid, number), _coarsen(moving_grid, number)
+        # Fixed index -> um -> moving um -> moving index.
+        to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
+        levels.append(
+            _Level(
+                number=number,
+                fixed=images[0],
+                moving=images[1],
+                fixed_mask=weights[0],
+                moving_mask=weights[1],
+                grid=grid,
+                field_grid=grid.coarsen((2, 2, 2)),
+                linear=np.ascontiguousarray(to_index[:3, :3], np.float32),
+                shift=to_index[:3, 3].astype(np.float32),
+                floor_fixed=options.noise_floor * statistics[0].variance(number),
+                floor_moving=options.noise_floor * statistics[1].variance(number),
+            )
+        )
+    return levels[::-1]
+
+
+def _start(initial: Initial, level: _Level) -> np.ndarray:
+    """The start field on a level's displacement grid, in voxels of the level."""
+    if initial.field is None or initial.field_grid is None:
+        return np.zeros((3, *level.field_grid.shape), np.float32)
+    u = interpolate(initial.field, initial.field_grid, level.field_grid)
+    return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+
+
+def _unchanged(initial: Initial, grid: Grid) -> Result:
+    """The start as result: for a block with nothing to compare."""
+    if initial.field is None or initial.field_grid is None:
+        return Result(np.zeros((3, *grid.shape), np.float32), grid)
+    u = interpolate(initial.field, initial.field_grid, grid)
+    return Result(u, grid, minimal_jacobian=minimal_jacobian(u, grid.spacing))
+
+
+def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.ndarray, dict[str, Any]]:
+    """Run one level from u; returns the new u and the level's record."""
+    shape = level.field_grid.shape
+    equations = np.empty((9, *shape), np.float32)
+    step = np.empty((3, *shape), np.float32)
+    moved = np.empty((3, *shape), np.float32)
+    taps = gaussian_taps(options.at(options.sigma, level.number))
+    # A start that is worse than the floor already must not get worse still.
+    limit = min(options.jacobian_floor, minimal_jacobian(u, (2, 2, 2)))
+    scores: list[float] = []
+    iterations = limited = 0
+    for _ in range(options.at(options.iterations, level.number)):
+        score, weight = normal_equations(
+            *level.pair, u, level.floor_fixed, level.floor_moving, options.robustness, equations
+        )
+        if weight <= 0:
+            break
+        scores.append(score / weight)
+        smooth(equations, taps)
+        solve(equations, options.damping, options.step_limit, step)
+        tries = _compose_unfolded(u, step, moved, limit)
+        limited += tries != 0
+        if tries is None:
+            break
+        u, moved = moved, u
+        iterations += 1
+        # The step was paid for when its equations were summed: it is taken, and then the level ends.
+        if len(scores) > 1 and scores[-1] - scores[-2] < options.tolerance:
+            break
+    return u, {
+        "level": level.number,
+        "iterations": iterations,
+        "before": scores[0] if scores else 0.0,
+        "after": scores[-1] if scores else 0.0,
+        "limited": limited,
+    }
+
+
+def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, limit: float) -> int | None:
+    """Compose u with a step, cut where the result would fold, into `out`.
+
+    Returns
+    -------
+    How often the step had to be cut (it is changed in place), or None when that did not help.
+    """
+    bad = np.zeros(u.shape[1:], np.bool_)
+    for tries in range(4):
+        compose(u, step, out)
+        if minimal_jacobian(out, (2, 2, 2)) >= limit:
+            return tries
+        bad |= find_folds(out, (2, 2, 2), limit)
+        # Zero within some samples of a fold (there u stays as it was, above the limit), smoothly up to 1.
+        sigma = 1.0 * 2**tries
+        taps = gaussian_taps(sigma)
+        near = maximum_filter(bad, size=2 * (len(taps) + 1) + 1).astype(np.float32)
+        smooth(near[None], taps)
+        step *= 1 - near
+    return None
+
+
+def _similarity(level: _Level, start: np.ndarray, u: np.ndarray) -> tuple[float, float]:
+    """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level."""
+    stride = max(1, level.fixed.shape[0] // COMPARED_PLANES)
+    before, after, weight = compare(*level.pair, start, u, level.floor_fixed, level.floor_moving, stride)
+    return (before / weight, after / weight) if weight > 0 else (0.0, 0.0)

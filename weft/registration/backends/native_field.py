@@ -1,0 +1,321 @@
+"""Operations of the native engine on its displacement grid: smooth, solve, compose, upsample, check.
+
+A displacement u is (3, Z, Y, X) float32. In the engine it is in voxels of an image level and its grid is
+that of the next coarser level, so that neighbouring samples lie two voxels apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from weft.grid import Grid
+
+JIT: dict[str, Any] = {
+    "fastmath": True,
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "boundscheck": False,
+}
+
+
+def gaussian_taps(sigma: float) -> np.ndarray:
+    """Half a Gaussian kernel, float32 (w0, w1 .. wr), r = ceil(2.5 sigma); the whole kernel sums to 1."""
+    radius = max(1, math.ceil(2.5 * sigma))
+    taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    return (taps / (taps[0] + 2 * taps[1:].sum())).astype(np.float32)
+
+
+@njit(**JIT)
+def smooth(a, taps):
+    """Convolve (C, Z, Y, X) float32 in place, separably; beyond the edges there is zero.
+
+    Normal equations smoothed so need no correction at the edges: both sides lose the same share.
+    """
+    C, Z, Y, X = a.shape
+    r = taps.shape[0] - 1
+    depth = 2 * r + 1
+    ring = np.zeros((depth, Y, X), np.float32)
+    plane = np.empty((Y + 2 * r, X), np.float32)
+    plane[:r] = np.float32(0)
+    plane[Y + r :] = np.float32(0)
+    row = np.zeros(X + 2 * r, np.float32)
+    for c in range(C):
+        for z in range(-r, Z):
+            # The ring holds the unsmoothed planes z - r .. z + r, zero outside the volume.
+            if z + r < Z:
+                ring[(z + r) % depth] = a[c, z + r]
+            else:
+                ring[(z + r) % depth] = np.float32(0)
+            if z < 0:
+                if z == -r:
+                    for k in range(1, r + 1):
+                        ring[(-k) % depth] = np.float32(0)
+                continue
+            for y in range(Y):
+                _weigh(ring[z % depth, y], taps[0], plane[y + r])
+                for k in range(1, r + 1):
+                    _add_pair(ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[k], plane[y + r])
+            for y in range(Y):
+                inner = row[r : r + X]
+                _weigh(plane[y + r], taps[0], inner)
+                for k in range(1, r + 1):
+                    _add_pair(plane[y + r - k], plane[y + r + k], taps[k], inner)
+                out = a[c, z, y]
+                _weigh(inner, taps[0], out)
+                for k in range(1, r + 1):
+                    _add_pair(row[r - k : r - k + X], row[r + k : r + k + X], taps[k], out)
+
+
+@njit(**JIT)
+def _weigh(p, w, out):
+    """out = w p."""
+    for x in range(out.shape[0]):
+        out[x] = w * p[x]
+
+
+@njit(**JIT)
+def _add_pair(p, q, w, out):
+    """out += w (p + q)."""
+    for x in range(out.shape[0]):
+        out[x] += w * (p[x] + q[x])
+
+
+@njit(**JIT)
+def solve(equations, damping, longest, v):
+    """The step v of every cell: (H / 8 + damping I)^-1 (r / 8), its length limited to `longest` voxels.
+
+    Parameters
+    ----------
+    equations
+        (9, Z, Y, X) float32 of `native_pass.normal_equations`, smoothed: sums over the 8 voxels of a cell.
+    v
+        (3, Z, Y, X) float32, overwritten.
+    """
+    _, Z, Y, X = equations.shape
+    lam = np.float32(8 * damping)
+    longest = np.float32(longest)
+    one = np.float32(1)
+    tiny = np.float32(1e-9)
+    for z in range(Z):
+        for y in range(Y):
+            for x in range(X):
+                a = equations[0, z, y, x] + lam
+                b = equations[1, z, y, x]
+                c = equations[2, z, y, x]
+                d = equations[3, z, y, x] + lam
+                e = equations[4, z, y, x]
+                f = equations[5, z, y, x] + lam
+                p = equations[6, z, y, x]
+                q = equations[7, z, y, x]
+                r = equations[8, z, y, x]
+                # The adjugate of the symmetric matrix ((a, b, c), (b, d, e), (c, e, f)).
+                A = d * f - e * e
+                B = c * e - b * f
+                C = b * e - c * d
+                D = a * f - c * c
+                E = b * c - a * e
+                F = a * d - b * b
+                inverse = one / (a * A + b * B + c * C)
+                v0 = (A * p + B * q + C * r) * inverse
+                v1 = (B * p + D * q + E * r) * inverse
+                v2 = (C * p + E * q + F * r) * inverse
+                k = min(one, longest / (math.sqrt(v0 * v0 + v1 * v1 + v2 * v2) + tiny))
+                v[0, z, y, x] = v0 * k
+                v[1, z, y, x] = v1 * k
+                v[2, z, y, x] = v2 * k
+
+
+@njit(**JIT)
+def compose(u, v, out):
+    """out = v + u o (id + v), linearly interpolated, clamped at the border.
+
+    u, v, out are (3, Z, Y, X) float32 in voxels of the image level, whose grid is twice as fine. At
+    least two samples per axis.
+    """
+    _, Z, Y, X = u.shape
+    half = np.float32(0.5)
+    zero = np.float32(0)
+    one = np.float32(1)
+    end_z = np.float32(Z - 1)
+    end_y = np.float32(Y - 1)
+    end_x = np.float32(X - 1)
+    pitch_z = X * Y
+    for z in range(Z):
+        for y in range(Y):
+            for x in range(X):
+                pz = min(max(np.float32(z) + half * v[0, z, y, x], zero), end_z)
+                py = min(max(np.float32(y) + half * v[1, z, y, x], zero), end_y)
+                px = min(max(np.float32(x) + half * v[2, z, y, x], zero), end_x)
+                iz = min(np.int64(pz), Z - 2)
+                iy = min(np.int64(py), Y - 2)
+                ix = min(np.int64(px), X - 2)
+                fz = pz - np.float32(iz)
+                fy = py - np.float32(iy)
+                fx = px - np.float32(ix)
+                i = iz * pitch_z + iy * X + ix
+                j = i + pitch_z
+                w11 = fy * fx
+                w10 = fy - w11
+                w01 = fx - w11
+                w00 = one - fy - w01
+                for c in range(3):
+                    s = u[c].reshape(-1)
+                    near = w00 * s[i] + w01 * s[i + 1] + w10 * s[i + X] + w11 * s[i + X + 1]
+                    far = w00 * s[j] + w01 * s[j + 1] + w10 * s[j + X] + w11 * s[j + X + 1]
+                    out[c, z, y, x] = v[c, z, y, x] + near + fz * (far - near)
+
+
+@njit(**JIT)
+def upsample(u, shape, factor):
+    """u on a grid twice as fine, of `shape` (Z, Y, X), linear (weights 3/4 and 1/4), times `factor`."""
+    C, Zc, Yc, Xc = u.shape
+    Z, Y, X = shape
+    out = np.empty((C, Z, Y, X), np.float32)
+    near = np.float32(0.75)
+    far = np.float32(0.25)
+    factor = np.float32(factor)
+    row = np.empty(Xc + 2, np.float32)
+    for c in range(C):
+        for z in range(Z):
+            z0 = z // 2
+            z1 = min(z0 + 1, Zc - 1) if z & 1 else max(z0 - 1, 0)
+            for y in range(Y):
+                y0 = y // 2
+                y1 = min(y0 + 1, Yc - 1) if y & 1 else max(y0 - 1, 0)
+                p = u[c, z0, y0]
+                q = u[c, z0, y1]
+                r = u[c, z1, y0]
+                s = u[c, z1, y1]
+                for x in range(Xc):
+                    row[x + 1] = factor * (
+                        near * (near * p[x] + far * q[x]) + far * (near * r[x] + far * s[x])
+                    )
+                row[0] = row[1]
+                row[Xc + 1] = row[Xc]
+                o = out[c, z, y]
+                for x in range(X // 2):
+                    o[2 * x] = far * row[x] + near * row[x + 1]
+                    o[2 * x + 1] = near * row[x + 1] + far * row[x + 2]
+                if X & 1:
+                    o[X - 1] = far * row[Xc - 1] + near * row[Xc]
+    return out
+
+
+def interpolate(field: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
+    """A field on another grid of the same space, linearly; points outside take the value at the border.
+
+    Parameters
+    ----------
+    field
+        (3, z, y, x) on `grid`.
+
+    Returns
+    -------
+    (3, z, y, x) float32 on `target`.
+    """
+    out = np.asarray(field, np.float32)
+    for axis in range(3):
+        n = grid.shape[axis]
+        points = target.origin[axis] + target.spacing[axis] * np.arange(target.shape[axis])
+        index = np.clip((points - grid.origin[axis]) / grid.spacing[axis], 0, n - 1)
+        lower = np.minimum(index.astype(np.intp), max(n - 2, 0))
+        weight = (index - lower).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        upper = np.minimum(lower + 1, n - 1)
+        out = np.take(out, lower, axis + 1) * (1 - weight) + np.take(out, upper, axis + 1) * weight
+    return np.ascontiguousarray(out, np.float32)
+
+
+def minimal_jacobian(u: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Smallest Jacobian determinant of x -> x + u(x) on the grid of u.
+
+    The determinant is taken from one-sided differences at every corner of every cell: these are the
+    derivatives, at that corner, of the u that linear interpolation gives in that cell.
+
+    Parameters
+    ----------
+    u
+        (3, z, y, x), components z, y, x, in the units of `spacing` (um, or voxels).
+    spacing
+        Distance between the samples, (z, y, x).
+
+    Returns
+    -------
+    The determinant; 1 for a translation, 0 or less where the map folds. Along an axis of a single sample
+    u counts as constant.
+    """
+    return float(_jacobian_of_rows(*_with_cells(u, spacing)).min())
+
+
+def find_folds(u: np.ndarray, spacing: tuple[float, float, float], limit: float) -> np.ndarray:
+    """The samples, bool (z, y, x), at which a determinant of `minimal_jacobian` is below `limit`."""
+    v, v_spacing = _with_cells(u, spacing)
+    rows = np.argwhere(_jacobian_of_rows(v, v_spacing) < limit)
+    out = np.zeros(v.shape[1:], np.bool_)
+    _mark_folds(v, v_spacing, rows, np.float32(limit), out)
+    return out[: u.shape[1], : u.shape[2], : u.shape[3]]
+
+
+def _with_cells(u: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """u with at least two samples per axis, and the reciprocal of the spacing."""
+    for axis in range(1, 4):
+        if u.shape[axis] == 1:
+            u = np.repeat(u, 2, axis)
+    return np.ascontiguousarray(u, np.float32), (1 / np.asarray(spacing, np.float64)).astype(np.float32)
+
+
+@njit(**JIT)
+def _jacobian_of_rows(u, scale):
+    """(Z, Y) float32: the smallest determinant at the samples of each row (z, y)."""
+    _, Z, Y, X = u.shape
+    out = np.empty((Z, Y), np.float32)
+    for z in range(Z):
+        for y in range(Y):
+            lowest = np.float32(np.inf)
+            for dz in range(-1, 2, 2):
+                for dy in range(-1, 2, 2):
+                    if 0 <= z + dz < Z and 0 <= y + dy < Y:
+                        for x in range(X - 1):
+                            left = _determinant(u, z, y, dz, dy, x, x, scale)
+                            right = _determinant(u, z, y, dz, dy, x + 1, x, scale)
+                            lowest = min(lowest, min(left, right))
+            out[z, y] = lowest
+    return out
+
+
+@njit(**JIT)
+def _mark_folds(u, scale, rows, limit, out):
+    """Set `out` (Z, Y, X) where a determinant of the given rows, (n, 2), is below `limit`."""
+    _, Z, Y, X = u.shape
+    for k in range(rows.shape[0]):
+        z, y = rows[k]
+        for dz in range(-1, 2, 2):
+            for dy in range(-1, 2, 2):
+                if 0 <= z + dz < Z and 0 <= y + dy < Y:
+                    for x in range(X - 1):
+                        if _determinant(u, z, y, dz, dy, x, x, scale) < limit:
+                            out[z, y, x] = True
+                        if _determinant(u, z, y, dz, dy, x + 1, x, scale) < limit:
+                            out[z, y, x + 1] = True
+
+
+@njit(**JIT)
+def _determinant(u, z, y, dz, dy, x, cell, scale):
+    """det(I + grad u) at the sample (z, y, x), derivatives towards z + dz, y + dy and along the cell in x."""
+    one = np.float32(1)
+    kz = np.float32(dz) * scale[0]
+    ky = np.float32(dy) * scale[1]
+    az = one + kz * (u[0, z + dz, y, x] - u[0, z, y, x])
+    ay = kz * (u[1, z + dz, y, x] - u[1, z, y, x])
+    ax = kz * (u[2, z + dz, y, x] - u[2, z, y, x])
+    bz = ky * (u[0, z, y + dy, x] - u[0, z, y, x])
+    by = one + ky * (u[1, z, y + dy, x] - u[1, z, y, x])
+    bx = ky * (u[2, z, y + dy, x] - u[2, z, y, x])
+    cz = scale[2] * (u[0, z, y, cell + 1] - u[0, z, y, cell])
+    cy = scale[2] * (u[1, z, y, cell + 1] - u[1, z, y, cell])
+    cx = one + scale[2] * (u[2, z, y, cell + 1] - u[2, z, y, cell])
+    return cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)

@@ -1,0 +1,189 @@
+"""Images as the native engine compares them: contrast, one scale for all blocks, pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+
+JIT: dict[str, Any] = {
+    "fastmath": True,
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "boundscheck": False,
+}
+
+Contrast = Literal["linear", "root", "log"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What brings the blocks of one image to one scale (the fields of `intensity_statistics`)."""
+
+    contrast: Contrast
+    unit: float
+    mean: float
+    std: float
+    local_variance: tuple[float, ...]
+
+    @classmethod
+    def from_mapping(cls, value: Mapping[str, Any]) -> Statistics:
+        """The statistics that `intensity_statistics` wrote; a missing field is a ValueError."""
+        missing = sorted(set(cls.__dataclass_fields__) - set(value))
+        if missing:
+            raise ValueError(
+                f"intensity statistics lack {', '.join(missing)}; write them by intensity_statistics"
+            )
+        return cls(
+            value["contrast"],
+            float(value["unit"]),
+            float(value["mean"]),
+            float(value["std"]),
+            tuple(float(v) for v in value["local_variance"]),
+        )
+
+    @property
+    def empty(self) -> bool:
+        """True for an image that is constant, or of zeros where its logarithm is wanted."""
+        return self.std <= 0 or (self.contrast == "log" and self.unit <= 0)
+
+    def variance(self, halvings: int) -> float:
+        """Local variance of the scaled image after so many halvings (the last known one beyond)."""
+        return self.local_variance[min(halvings, len(self.local_variance) - 1)]
+
+
+def intensity_statistics(
+    images: np.ndarray | Sequence[np.ndarray], contrast: Contrast = "root", halvings: int = 4
+) -> dict[str, Any]:
+    """Scale and noise floor of an image, for all its blocks: settings["intensity"] of the native engine.
+
+    Without them every block is brought to its own mean and standard deviation, and a nearly empty one is
+    registered by its noise.
+
+    Parameters
+    ----------
+    images
+        The image at the resolution registered at, (z, y, x), or a sequence of parts of it (parts are
+        walked through twice, one at a time).
+    contrast
+        ``linear`` compares the values, ``root`` their square roots (which brings the noise of a photon
+        count to one level), ``log`` log(1 + value / mean of the image). Negative values count as 0 in
+        the last two.
+    halvings
+        Levels of the pyramid below the image's own resolution to measure.
+
+    Returns
+    -------
+    Plain numbers, fit for JSON: ``contrast``, ``unit`` (the mean), ``mean`` and ``std`` (of the compared
+    values), ``local_variance`` (per level: mean variance in windows of 5^3, weighted by itself, in units
+    of ``std``^2).
+
+    Raises
+    ------
+    ValueError
+        For values that are not finite.
+    """
+    parts = [images] if isinstance(images, np.ndarray) else images
+    count = sum(_sparse(part).size for part in parts)
+    unit = sum(float(_sparse(part).sum(dtype=np.float64)) for part in parts) / max(count, 1)
+    if not np.isfinite(unit):
+        raise ValueError("the image to register holds values that are not finite; wanted numbers everywhere")
+    draft = Statistics(contrast, unit, 0.0, 1.0, ())
+    if draft.empty:
+        return asdict(Statistics(contrast, unit, 0.0, 0.0, (0.0,)))
+    total = total2 = 0.0
+    variance = np.zeros((halvings + 1, 2))
+    for part in parts:
+        level = scale(part, draft)
+        values = _sparse(level)
+        total += float(values.sum(dtype=np.float64))
+        total2 += float(np.square(values, dtype=np.float64).sum())
+        for k in range(halvings + 1):
+            if min(level.shape) >= 5:
+                variance[k] += _local_variance(level, max(1, level.shape[0] // 32))
+            if k < halvings:
+                level = halve(level)
+    mean = total / count
+    square = max(total2 / count - mean * mean, 0.0)
+    # A constant image leaves rounding errors: one part in 10^5 of the mean is no contrast.
+    if square <= (1e-5 * mean) ** 2 or square == 0:
+        return asdict(Statistics(contrast, unit, mean, 0.0, (0.0,)))
+    local = [float(v2 / v1 / square) if v1 > 0 else 0.0 for v1, v2 in variance]
+    for k in range(1, len(local)):
+        local[k] = local[k] or local[k - 1]
+    return asdict(Statistics(contrast, unit, mean, float(np.sqrt(square)), tuple(local)))
+
+
+def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """The values to compare, float32: contrast applied, mean 0 and standard deviation 1 by `statistics`."""
+    out = image.astype(np.float32)
+    if statistics.contrast != "linear":
+        np.maximum(out, 0, out=out)
+    if statistics.contrast == "root":
+        np.sqrt(out, out=out)
+    elif statistics.contrast == "log":
+        out *= np.float32(1 / statistics.unit)
+        out += np.float32(1)
+        np.log(out, out=out)
+    out -= np.float32(statistics.mean)
+    out *= np.float32(1 / statistics.std)
+    return out
+
+
+@njit(**JIT)
+def halve(a):
+    """(Z, Y, X) float32 -> ceil(half), means of 2^3 voxels (edge repeated)."""
+    Z, Y, X = a.shape
+    out = np.empty(((Z + 1) // 2, (Y + 1) // 2, (X + 1) // 2), np.float32)
+    eighth = np.float32(0.125)
+    quarter = np.float32(0.25)
+    for z in range(out.shape[0]):
+        z0 = 2 * z
+        z1 = min(z0 + 1, Z - 1)
+        for y in range(out.shape[1]):
+            y0 = 2 * y
+            y1 = min(y0 + 1, Y - 1)
+            p = a[z0, y0]
+            q = a[z0, y1]
+            r = a[z1, y0]
+            s = a[z1, y1]
+            o = out[z, y]
+            for x in range(X // 2):
+                i = 2 * x
+                j = i + 1
+                o[x] = eighth * (p[i] + p[j] + q[i] + q[j] + r[i] + r[j] + s[i] + s[j])
+            if X & 1:
+                o[X // 2] = quarter * (p[X - 1] + q[X - 1] + r[X - 1] + s[X - 1])
+    return out
+
+
+def _sparse(a: np.ndarray) -> np.ndarray:
+    """Every second plane and row: enough for a mean."""
+    return a[::2, ::2]
+
+
+@njit(**JIT)
+def _local_variance(a, stride):
+    """Sum of v and of v^2 over windows of 5^3 at every `stride`-th voxel, v their variance."""
+    Z, Y, X = a.shape
+    v1 = 0.0
+    v2 = 0.0
+    for z in range(2, Z - 2, stride):
+        for y in range(2, Y - 2, stride):
+            for x in range(2, X - 2, stride):
+                s = np.float32(0)
+                q = np.float32(0)
+                for k in range(z - 2, z + 3):
+                    for j in range(y - 2, y + 3):
+                        for i in range(x - 2, x + 3):
+                            s += a[k, j, i]
+                            q += a[k, j, i] * a[k, j, i]
+                s /= np.float32(125)
+                v = q / np.float32(125) - s * s
+                v1 += v
+                v2 += v * v
+    return v1, v2
