@@ -1,0 +1,162 @@
+"""Links measured on tiles cut from a synthetic specimen at known sub-voxel positions."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from weft.illumination import Illumination
+from weft.image import Tile, TileSet
+from weft.links import Link, LinkSettings, candidate_links, measure_link
+
+SHAPE, SPACING = (24, 64, 64), (3.0, 1.5, 1.5)
+STAGE = np.array([(0, 0, 0), (0, 0, 44), (0, 44, 0)], float)  # voxels
+SEARCH = (6, 10, 10)
+
+
+def specimen(seed, shape=(44, 136, 136)):
+    rng = np.random.default_rng(seed)
+    texture = ndimage.gaussian_filter(rng.standard_normal(shape), 1.3)
+    slow = ndimage.gaussian_filter(rng.standard_normal(shape), 12)
+    return 400 * np.exp(0.5 * texture / texture.std() + 0.3 * slow / slow.std())
+
+
+def vignette():
+    y, x = np.mgrid[-1 : 1 : SHAPE[1] * 1j, -1 : 1 : SHAPE[2] * 1j]
+    gain = 1.5 - 0.5 * (y**2 + (x - 0.2) ** 2)
+    return (gain / gain.mean()).astype(np.float32)
+
+
+def cut(volume, true, seed=0, gain=None, dark=100.0):
+    """Tiles sampled at true positions (voxels, + 8), with shading, shot and read noise."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for place in true:
+        points = np.stack(np.indices(SHAPE)).reshape(3, -1) + (place + 8)[:, None]
+        signal = ndimage.map_coordinates(volume, points, order=3, mode="nearest").reshape(SHAPE)
+        signal = np.maximum(signal, 0) * (1 if gain is None else gain)
+        arrays.append(
+            np.rint(rng.poisson(signal) + dark + rng.normal(0, 3, SHAPE)).clip(0, 65535).astype(np.uint16)
+        )
+    return arrays
+
+
+def tile_set(arrays, stage=STAGE):
+    reads = []
+
+    def read(tile, channel, region):
+        reads.append((tile, arrays[tile][region].size))
+        return arrays[tile][region]
+
+    tiles = tuple(Tile(f"T{k}", tuple(p)) for k, p in enumerate(np.asarray(stage) * SPACING))
+    return TileSet(tiles, SHAPE, SPACING, np.dtype("uint16"), ("0",), read), reads
+
+
+def error(link, true):
+    """Distance to the true displacement, voxels."""
+    return np.linalg.norm(link.displacement / SPACING - (true[link.j] - true[link.i]))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sub_voxel_displacement_under_shading_and_noise(seed):
+    rng = np.random.default_rng(seed)
+    true = STAGE + rng.uniform(-1, 1, STAGE.shape) * (2, 5, 5)
+    gain = vignette()
+    tiles, _ = tile_set(cut(specimen(seed), true, seed, gain))
+    lamp = Illumination(gain, np.full(gain.shape, 100, np.float32))
+    for i, j in ((0, 1), (0, 2)):
+        for light in (None, lamp):
+            link = measure_link(tiles, i, j, 0, light, search_voxels=SEARCH)
+            assert link.status == "ok"
+            assert error(link, true) < 0.2
+            assert link.confidence > 0.3
+            assert 0.1 < link.overlap < 0.6
+
+
+def test_reads_just_what_may_overlap():
+    tiles, reads = tile_set(cut(specimen(0), STAGE))
+    measure_link(tiles, 0, 1, 0, search_um=(6.0, 6.0, 6.0))
+    widest = SHAPE[0] * SHAPE[1] * (64 - 44 + 4)
+    assert sorted(tile for tile, _ in reads) == [0, 1]
+    assert all(size <= widest for _, size in reads)
+
+
+def test_large_crops_are_cut_to_their_structured_depth():
+    volume = specimen(3)
+    volume[:26] = 0.5
+    tiles, reads = tile_set(cut(volume, STAGE))
+    link = measure_link(tiles, 0, 1, 0, search_voxels=(0, 4, 4), settings=LinkSettings(max_voxels=12_000))
+    assert link.status == "ok"
+    assert error(link, STAGE) < 0.3
+    assert max(size for _, size in reads) <= 16 * 64 * 28
+
+
+def test_empty_tiles_are_said_to_be_empty():
+    arrays = cut(specimen(0), STAGE)
+    rng = np.random.default_rng(9)
+    arrays[1] = np.rint(100 + rng.normal(0, 3, SHAPE)).astype(np.uint16)
+    tiles, _ = tile_set(arrays)
+    link = measure_link(tiles, 0, 1, 0, search_voxels=SEARCH)
+    assert link.status == "empty"
+    assert link.confidence == 0
+    np.testing.assert_allclose(link.displacement, (STAGE[1] - STAGE[0]) * SPACING)
+    arrays[2] = np.full(SHAPE, 100, np.uint16)  # not even noise
+    assert measure_link(tiles, 0, 2, 0, search_voxels=SEARCH).status == "empty"
+
+
+def test_other_content_has_a_low_ncc():
+    arrays = cut(specimen(0), STAGE)
+    arrays[1] = cut(specimen(77), STAGE)[1]
+    link = measure_link(tile_set(arrays)[0], 0, 1, 0, search_voxels=SEARCH)
+    assert link.status == "low_ncc"
+    assert link.confidence == 0
+
+
+def test_repeated_texture_is_ambiguous_until_the_window_resolves_it():
+    y, x = np.mgrid[:136, :136]
+    lattice = 300 + 200 * np.cos(2 * np.pi * y / 8) * np.cos(2 * np.pi * x / 8)
+    volume = np.repeat(lattice[None], 44, 0) * (1 + 0.5 * np.cos(np.arange(44) / 2))[:, None, None]
+    true = STAGE + np.array([(0, 0, 0), (0.5, 2, -1.5), (0, 0, 0)])
+    tiles, _ = tile_set(cut(volume, true))
+    link = measure_link(tiles, 0, 1, 0, search_voxels=(3, 10, 10))
+    assert link.status == "ambiguous"
+    assert link.confidence == 0
+    assert link.peak_ratio > 0.9
+
+
+def test_a_shift_outside_the_window_is_not_taken():
+    true = STAGE + np.array([(0, 0, 0), (0, 6.0, 0), (0, 0, 0)])
+    tiles, _ = tile_set(cut(specimen(1), true))
+    assert measure_link(tiles, 0, 1, 0, search_voxels=(2, 3, 3)).status != "ok"
+    edge = measure_link(tiles, 0, 1, 0, search_voxels=(2, 6, 6))
+    assert edge.status == "window_border"
+    moved = tiles.positions() + np.array([(0, 0, 0), (0, 9.0, 0), (0, 0, 0)])
+    assert measure_link(tiles, 0, 1, 0, search_voxels=(2, 3, 3), positions=moved).status == "ok"
+
+
+def test_repeats_to_the_bit():
+    tiles, _ = tile_set(cut(specimen(2), STAGE))
+    first, second = (measure_link(tiles, 0, 2, 0, search_voxels=SEARCH) for _ in range(2))
+    assert first.displacement.tobytes() == second.displacement.tobytes()
+    assert first.ncc == second.ncc
+
+
+def test_candidates_from_positions():
+    grid = np.array([(0, 220 * r, 230 * c) for r in range(3) for c in range(3)], float)
+    pairs = candidate_links(grid, (96, 256, 256), (1, 1, 1))
+    assert len(pairs) == 12
+    assert (0, 4) not in pairs
+    assert len(candidate_links(grid, (96, 256, 256), (1, 1, 1), diagonal=True)) == 20
+    bricks = np.array([(0, 0, 0), (0, 0, 230), (0, 220, 115), (0, 220, 345)], float)
+    assert candidate_links(bricks, (96, 256, 256), (1, 1, 1)) == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
+    assert candidate_links(grid[:1], (96, 256, 256), (1, 1, 1)) == []
+
+
+def test_refusals():
+    tiles, _ = tile_set([np.zeros(SHAPE, np.uint16)] * 3)
+    with pytest.raises(ValueError, match="one of them"):
+        measure_link(tiles, 0, 1, 0)
+    with pytest.raises(ValueError, match="twice"):
+        measure_link(tiles, 1, 1, 0, search_um=(1, 1, 1))
+    with pytest.raises(ValueError, match="at least zero"):
+        measure_link(tiles, 0, 1, 0, search_um=(1, -1, 1))
+    assert isinstance(measure_link(tiles, 0, 1, 0, search_um=(1, 1, 1)), Link)

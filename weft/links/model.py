@@ -1,0 +1,79 @@
+"""A link: what one pairwise measurement says about two tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+Status = Literal["ok", "empty", "low_ncc", "ambiguous", "window_border"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """How links are measured and judged.
+
+    Parameters
+    ----------
+    small_box, large_box
+        Sides, voxels, of the two boxes whose difference is the band-pass.
+    peaks
+        Peaks of the phase correlation that are scored by NCC.
+    minimum_ncc
+        A link below this NCC of the band-passed overlap is ``low_ncc``.
+    maximum_peak_ratio
+        A link whose second-best shift reaches this part of the best one's NCC is ``ambiguous``.
+    border
+        A shift beyond this part of the search window is ``window_border``.
+    minimum_overlap
+        Shifts that leave less than this part of the smaller crop are not considered.
+    content
+        A crop is ``empty`` when its band-passed variance is below this multiple of what noise alone makes.
+    max_voxels
+        Crops larger than this are cut to their most structured part.
+    """
+
+    small_box: int = 3
+    large_box: int = 15
+    peaks: int = 6
+    minimum_ncc: float = 0.3
+    maximum_peak_ratio: float = 0.9
+    border: float = 0.95
+    minimum_overlap: float = 0.15
+    content: float = 3.0
+    max_voxels: int = 24_000_000
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where tile ``j`` lies relative to tile ``i``, as measured on their overlap.
+
+    Parameters
+    ----------
+    i, j
+        Places of the tiles in the tile set.
+    displacement
+        Position of ``j`` minus position of ``i``, (3,) float64 um, (z, y, x); the stage's where nothing
+        could be measured.
+    ncc
+        Of the band-passed overlap at that displacement.
+    peak_ratio
+        NCC of the best rival shift relative to ``ncc``, 0 ... 1.
+    overlap
+        Part of a tile's volume that both tiles share.
+    status
+        ``"ok"`` or why the displacement is not to be trusted.
+    confidence
+        0 ... 1; 0 unless ``status`` is ``"ok"``.
+    """
+
+    i: int
+    j: int
+    displacement: np.ndarray
+    ncc: float
+    peak_ratio: float
+    overlap: float
+    status: Status
+    confidence: float
