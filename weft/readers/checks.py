@@ -1,0 +1,145 @@
+"""What every reader asks of a source: that it exists, and says its voxel size, unit and orientation."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.grid import Triple
+
+_MICROMETRES = {
+    **dict.fromkeys(("micrometer", "micrometre", "micron", "microns", "um", "µm", "μm"), 1.0),
+    **dict.fromkeys(("nanometer", "nanometre", "nm"), 1e-3),
+    **dict.fromkeys(("millimeter", "millimetre", "mm"), 1e3),
+    **dict.fromkeys(("centimeter", "centimetre", "cm"), 1e4),
+    **dict.fromkeys(("meter", "metre", "m"), 1e6),
+    **dict.fromkeys(("angstrom", "Å"), 1e-4),
+}
+_PAIRS = ("rl", "ap", "si")
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a source.
+
+    Raises
+    ------
+    FileNotFoundError
+        When nothing is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such source; wanted a file or folder with the image")
+    return path
+
+
+@contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn whatever a format's library raises on a broken file into one sentence that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: cannot be read as {kind} ({reason})") from error
+
+
+def micrometres(unit: str, where: str | Path) -> float:
+    """Micrometres in one ``unit``.
+
+    Raises
+    ------
+    ValueError
+        When the unit is unknown.
+    """
+    factor = _MICROMETRES.get(unit.strip()) or _MICROMETRES.get(unit.strip().lower().removesuffix("s"))
+    if factor is None:
+        raise ValueError(
+            f"{where}: unknown unit of length {unit!r}; wanted micrometer, millimeter, nanometer ..."
+        )
+    return factor
+
+
+def voxel_size(value: Sequence[float] | None, where: str | Path) -> Triple:
+    """A voxel size, um, (z, y, x), checked.
+
+    Raises
+    ------
+    ValueError
+        When it is missing, or not three positive finite numbers.
+    """
+    if value is None:
+        raise ValueError(f"{where}: no voxel size is stated; give it as `spacing`, um, (z, y, x)")
+    try:
+        sizes = [float(v) for v in value]
+    except (TypeError, ValueError):
+        sizes = []
+    if len(sizes) != 3 or not all(math.isfinite(v) and v > 0 for v in sizes):
+        raise ValueError(f"{where}: voxel size is {value!r}; wanted three positive numbers, um, (z, y, x)")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def orientation_code(code: str | None, where: str | Path) -> str | None:
+    """An orientation code in lower case, checked: one letter of each of r/l, a/p and s/i.
+
+    Raises
+    ------
+    ValueError
+        When a letter is unknown or an axis comes twice.
+    """
+    if code is None:
+        return None
+    letters = str(code).lower()
+    if len(letters) != 3 or any(sum(letter in pair for letter in letters) != 1 for pair in _PAIRS):
+        raise ValueError(
+            f"{where}: orientation is {code!r}; wanted three letters, one each of r/l, a/p and s/i, for (z, y, x)"
+        )
+    return letters
+
+
+def label_type(dtype: Any, where: str | Path) -> None:
+    """Refuse a label image whose voxels are not integers: names have no fractions.
+
+    Raises
+    ------
+    ValueError
+        When the type is not an integer type.
+    """
+    if np.dtype(dtype).kind not in "ui":
+        raise ValueError(
+            f"{where}: labels are {np.dtype(dtype)}; wanted an integer type, for labels are names"
+        )
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key by which ``plane2`` comes before ``plane10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def channel_names(names: Sequence[str] | None, count: int, where: str | Path) -> tuple[str, ...]:
+    """Names of ``count`` channels: those given, else their numbers.
+
+    Raises
+    ------
+    ValueError
+        When the count differs or a name comes twice.
+    """
+    if names is None:
+        return tuple(str(n) for n in range(count))
+    names = tuple(str(name) for name in names)
+    if len(names) != count:
+        raise ValueError(
+            f"{where}: {len(names)} channel names ({', '.join(names)}) are given; the source has {count} channels"
+        )
+    if len(set(names)) != count:
+        raise ValueError(
+            f"{where}: channel names {', '.join(names)} are not unique; wanted a name for each channel"
+        )
+    return names

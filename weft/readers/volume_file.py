@@ -1,0 +1,205 @@
+"""Volumes in one file: NIfTI, NRRD and MetaImage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK
+
+from weft.grid import Grid
+from weft.image import Image, Level, Region
+from weft.readers.checks import existing, label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.lazy import DecodedVolume, LazyVolume, RawVolume
+from weft.readers.nrrd import read_nrrd_header
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def open_volume(
+    path: str | Path,
+    *,
+    spacing: Sequence[float] | None = None,
+    spacing_unit: str | None = None,
+    orientation: str | None = None,
+    labels: bool = False,
+    channel: str = "0",
+) -> Image:
+    """Open a NIfTI (``.nii``, ``.nii.gz``), NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``) volume.
+
+    Axes are those of the file, slowest first: (z, y, x) = (k, j, i). The grid starts at 0: the file's origin and
+    the small angles of its direction matrix are not used, only the orientation that the matrix comes closest to.
+    Voxels of an uncompressed file are read box by box; a compressed file has no blocks and is decoded whole
+    into memory when it is first read.
+
+    Parameters
+    ----------
+    path
+        File.
+    spacing
+        Voxel size, um, (z, y, x), instead of the file's.
+    spacing_unit
+        Unit of the file's voxel size. By default what a NIfTI or NRRD header states; a NIfTI or MetaImage
+        header that states none means millimetres, a NRRD header that states none is refused.
+    orientation
+        Code of three letters instead of the file's (a NRRD without ``space`` has none). Atlases in NRRD often
+        carry a direction matrix that nobody meant: state it for those.
+    labels
+        True for a label image, which must be of an integer type.
+    channel
+        Name of the one channel.
+
+    Returns
+    -------
+    Image
+        One level. Voxels are those that nibabel or SimpleITK read (NIfTI's intensity slope applied).
+
+    Raises
+    ------
+    FileNotFoundError
+        When the file is missing.
+    ValueError
+        When the file is broken, truncated or no volume of three axes and one component, its voxel size is
+        missing, without unit or not positive, or labels are not integers.
+    """
+    path = existing(path)
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ValueError(
+            f"{path}: not the name of a volume file; wanted one that ends in {', '.join(SUFFIXES)}"
+        )
+    opener = _open_nifti if path.name.lower().endswith((".nii", ".nii.gz")) else _open_itk
+    data, sizes, unit, code = opener(path)
+    if labels:
+        label_type(data.dtype, path)
+    if spacing is None:
+        if spacing_unit is None and unit is None:
+            raise ValueError(
+                f"{path}: voxel size {sizes} has no unit; give `spacing_unit`, or `spacing` in um"
+            )
+        factor = micrometres(spacing_unit or unit or "", path)
+        spacing = [size * factor for size in sizes]
+    grid = Grid(data.shape[1:], voxel_size(spacing, path))
+    code = orientation_code(orientation, path) or code
+    return Image((Level(data, grid),), (channel,), orientation=code, labels=labels)
+
+
+class _Nifti(LazyVolume):
+    """An uncompressed NIfTI file: nibabel seeks to what a box touches, and applies the intensity slope."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: Any) -> None:
+        self.path, self.shape, self.dtype = path, (1, *shape), np.dtype(dtype)
+
+    def read(self, channel: int, region: Region) -> np.ndarray:
+        z, y, x = region
+        with reading(self.path, "NIfTI"):
+            proxy = nibabel.load(self.path, mmap=False).dataobj
+            return np.asarray(proxy[(x, y, z, *(0,) * (proxy.ndim - 3))]).astype(self.dtype, copy=False).T
+
+
+class _MetaImage(LazyVolume):
+    """An uncompressed MetaImage file: ITK streams the box asked for."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: Any) -> None:
+        self.path, self.shape, self.dtype = path, (1, *shape), np.dtype(dtype)
+
+    def read(self, channel: int, region: Region) -> np.ndarray:
+        with reading(self.path, "MetaImage"):
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(self.path))
+            reader.SetExtractIndex([part.start for part in region[::-1]])
+            reader.SetExtractSize([part.stop - part.start for part in region[::-1]])
+            return SimpleITK.GetArrayFromImage(reader.Execute())
+
+
+def _open_nifti(path: Path) -> tuple[Any, list[float], str, str | None]:
+    """Lazy voxels, voxel size (z, y, x), its unit, and orientation."""
+    with reading(path, "NIfTI"):
+        image: Any = nibabel.load(path, mmap=False)
+        proxy, header = image.dataobj, image.header
+        unit = header.get_xyzt_units()[0]
+        sizes = [float(v) for v in header.get_zooms()[2::-1]]
+        code = "".join(nibabel.aff2axcodes(image.affine)[2::-1]) if len(image.shape) >= 3 else ""
+    if len(image.shape) < 3 or any(n > 1 for n in image.shape[3:]):
+        raise ValueError(f"{path}: its shape is {image.shape}; wanted three axes (x, y, z)")
+    shape = image.shape[2::-1]
+    # What nibabel makes of one voxel: scaled integers become float64.
+    scaled = not np.isclose(proxy.slope, 1.0, rtol=0, atol=0) or proxy.inter != 0
+    stored = proxy.dtype.newbyteorder("=")
+    dtype = np.result_type(stored, np.float64) if scaled else stored
+    if path.name.lower().endswith(".gz"):
+        volume: LazyVolume = DecodedVolume(path, "NIfTI", (1, *shape), dtype, _decode_nifti)
+    else:
+        needed = proxy.offset + int(np.prod(image.shape, dtype=np.int64)) * proxy.dtype.itemsize
+        if (found := path.stat().st_size) < needed:
+            raise ValueError(f"{path}: truncated; found {found} bytes, wanted {needed}")
+        volume = _Nifti(path, shape, dtype)
+    return (
+        volume.lazy(_block(shape)),
+        sizes,
+        "mm" if unit == "unknown" else unit,
+        orientation_code(code, path),
+    )
+
+
+def _decode_nifti(path: Path) -> np.ndarray:
+    proxy = nibabel.load(path, mmap=False).dataobj
+    voxels = np.asarray(proxy).reshape(proxy.shape[:3]).T[None]
+    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+
+
+def _open_itk(path: Path) -> tuple[Any, list[float], str | None, str | None]:
+    """Lazy voxels, voxel size (z, y, x), its unit, and orientation, of a NRRD or MetaImage file."""
+    nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    kind = "NRRD" if nrrd else "MetaImage"
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    with reading(path, kind):
+        reader.ReadImageInformation()
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise ValueError(
+            f"{path}: has {reader.GetDimension()} axes and {reader.GetNumberOfComponents()} components a voxel; wanted 3 and 1"
+        )
+    shape = reader.GetSize()[::-1]
+    dtype = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1, 1], reader.GetPixelID())).dtype
+    sizes = [float(v) for v in reader.GetSpacing()[::-1]]
+    # A direction matrix has a row per (x, y, z) of the patient, towards left, posterior, superior.
+    axes = np.asarray(reader.GetDirection()).reshape(3, 3)[:, ::-1]
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes * np.array([[-1.0], [-1.0], [1.0]])
+    code = orientation_code("".join(nibabel.aff2axcodes(matrix)), path)
+    if not nrrd:
+        volume: LazyVolume = _open_metaimage(path, shape, dtype)
+        return volume.lazy(_block(shape)), sizes, "mm", code
+    header = read_nrrd_header(path)
+    oriented = header.fields.get("space", "") not in ("", "right-up", "3D-right-handed", "3D-left-handed")
+    if header.stored is not None:
+        volume = RawVolume(path, header.end, (1, *shape), header.stored)
+    else:
+        volume = DecodedVolume(path, kind, (1, *shape), dtype, _decode_itk)
+    return volume.lazy(_block(shape)), sizes, header.unit, code if oriented else None
+
+
+def _open_metaimage(path: Path, shape: tuple[int, int, int], dtype: Any) -> LazyVolume:
+    fields = {}
+    with open(path, "rb") as file:
+        for line in iter(file.readline, b""):
+            name, _, value = line.decode("ascii", "replace").partition("=")
+            fields[name.strip()] = value.strip()
+            if name.strip() == "ElementDataFile":
+                break
+    if fields.get("CompressedData", "False").lower() == "true":
+        return DecodedVolume(path, "MetaImage", (1, *shape), dtype, _decode_itk)
+    return _MetaImage(path, shape, dtype)
+
+
+def _decode_itk(path: Path) -> np.ndarray:
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[None]
+
+
+def _block(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Chunk, (z, y, x), of about a million voxels: whole rows, for that is how the file lies."""
+    rows = max(1, min(shape[1], 128))
+    return max(1, 2**20 // (rows * shape[2])), rows, shape[2]
