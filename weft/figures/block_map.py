@@ -1,0 +1,173 @@
+"""What became of every block of a deformable stage."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from weft.blocks import index_of
+from weft.figures import style
+
+STATUS_COLOURS = {
+    "ok": "#3aa17e",
+    "empty": "#e4e8ec",
+    "outside_moving": "#c3cad2",
+    "no_overlap": "#97a2ae",
+    "low_information": "#a9c4e4",
+    "diverged": "#e8743b",
+    "folded": "#c1121f",
+    "metric_worse": "#f2b134",
+    "timeout": "#8e44ad",
+    "error": "#3d1a78",
+}
+NO_BLOCK = "#ffffff"
+MOST_SLABS = 24
+COLUMNS = ("block", "status", "used", "metric_before", "metric_after", "largest_displacement_um")
+
+
+def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -> None:
+    """Draw the status of the blocks, slab by slab along z, with counts, metric and displacements.
+
+    Parameters
+    ----------
+    ledger
+        The block table, or the path of ``ledger.tsv``: columns ``block`` (``i.j.k``, the block's place along
+        z, y, x), ``status``, ``used``, ``metric_before``, ``metric_after``, ``largest_displacement_um`` and others.
+        A dot marks a block that fell back to the affine, a ring one that fell back to the stage before.
+    path
+        PNG to write.
+    title
+        Above the picture.
+
+    Raises
+    ------
+    ValueError
+        When the table lacks a column, has no rows or an unknown status.
+    """
+    table = (
+        ledger if isinstance(ledger, pd.DataFrame) else pd.read_csv(ledger, sep="\t", dtype={"block": str})
+    )
+    missing = [name for name in COLUMNS if name not in table]
+    if missing or not len(table):
+        raise ValueError(
+            f"the block table has {len(table)} rows and lacks {missing or 'no column'}; wanted rows of all columns"
+        )
+    unknown = sorted(set(table["status"]) - set(STATUS_COLOURS))
+    if unknown:
+        raise ValueError(
+            f"the block table has the status {unknown[0]!r}; wanted one of {', '.join(STATUS_COLOURS)}"
+        )
+
+    places = np.array([index_of(str(name)) for name in table["block"]])
+    slabs, rows, columns = (int(n) for n in places.max(axis=0) + 1)
+    shown = np.unique(np.linspace(0, slabs - 1, min(slabs, MOST_SLABS)).round().astype(int))
+    cell = float(np.clip(2.2 / max(rows, columns), 0.06, 0.45))
+    width, height = columns * cell, rows * cell
+    across = max(1, min(len(shown), int(9.6 // (width + 0.18))))
+    down = math.ceil(len(shown) / across)
+    bottom = 0.8 + down * (height + 0.34)
+    with style.picture(path, 10.0, bottom + 2.75, title) as figure:
+        images = _status_images(table, places, (slabs, rows, columns))
+        for n, slab in enumerate(shown):
+            left, top = 0.2 + (n % across) * (width + 0.18), 0.8 + (n // across) * (height + 0.34)
+            axes = style.add_axes(figure, left, top, width, height)
+            _slab(axes, images[slab], table[places[:, 0] == slab], places[places[:, 0] == slab], cell)
+            axes.set_title(f"slab {slab}", loc="left", fontsize=7.5, color=style.MUTED, pad=2)
+        if len(shown) < slabs:
+            figure.text(
+                0.02, 1 - 0.5 / figure.get_figheight(), f"{len(shown)} of {slabs} slabs", color=style.MUTED
+            )
+        _counts(style.add_axes(figure, 1.35, bottom + 0.35, 2.5, 1.75), table)
+        _metrics(style.add_axes(figure, 4.75, bottom + 0.35, 1.9, 1.75), table)
+        _displacements(figure, bottom, table)
+
+
+def _status_images(table: pd.DataFrame, places: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Number of the status (1 and up) at every block's place, 0 where there is no block."""
+    number = {status: i + 1 for i, status in enumerate(STATUS_COLOURS)}
+    images = np.zeros(shape, int)
+    images[tuple(places.T)] = [number[status] for status in table["status"]]
+    return images
+
+
+def _slab(axes: Axes, image: np.ndarray, table: pd.DataFrame, places: np.ndarray, cell: float) -> None:
+    colours = ListedColormap([NO_BLOCK, *STATUS_COLOURS.values()])
+    axes.pcolormesh(
+        image,
+        cmap=colours,
+        vmin=-0.5,
+        vmax=len(STATUS_COLOURS) + 0.5,
+        edgecolors="white",
+        linewidth=min(1, 6 * cell),
+    )
+    for used, filled in (("affine", True), ("parent", False)):
+        # Nothing was to be registered in an empty block: its fallback is no news.
+        marked = places[((table["used"] == used) & (table["status"] != "empty")).to_numpy()]
+        size = (cell * 72 * 0.28) ** 2
+        axes.scatter(
+            marked[:, 2] + 0.5, marked[:, 1] + 0.5, s=size, linewidths=min(1.0, 4 * cell),
+            facecolors=style.INK if filled else "none", edgecolors=style.INK,
+        )  # fmt: skip
+    axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
+    style.bare(axes)
+
+
+def _counts(axes: Axes, table: pd.DataFrame) -> None:
+    counts = Counter(table["status"])
+    words = [status for status in STATUS_COLOURS if counts[status]]
+    bars = axes.barh(
+        range(len(words)), [counts[w] for w in words], color=[STATUS_COLOURS[w] for w in words], height=0.7
+    )
+    axes.bar_label(bars, padding=3, fontsize=8, color=style.INK)
+    axes.set_yticks(range(len(words)), [word.replace("_", " ") for word in words])
+    axes.set_ylim(max(len(words), 4) - 0.5, -0.5)
+    axes.set_xlim(0, 1.2 * max(counts.values()))
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    fallbacks = Counter(table.loc[table["status"] != "empty", "used"])
+    axes.set_title("blocks", loc="left")
+    axes.set_xlabel(
+        f"\u25cf {fallbacks['affine']} fell back to the affine, \u25cb {fallbacks['parent']} to the stage before",
+        fontsize=7.5, color=style.MUTED, loc="left", labelpad=4,
+    )  # fmt: skip
+
+
+def _metrics(axes: Axes, table: pd.DataFrame) -> None:
+    axes.set_title("metric", loc="left")
+    before = pd.to_numeric(table["metric_before"], errors="coerce").to_numpy(float)
+    after = pd.to_numeric(table["metric_after"], errors="coerce").to_numpy(float)
+    known = np.isfinite(before) & np.isfinite(after)
+    axes.set(xlabel="before", ylabel="after")
+    if not known.any():
+        return
+    both = np.concatenate([before[known], after[known]])
+    pad = 0.05 * (np.ptp(both) or 1)
+    limits = (both.min() - pad, both.max() + pad)
+    axes.plot(limits, limits, color=style.MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
+    colours = table["status"].map(STATUS_COLOURS).to_numpy()[known]
+    axes.scatter(before[known], after[known], s=14, c=colours, linewidths=0.3, edgecolors="white", zorder=3)
+    axes.set(xlim=limits, ylim=limits)
+    axes.grid()
+
+
+def _displacements(figure: Figure, bottom: float, table: pd.DataFrame) -> None:
+    axes = style.add_axes(figure, 7.4, bottom + 0.35, 2.35, 1.75)
+    axes.set_title("largest displacement of a block", loc="left")
+    registered = table.loc[table["used"] == "deformable", "largest_displacement_um"]
+    lengths = pd.to_numeric(registered, errors="coerce").to_numpy(float)
+    lengths = lengths[np.isfinite(lengths)]
+    if lengths.size:
+        axes.hist(
+            lengths, bins=np.linspace(0, max(float(lengths.max()), 1e-6), 21), color=style.ACCENT, rwidth=0.9
+        )
+    axes.set(xlabel="um")
+    axes.set_ylabel("blocks")
+    axes.grid(axis="y")
