@@ -1,0 +1,29 @@
+"""The affine start."""
+
+
+rule register_affine:
+    """Find the affine start of a registration; one that is lost says so."""
+    input:
+        fixed=image_receipt("fixed"),
+        moving=image_receipt("moving"),
+    output:
+        receipt="<results>/registrations/{registration}/affine.json",
+        quality="<results>/registrations/{registration}/quality/affine.json",
+    log:
+        "<logs>/register_affine/{registration}.log",
+    benchmark:
+        "<benchmarks>/register_affine/{registration}.jsonl"
+    conda:
+        "../envs/registration.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        cache=CACHE,
+        settings=registration_settings("affine"),
+        channels=channels_of,
+        names=names_of,
+        gates=gates("affine_score"),
+        code=code("register_affine", "weft.registration.backends.elastix"),
+    script:
+        "../scripts/register_affine.py"

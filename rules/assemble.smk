@@ -1,0 +1,54 @@
+"""From placed tiles to one volume."""
+
+
+rule fuse_tiles:
+    """Blend the tiles into one batch of output regions."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        illumination="<results>/images/{image}/illumination.json",
+        poses="<results>/images/{image}/poses.tsv",
+    output:
+        receipt="<results>/images/{image}/batches/fuse_tiles/{batch}.json",
+    log:
+        "<logs>/fuse_tiles/{image}-{batch}.log",
+    benchmark:
+        "<benchmarks>/fuse_tiles/{image}-{batch}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        path=source_path,
+        source=source_settings,
+        settings=plain(SETTINGS.fusion),
+        store=plain(SETTINGS.store),
+        batches=SETTINGS.batches.fuse_tiles,
+        code=code("fuse_tiles", "weft.readers.*"),
+    script:
+        "../scripts/fuse_tiles.py"
+
+
+rule gather_fused:
+    """Check that every region is there and publish the fused voxels."""
+    input:
+        batches=batches(
+            "<results>/images/{image}/batches/fuse_tiles/{batch}.json", "fuse_tiles"
+        ),
+    output:
+        receipt="<results>/images/{image}/fused.json",
+        quality="<results>/images/{image}/quality/fusion.json",
+    log:
+        "<logs>/gather_fused/{image}.log",
+    benchmark:
+        "<benchmarks>/gather_fused/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        gates=gates("clipped_fraction"),
+        code=code("gather_fused"),
+    script:
+        "../scripts/gather_fused.py"

@@ -1,0 +1,85 @@
+"""Stages of block-wise deformable registration."""
+
+
+rule plan_blocks:
+    """Cut the fixed grid of a stage into blocks; which batch does which is decided in the batch."""
+    input:
+        fixed=image_receipt("fixed"),
+    output:
+        plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
+    log:
+        "<logs>/plan_blocks/{registration}-{stage}.log",
+    benchmark:
+        "<benchmarks>/plan_blocks/{registration}-{stage}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        settings=stage_settings,
+        code=code("plan_blocks"),
+    script:
+        "../scripts/plan_blocks.py"
+
+
+rule register_blocks:
+    """Register one batch of blocks on top of the transform so far."""
+    input:
+        plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
+        fixed=image_receipt("fixed"),
+        moving=image_receipt("moving"),
+        start=previous_stage,
+    output:
+        receipt="<results>/registrations/{registration}/stages/{stage}/batches/{batch}.json",
+    log:
+        "<logs>/register_blocks/{registration}-{stage}-{batch}.log",
+    benchmark:
+        "<benchmarks>/register_blocks/{registration}-{stage}-{batch}.jsonl"
+    conda:
+        "../envs/registration.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        cache=CACHE,
+        settings=stage_settings,
+        channels=channels_of,
+        batches=SETTINGS.batches.register_blocks,
+        rerun_status=SETTINGS.rerun_status,
+        code=lambda wildcards: code("register_blocks", plugin_modules(wildcards)),
+    script:
+        "../scripts/register_blocks.py"
+
+
+rule reduce_transform:
+    """Blend the blocks of a stage into one displacement field; failed blocks take the stage before."""
+    input:
+        plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
+        batches=batches(
+            "<results>/registrations/{registration}/stages/{stage}/batches/{batch}.json",
+            "register_blocks",
+        ),
+        start=previous_stage,
+    output:
+        receipt="<results>/registrations/{registration}/stages/{stage}/transform.json",
+        ledger="<results>/registrations/{registration}/stages/{stage}/ledger.tsv",
+        costs="<results>/registrations/{registration}/stages/{stage}/costs.tsv",
+        quality="<results>/registrations/{registration}/stages/{stage}/quality.json",
+    log:
+        "<logs>/reduce_transform/{registration}-{stage}.log",
+    benchmark:
+        "<benchmarks>/reduce_transform/{registration}-{stage}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        cache=CACHE,
+        settings=registration_settings("reduce"),
+        stage=stage_settings,
+        gates=gates("blocks_failed_fraction", "folded_fraction"),
+        code=code("reduce_transform"),
+    script:
+        "../scripts/reduce_transform.py"

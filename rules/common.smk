@@ -1,0 +1,374 @@
+"""All helper functions of the rules."""
+
+from pathlib import Path
+
+from weft.code_digest import code_digest
+from weft.config import ConfigError
+from weft.project import Project
+from weft.readers.fingerprint import fingerprint
+from snakemake.exceptions import WorkflowError
+
+if not config and Path("config/config.yaml").is_file():
+
+    configfile: "config/config.yaml"
+
+
+def load_project():
+    """The project, or one sentence that says what is wrong with its settings."""
+    where = ", ".join(str(path) for path in workflow.configfiles) or "config"
+    try:
+        return Project(config, workflow.basedir, where)
+    except (ConfigError, FileNotFoundError) as error:
+        raise WorkflowError(str(error)) from None
+
+
+PROJECT = load_project()
+SETTINGS = PROJECT.config
+RESULTS = PROJECT.results
+CACHE = f"{RESULTS}/.weft"
+DIRECTIONS = {"": "forward", "inverse/": "inverse"}
+
+
+wildcard_constraints:
+    image=PROJECT.names(PROJECT.images),
+    registration=PROJECT.names(PROJECT.registrations),
+    stage=PROJECT.names([s for r in PROJECT.registrations for s in PROJECT.stages(r)]),
+    table=PROJECT.names(SETTINGS.points),
+    side="(inverse/)?",
+    batch=r"\d+",
+
+
+# ------------------------------------------------------------------ params
+def code(script, *extra):
+    """Digest of the library rooms that a script uses."""
+    return code_digest(workflow.basedir, f"scripts/{script}.py", extra)
+
+
+def plain(model, **more):
+    """Settings as plain data, for params."""
+    return {**model.model_dump(mode="json"), **more}
+
+
+def source_path(wildcards):
+    return PROJECT.path(PROJECT.images[wildcards.image].source)
+
+
+def source_state(wildcards):
+    """Changes when a source's files change; what the phantom makes is an input instead."""
+    if PROJECT.made_by_phantom(wildcards.image):
+        return "phantom"
+    try:
+        return fingerprint(source_path(wildcards))
+    except FileNotFoundError as error:
+        raise WorkflowError(f"image {wildcards.image!r}: {error}") from None
+
+
+def source_settings(wildcards):
+    return plain(PROJECT.images[wildcards.image])
+
+
+def illumination_settings(wildcards):
+    dark = PROJECT.images[wildcards.image].dark
+    settings = plain(SETTINGS.illumination)
+    dark = settings["dark"] if dark is None else dark
+    if isinstance(dark, str) and dark != "empty_tiles":
+        dark = PROJECT.path(dark)
+    return {**settings, "dark": dark}
+
+
+def dark_state(wildcards):
+    """Changes when the file that the dark offset is read from changes."""
+    dark = illumination_settings(wildcards)["dark"]
+    if (
+        not isinstance(dark, str)
+        or dark == "empty_tiles"
+        or PROJECT.made_by_phantom(wildcards.image)
+    ):
+        return None
+    try:
+        return fingerprint(dark)
+    except FileNotFoundError as error:
+        raise WorkflowError(f"illumination.dark: {error}") from None
+
+
+def registration_settings(part):
+    """Settings of one step of a registration, its recipe included."""
+
+    def settings(wildcards):
+        return plain(getattr(PROJECT.settings(wildcards.registration), part))
+
+    return settings
+
+
+def stage_settings(wildcards):
+    return plain(PROJECT.stage(wildcards.registration, wildcards.stage))
+
+
+def channels_of(wildcards):
+    row = PROJECT.registrations[wildcards.registration]
+    return {"fixed": row.fixed_channel, "moving": row.moving_channel}
+
+
+def names_of(wildcards):
+    row = PROJECT.registrations[wildcards.registration]
+    return {"fixed": row.fixed, "moving": row.moving}
+
+
+def plugin_modules(wildcards):
+    """The module of a stage's backend, so that its code counts in the digest."""
+    backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
+    return f"weft.registration.backends.{backend}"
+
+
+# ------------------------------------------------------------------ inputs
+def phantom_receipt(wildcards):
+    return (
+        f"{RESULTS}/phantom/phantom.json"
+        if PROJECT.made_by_phantom(wildcards.image)
+        else []
+    )
+
+
+def batches(pattern, step):
+    """The receipts of all batches of a step."""
+
+    def paths(wildcards):
+        return expand(
+            pattern,
+            **dict(wildcards.items()),
+            batch=range(getattr(SETTINGS.batches, step)),
+        )
+
+    return paths
+
+
+def image_receipt(role):
+    """Receipt of the image that plays a role in a registration (none where nobody plays it)."""
+
+    def path(wildcards):
+        image = getattr(PROJECT.registrations[wildcards.registration], role)
+        return f"{RESULTS}/images/{image}/image.json" if image else []
+
+    return path
+
+
+def previous_stage(wildcards):
+    stages = PROJECT.stages(wildcards.registration)
+    return stage_receipt(wildcards.registration, stages.index(wildcards.stage) - 1)
+
+
+def last_stage(wildcards):
+    return stage_receipt(
+        wildcards.registration, len(PROJECT.stages(wildcards.registration)) - 1
+    )
+
+
+def stage_receipt(registration, number):
+    """Receipt of a stage's transform; stage -1 is the affine start."""
+    base = f"{RESULTS}/registrations/{registration}"
+    return (
+        f"{base}/affine.json"
+        if number < 0
+        else f"{base}/stages/{PROJECT.stages(registration)[number]}/transform.json"
+    )
+
+
+def direction_receipt(wildcards):
+    """The transform that resamples in a direction: forward pulls moving voxels back to the fixed grid."""
+    name = "inverse" if wildcards.side else "transform"
+    return f"{RESULTS}/registrations/{wildcards.registration}/{name}.json"
+
+
+def target_receipt(wildcards):
+    """The image on whose grid the warped image lies."""
+    return image_receipt("moving" if wildcards.side else "fixed")(wildcards)
+
+
+def warped_store(wildcards):
+    return f"{RESULTS}/registrations/{wildcards.registration}/warped/{wildcards.side}{wildcards.image}.ome.zarr"
+
+
+def points_transform(wildcards):
+    """Points go the other way than voxels: moving points to the fixed space need the inverse."""
+    name = "transform" if wildcards.side else "inverse"
+    return f"{RESULTS}/registrations/{wildcards.registration}/{name}.json"
+
+
+def table_source(name):
+    """The file that a table of points depends on: itself, or the phantom's receipt."""
+    path = PROJECT.path(SETTINGS.points[name].path)
+    return (
+        f"{RESULTS}/phantom/phantom.json"
+        if path.startswith(f"{RESULTS}/phantom/")
+        else path
+    )
+
+
+def points_source(wildcards):
+    return table_source(wildcards.table)
+
+
+def points_path(wildcards):
+    return PROJECT.path(SETTINGS.points[wildcards.table].path)
+
+
+def cell_tables(wildcards):
+    """Tables of points in the moving space, which are counted by region."""
+    return [
+        table_source(name) for name in PROJECT.points(wildcards.registration, "forward")
+    ]
+
+
+def cell_paths(wildcards):
+    return {
+        name: PROJECT.path(SETTINGS.points[name].path)
+        for name in PROJECT.points(wildcards.registration, "forward")
+    }
+
+
+def ontology_path(wildcards):
+    ontology = PROJECT.registrations[wildcards.registration].ontology
+    return PROJECT.path(ontology) if ontology else None
+
+
+def ontology_source(wildcards):
+    path = ontology_path(wildcards)
+    if path is None:
+        return []
+    return (
+        f"{RESULTS}/phantom/phantom.json"
+        if path.startswith(f"{RESULTS}/phantom/")
+        else path
+    )
+
+
+def rois_of(registration):
+    return bool(PROJECT.registrations[registration].labels)
+
+
+# ------------------------------------------------------------------ targets
+def image_targets():
+    paths = []
+    for name, row in PROJECT.images.items():
+        base = f"{RESULTS}/images/{name}"
+        paths.append(f"{base}/image.json")
+        if row.tiled:
+            paths += [
+                f"{base}/{part}"
+                for part in (
+                    "tiles.json",
+                    "illumination.json",
+                    "links.tsv",
+                    "poses.tsv",
+                    "fused.json",
+                )
+            ]
+            if SETTINGS.illumination.corrected_copy:
+                paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.precomputed:
+            paths.append(f"{base}/precomputed.json")
+    return paths
+
+
+def registration_targets():
+    paths = []
+    for name in PROJECT.registrations:
+        base = f"{RESULTS}/registrations/{name}"
+        paths += [
+            f"{base}/affine.json",
+            f"{base}/transform.json",
+            f"{base}/inverse.json",
+        ]
+        paths += [
+            f"{base}/stages/{stage}/transform.json" for stage in PROJECT.stages(name)
+        ]
+        if SETTINGS.export_itk:
+            paths.append(f"{base}/exports/itk.json")
+        for side, direction in DIRECTIONS.items():
+            paths += [
+                f"{base}/warped/{side}{image}.json"
+                for image in PROJECT.warped(name, direction)
+            ]
+            paths += [
+                f"{base}/points/{side}{table}.parquet"
+                for table in PROJECT.points(name, direction)
+            ]
+        if rois_of(name):
+            paths.append(f"{base}/rois/regions.csv")
+    return paths
+
+
+def quality_tables():
+    return [f"{RESULTS}/images/{name}/quality.json" for name in PROJECT.tiled] + [
+        f"{RESULTS}/registrations/{name}/quality.json" for name in PROJECT.registrations
+    ]
+
+
+def targets():
+    paths = image_targets() + registration_targets() + quality_tables()
+    paths += [f"{RESULTS}/quality.tsv", f"{RESULTS}/report.html"]
+    if SETTINGS.phantom:
+        paths += [f"{RESULTS}/phantom/phantom.json", f"{RESULTS}/accuracy.json"]
+    return paths
+
+
+def registration_parts(wildcards):
+    """Quality of every step of a registration."""
+    base = f"{RESULTS}/registrations/{wildcards.registration}"
+    stages = [
+        f"{base}/stages/{stage}/quality.json"
+        for stage in PROJECT.stages(wildcards.registration)
+    ]
+    return [f"{base}/quality/affine.json", *stages, f"{base}/quality/transform.json"]
+
+
+def gates(*names):
+    """The gates of these numbers."""
+    return {name: plain(SETTINGS.gates[name]) for name in names}
+
+
+def roi_labels(wildcards):
+    labels = PROJECT.registrations[wildcards.registration].labels
+    return (
+        f"{RESULTS}/registrations/{wildcards.registration}/warped/inverse/{labels}.json"
+    )
+
+
+def roi_points(wildcards):
+    base = f"{RESULTS}/registrations/{wildcards.registration}/points"
+    return [
+        f"{base}/{table}.parquet"
+        for table in PROJECT.points(wildcards.registration, "forward")
+    ]
+
+
+def figure_paths():
+    paths = []
+    for name in PROJECT.tiled:
+        paths += [
+            f"{RESULTS}/images/{name}/figures/{figure}.png"
+            for figure in ("positions", "illumination")
+        ]
+    for name in PROJECT.registrations:
+        base = f"{RESULTS}/registrations/{name}/figures"
+        paths += [
+            f"{base}/{figure}.png" for figure in ("overlay", "deformation", "jacobian")
+        ]
+        paths += [f"{base}/blocks_{stage}.png" for stage in PROJECT.stages(name)]
+    return paths
+
+
+def report_contents():
+    """What the report shows, by name."""
+    return {
+        "images": PROJECT.tiled,
+        "registrations": {
+            name: {
+                "fixed": row.fixed,
+                "moving": row.moving,
+                "stages": PROJECT.stages(name),
+                "rois": rois_of(name),
+            }
+            for name, row in PROJECT.registrations.items()
+        },
+    }

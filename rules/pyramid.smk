@@ -1,0 +1,76 @@
+"""Images on disk: pyramids, imports, exports."""
+
+
+rule build_pyramid:
+    """Make an OME-Zarr image with its pyramid of the fused voxels."""
+    input:
+        fused="<results>/images/{image}/fused.json",
+    output:
+        receipt="<results>/images/{image}/image.json",
+    log:
+        "<logs>/build_pyramid/{image}.log",
+    benchmark:
+        "<benchmarks>/build_pyramid/{image}.jsonl"
+    wildcard_constraints:
+        image=PROJECT.names(PROJECT.tiled),
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        settings=plain(SETTINGS.pyramid),
+        store=plain(SETTINGS.store),
+        image=source_settings,
+        code=code("build_pyramid"),
+    script:
+        "../scripts/build_pyramid.py"
+
+
+rule import_image:
+    """Bring in an image that has no tiles; a chunked pyramid is referenced, all else is converted."""
+    input:
+        phantom=phantom_receipt,
+    output:
+        receipt="<results>/images/{image}/image.json",
+    log:
+        "<logs>/import_image/{image}.log",
+    benchmark:
+        "<benchmarks>/import_image/{image}.jsonl"
+    wildcard_constraints:
+        image=PROJECT.names([i for i in PROJECT.images if i not in PROJECT.tiled]),
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        state=source_state,
+        image=source_settings,
+        settings=plain(SETTINGS.pyramid),
+        store=plain(SETTINGS.store),
+        code=code("import_image", "weft.readers.*"),
+    script:
+        "../scripts/import_image.py"
+
+
+rule export_precomputed:
+    """Write an image in Neuroglancer's precomputed format."""
+    input:
+        image="<results>/images/{image}/image.json",
+    output:
+        receipt="<results>/images/{image}/precomputed.json",
+    log:
+        "<logs>/export_precomputed/{image}.log",
+    benchmark:
+        "<benchmarks>/export_precomputed/{image}.jsonl"
+    conda:
+        "../envs/cloud.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        code=code("export_precomputed"),
+    script:
+        "../scripts/export_precomputed.py"

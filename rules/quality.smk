@@ -1,0 +1,106 @@
+"""Numbers, gates, pictures."""
+
+
+rule check_tiles:
+    """Collect the gates of an image's stages."""
+    input:
+        parts=[
+            "<results>/images/{image}/quality/links.json",
+            "<results>/images/{image}/quality/poses.json",
+            "<results>/images/{image}/quality/fusion.json",
+        ],
+    output:
+        quality="<results>/images/{image}/quality.json",
+    log:
+        "<logs>/check_tiles/{image}.log",
+    benchmark:
+        "<benchmarks>/check_tiles/{image}.jsonl"
+    wildcard_constraints:
+        image=PROJECT.names(PROJECT.tiled),
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        code=code("check_tiles"),
+    script:
+        "../scripts/check_tiles.py"
+
+
+rule check_quality:
+    """Measure a registration: similarity before and after, folding, and the gates of all its stages."""
+    input:
+        parts=registration_parts,
+        fixed=image_receipt("fixed"),
+        moving=image_receipt("moving"),
+        affine="<results>/registrations/{registration}/affine.json",
+        transform="<results>/registrations/{registration}/transform.json",
+    output:
+        quality="<results>/registrations/{registration}/quality.json",
+    log:
+        "<logs>/check_quality/{registration}.log",
+    benchmark:
+        "<benchmarks>/check_quality/{registration}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        channels=channels_of,
+        stages=lambda wildcards: PROJECT.stages(wildcards.registration),
+        gates=gates("ncc_gain"),
+        code=code("check_quality"),
+    script:
+        "../scripts/check_quality.py"
+
+
+rule gather_quality:
+    """Write every gate of the run, one row each."""
+    input:
+        parts=quality_tables(),
+    output:
+        table="<results>/quality.tsv",
+    log:
+        "<logs>/gather_quality.log",
+    benchmark:
+        "<benchmarks>/gather_quality.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        code=code("gather_quality"),
+    script:
+        "../scripts/gather_quality.py"
+
+
+rule render_report:
+    """Draw the pictures and the page that people look at."""
+    input:
+        receipts=image_targets() + registration_targets(),
+        parts=quality_tables(),
+        table="<results>/quality.tsv",
+    output:
+        html=report(
+            "<results>/report.html", caption="../report/report.rst", category="Report"
+        ),
+        figures=report(
+            figure_paths(), caption="../report/figure.rst", category="Pictures"
+        ),
+    log:
+        "<logs>/render_report.log",
+    benchmark:
+        "<benchmarks>/render_report.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        contents=report_contents(),
+        code=code("render_report"),
+    script:
+        "../scripts/render_report.py"

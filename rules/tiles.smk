@@ -1,0 +1,156 @@
+"""From raw tiles to one position per tile."""
+
+
+rule index_tiles:
+    """List the tiles of an image: names, stage positions, shape, and a digest of each."""
+    input:
+        phantom=phantom_receipt,
+    output:
+        receipt="<results>/images/{image}/tiles.json",
+    log:
+        "<logs>/index_tiles/{image}.log",
+    benchmark:
+        "<benchmarks>/index_tiles/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        state=source_state,
+        settings=source_settings,
+        raw_digest=SETTINGS.raw_digest,
+        code=code("index_tiles", "weft.readers.*"),
+    script:
+        "../scripts/index_tiles.py"
+
+
+rule fit_illumination:
+    """Estimate gain and dark of each channel."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+    output:
+        receipt="<results>/images/{image}/illumination.json",
+    log:
+        "<logs>/fit_illumination/{image}.log",
+    benchmark:
+        "<benchmarks>/fit_illumination/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        source=source_settings,
+        settings=illumination_settings,
+        dark=dark_state,
+        code=code("fit_illumination", "weft.readers.*"),
+    script:
+        "../scripts/fit_illumination.py"
+
+
+rule correct_tiles:
+    """Write a corrected copy of every tile (only on request; otherwise correction happens on the fly)."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        illumination="<results>/images/{image}/illumination.json",
+    output:
+        receipt="<results>/images/{image}/corrected.json",
+    log:
+        "<logs>/correct_tiles/{image}.log",
+    benchmark:
+        "<benchmarks>/correct_tiles/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        source=source_settings,
+        store=plain(SETTINGS.store),
+        code=code("correct_tiles", "weft.readers.*"),
+    script:
+        "../scripts/correct_tiles.py"
+
+
+rule measure_links:
+    """Measure one batch of links: the displacement between two overlapping tiles."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        illumination="<results>/images/{image}/illumination.json",
+    output:
+        receipt="<results>/images/{image}/batches/measure_links/{batch}.json",
+    log:
+        "<logs>/measure_links/{image}-{batch}.log",
+    benchmark:
+        "<benchmarks>/measure_links/{image}-{batch}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        source=source_settings,
+        cache=CACHE,
+        settings=plain(SETTINGS.links),
+        batches=SETTINGS.batches.measure_links,
+        code=code("measure_links", "weft.readers.*"),
+    script:
+        "../scripts/measure_links.py"
+
+
+rule gather_links:
+    """Collect the links of an image and evaluate their gates."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        batches=batches(
+            "<results>/images/{image}/batches/measure_links/{batch}.json",
+            "measure_links",
+        ),
+    output:
+        links="<results>/images/{image}/links.tsv",
+        quality="<results>/images/{image}/quality/links.json",
+    log:
+        "<logs>/gather_links/{image}.log",
+    benchmark:
+        "<benchmarks>/gather_links/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        settings=plain(SETTINGS.links),
+        gates=gates("links_failed_fraction"),
+        code=code("gather_links"),
+    script:
+        "../scripts/gather_links.py"
+
+
+rule solve_poses:
+    """Find one position per tile from all links."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        links="<results>/images/{image}/links.tsv",
+    output:
+        poses="<results>/images/{image}/poses.tsv",
+        quality="<results>/images/{image}/quality/poses.json",
+    log:
+        "<logs>/solve_poses/{image}.log",
+    benchmark:
+        "<benchmarks>/solve_poses/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        settings=plain(SETTINGS.poses),
+        gates=gates("link_residual_p95_voxel"),
+        code=code("solve_poses"),
+    script:
+        "../scripts/solve_poses.py"

@@ -1,0 +1,13 @@
+"""Register one batch of blocks (rule register_blocks)."""
+
+from weft.logs import capture_log
+from weft.steps.register_blocks import register_blocks
+
+with capture_log(snakemake.log[0]):
+    register_blocks(
+        **snakemake.input,
+        **snakemake.params,
+        **snakemake.output,
+        batch=int(snakemake.wildcards.batch),
+        threads=snakemake.threads,
+    )

@@ -1,0 +1,366 @@
+"""Settings as typed models. Defaults live here and only here; the JSON schema and the option table are made from them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Voxels = tuple[Count, Count, Count]
+Policy = Literal["fail", "warn", "ignore"]
+
+
+class Model(BaseModel):
+    """Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Batches(Model):
+    """Into how many jobs a step is cut. Changing a number reruns jobs and computes nothing again."""
+
+    measure_links: Count = Field(2, description="Jobs that measure the links of one image.")
+    fuse_tiles: Count = Field(2, description="Jobs that fuse the regions of one image.")
+    register_blocks: Count = Field(2, description="Jobs that register the blocks of one stage.")
+    warp_image: Count = Field(2, description="Jobs that warp one image.")
+
+
+class Store(Model):
+    """How voxels are laid out on disk."""
+
+    chunk: Voxels = Field(
+        (64, 64, 64), description="Voxels per chunk (z, y, x): the smallest piece that is read."
+    )
+    shard: Voxels = Field(
+        (128, 256, 256),
+        description="Voxels per shard (z, y, x): the piece that one writer writes; a multiple of the chunk.",
+    )
+
+    @model_validator(mode="after")
+    def _multiple(self) -> Store:
+        if any(s % c for s, c in zip(self.shard, self.chunk, strict=True)):
+            raise ValueError(
+                f"shard {list(self.shard)} must be a multiple of chunk {list(self.chunk)} on every axis"
+            )
+        return self
+
+
+class Illumination(Model):
+    """Correction of vignetting and dark offset: signal = (raw - dark) / gain."""
+
+    method: Literal["log_irls", "quantile", "mean", "none"] = Field(
+        "log_irls", description="Estimator of the gain."
+    )
+    dark: float | str = Field(
+        0.0,
+        description="Source of the dark offset, never guessed: a number (counts), the path of an image, or `empty_tiles`.",
+    )
+    planes: Count = Field(384, description="Planes used for the estimate, spread over tiles and depth.")
+    corrected_copy: bool = Field(
+        False,
+        description="Also write a corrected copy of every tile; otherwise correction happens on the fly.",
+    )
+
+
+class Links(Model):
+    """Measurement of the displacement between overlapping tiles."""
+
+    channel: str | None = Field(None, description="Channel that is measured (default: the first).")
+    search: tuple[Positive, Positive, Positive] = Field(
+        (20.0, 20.0, 20.0),
+        description="Search window around the stage's displacement, voxels (z, y, x), either way.",
+    )
+    peaks: Count = Field(4, description="Correlation peaks tried per link.")
+    min_ncc: float = Field(
+        0.3, ge=-1, le=1, description="Smallest correlation of the band-passed overlap for a link to count."
+    )
+    max_peak_ratio: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Largest ratio of the second to the first peak; above it a link is ambiguous.",
+    )
+    diagonal: bool = Field(False, description="Also measure links between diagonal neighbours.")
+
+
+class Poses(Model):
+    """Global solve: one position per tile from all links."""
+
+    stage_sigma: Positive = Field(
+        8.0, description="How far the stage is trusted, voxels: the weak prior of every tile."
+    )
+    link_sigma: Positive = Field(0.5, description="Error expected of a good link, voxels.")
+
+
+class Fusion(Model):
+    """Blending of placed tiles into one image."""
+
+    blend: Literal["linear", "nearest", "max"] = Field(
+        "linear", description="How overlapping tiles are combined."
+    )
+    dtype: Literal["uint8", "uint16", "float32"] = Field(
+        "uint16", description="Type of the fused image; values are rounded and clipped, and both are counted."
+    )
+
+
+class Pyramid(Model):
+    """Pyramid levels, chosen by voxel size so that anisotropic volumes become isotropic first."""
+
+    smallest: Count = Field(
+        64, description="No further level is made once the longest axis is at most this long."
+    )
+
+
+class Affine(Model):
+    """The affine start."""
+
+    method: Literal["native", "elastix"] = Field(
+        "native",
+        description="Own multi-start search; or the same search with itk-elastix (mutual information) at its end.",
+    )
+    orientation: Literal["code", "search"] = Field(
+        "code",
+        description="Trust the orientation codes of the table of images, or search the 24 proper orientations.",
+    )
+    handedness: Literal["code", "search"] = Field(
+        "code",
+        description="Whether one array mirrors the other: by the codes, or tried and refused when nothing tells them apart.",
+    )
+    dof: Literal[6, 7, 12] = Field(12, description="Degrees of freedom: rigid, similarity, affine.")
+    spacing: Positive | None = Field(
+        None,
+        description="Voxel size, um, at which the search is made (default: the longest axis has 64 voxels).",
+    )
+    finest_spacing: Positive | None = Field(
+        None, description="Voxel size, um, of the last refinement (default: a quarter of `spacing`)."
+    )
+    min_overlap: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Least share of the smaller tissue mask that must be covered."
+    )
+    accept_margin: Positive = Field(
+        1.5, description="Score over that of the best different affine from which a result is accepted."
+    )
+    refuse_margin: Positive = Field(1.15, description="Below this margin a result is refused.")
+    min_score: float = Field(0.3, ge=0, le=1, description="Least score.")
+    policy: Policy = Field(
+        "fail", description="What to do when the result is refused by its own score and margin."
+    )
+
+
+class Stage(Model):
+    """One stage of block-wise deformable registration."""
+
+    name: Name = Field(description="Name of the stage; its folder.")
+    level: Positive | Annotated[str, Field(pattern=r"^x[1-9][0-9]*$")] = Field(
+        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's largest voxel edge."
+    )
+    block: Count | Literal["whole"] = Field(
+        "whole", description="Edge of a block, voxels of the level (even), or `whole`."
+    )
+    overlap: int = Field(16, ge=0, description="Halo of a block on either side, voxels of the level.")
+    backend: str = Field("native", description="`native`, `elastix`, or a plug-in `module:function`.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the backend.")
+    min_content: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Share of a block's voxels that must show content; below it the block is `empty`.",
+    )
+
+    @model_validator(mode="after")
+    def _even(self) -> Stage:
+        if self.block != "whole" and self.block % 2:
+            raise ValueError(f"block {self.block} of stage {self.name!r} must be even")
+        if self.overlap % 2:
+            raise ValueError(f"overlap {self.overlap} of stage {self.name!r} must be even")
+        return self
+
+
+class Reduce(Model):
+    """Blending of block results into one displacement field."""
+
+    method: Literal["distance_weighted"] = Field(
+        "distance_weighted", description="Partition of unity that falls to zero at a block's padded border."
+    )
+    unfold: bool = Field(True, description="Smooth the field locally where it folds.")
+
+
+class Invert(Model):
+    """Inverse of the displacement field."""
+
+    iterations: Count = Field(40, description="Largest number of fixed-point iterations.")
+    tolerance: Positive = Field(
+        0.01, description="Stop when the largest update is below this, voxels of the field's grid."
+    )
+
+
+class Warp(Model):
+    """Resampling through the final transform."""
+
+    channels: list[str] | None = Field(None, description="Channels to warp (default: all).")
+    spacing: Positive | None = Field(
+        None, description="Voxel size, um, of warped images (default: that of the target image)."
+    )
+
+
+class Gate(Model):
+    """A threshold on a measured number, and what happens when it does not hold."""
+
+    min: float | None = Field(None, description="Smallest value that holds.")
+    max: float | None = Field(None, description="Largest value that holds.")
+    policy: Policy = Field(
+        "warn", description="`fail` stops what would build on it, `warn` reports, `ignore` only lists."
+    )
+
+
+def _default_gates() -> dict[str, Gate]:
+    return {
+        "links_failed_fraction": Gate(max=0.5, policy="warn"),
+        "link_residual_p95_voxel": Gate(max=3.0, policy="warn"),
+        "clipped_fraction": Gate(max=0.001, policy="warn"),
+        "affine_score": Gate(min=0.3, policy="warn"),
+        "blocks_failed_fraction": Gate(max=0.2, policy="warn"),
+        "folded_fraction": Gate(max=0.001, policy="warn"),
+        "round_trip_p95_voxel": Gate(max=1.0, policy="warn"),
+        "round_trip_outside_fraction": Gate(max=0.05, policy="warn"),
+        "ncc_gain": Gate(min=0.0, policy="warn"),
+    }
+
+
+class RegistrationSettings(Model):
+    """Settings that a recipe named in registrations.tsv may set for one registration."""
+
+    affine: Affine = Field(default_factory=Affine, description="The affine start.")
+    stages: list[Stage] = Field(
+        default_factory=lambda: [Stage(name="coarse", level="x4"), Stage(name="fine", level="x1", block=128)],
+        description="Stages of deformable registration, coarse to fine; empty for an affine alone.",
+    )
+    reduce: Reduce = Field(default_factory=Reduce, description="Blocks to one field.")
+    invert: Invert = Field(default_factory=Invert, description="The other direction.")
+    warp: Warp = Field(default_factory=Warp, description="Resampling.")
+
+    @model_validator(mode="after")
+    def _unique(self) -> RegistrationSettings:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages must have different names; found {names}")
+        return self
+
+
+class PhantomSettings(Model):
+    """The built-in phantom: an atlas and a sample made from it, with the truth beside them."""
+
+    size: Literal["tiny", "demo", "large"] = Field("demo", description="How big.")
+    seed: int = Field(0, ge=0, description="Another seed, another phantom.")
+    scale: Positive | None = Field(None, description="Factor on the size along each axis.")
+
+
+class Points(Model):
+    """A table of points that travels through a registration."""
+
+    path: str = Field(description="CSV or Parquet with columns z, y, x in um.")
+    image: Name = Field(description="The image in whose space the points lie.")
+
+
+class Config(RegistrationSettings):
+    """All of it."""
+
+    results: str = Field("results", description="Folder of the results; logs and benchmarks lie below it.")
+    data_root: str = Field(
+        ".",
+        description="Folder to which relative paths of sources are relative; relative paths never leave it.",
+    )
+    images: str | None = Field(None, description="Table of images (TSV): image, source, and options.")
+    registrations: str | None = Field(
+        None, description="Table of registrations (TSV): registration, fixed, moving, and options."
+    )
+    fixed: str | None = Field(None, description="For two files without tables: path of the fixed image.")
+    moving: str | None = Field(None, description="For two files without tables: path of the moving image.")
+    fixed_orientation: str | None = Field(None, description="With `fixed`: its orientation code.")
+    moving_orientation: str | None = Field(None, description="With `moving`: its orientation code.")
+    batches: Batches = Field(default_factory=Batches, description="Jobs per step.")
+    store: Store = Field(default_factory=Store, description="Layout on disk.")
+    illumination: Illumination = Field(default_factory=Illumination, description="Flat-field and dark.")
+    links: Links = Field(default_factory=Links, description="Pairs of tiles.")
+    poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
+    fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
+    pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    precomputed: list[Name] = Field(
+        default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
+    )
+    export_itk: bool = Field(
+        True, description="Also write each transform as an ITK file, read back and checked."
+    )
+    points: dict[Name, Points] = Field(default_factory=dict, description="Tables of points to warp, by name.")
+    gates: dict[str, Gate] = Field(
+        default_factory=_default_gates,
+        description="Quality gates by the name of the number; a gate given here replaces the default of that name, the others stay.",
+    )
+    rerun_status: list[str] = Field(default_factory=list, description="Redo the blocks with these statuses.")
+    raw_digest: Literal["files", "stat"] = Field(
+        "files",
+        description="Digest raw tiles by their bytes, or only by name, size and time (faster, weaker).",
+    )
+    phantom: PhantomSettings | None = Field(
+        None, description="Make a phantom below `<results>/phantom` first; images.tsv may refer to its files."
+    )
+    plugins: list[str] = Field(
+        default_factory=list, description="Modules from outside that add readers or backends."
+    )
+
+    @model_validator(mode="after")
+    def _gates(self) -> Config:
+        self.gates = {**_default_gates(), **self.gates}
+        return self
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used, in one sentence."""
+
+
+def parse(model: type[Model], value: Any, where: str) -> Any:
+    """A model made of plain data.
+
+    Raises
+    ------
+    ConfigError
+        In one sentence: where, which setting, what was found, what is wanted.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(sentence(model, error, where)) from None
+
+
+def sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
+    """The first problem of a validation error as one sentence."""
+    first = error.errors()[0]
+    path = [
+        str(part)
+        for part in first["loc"]
+        if not re.match(r"^(function|literal|constrained|tuple|int|str|float|list)\b", str(part))
+        or str(part) in _fields(model)
+    ]
+    name = ".".join(path) or "the settings"
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], _fields(model), 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{where}: there is no setting {name!r}{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if first["type"] in ("missing", "value_error") else f"; found {first['input']!r}"
+    return f"{where}: {name}: {message[0].lower()}{message[1:]}{found}"
+
+
+def _fields(model: type[BaseModel]) -> list[str]:
+    """Names of all fields of a model and of the models inside it."""
+    names: list[str] = []
+    schema = model.model_json_schema()
+    for part in (schema, *schema.get("$defs", {}).values()):
+        names += part.get("properties", {})
+    return names

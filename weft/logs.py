@@ -1,0 +1,59 @@
+"""What a job says while it works: a log of its own, and a line of progress now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger("weft")
+QUIET = 10.0  # seconds between lines of progress on the terminal
+
+
+@contextlib.contextmanager
+def capture_log(path: str) -> Iterator[None]:
+    """Write the job's messages, warnings and errors to ``path``, and its peak memory at the end.
+
+    Errors of the user's making (ValueError, FileNotFoundError, OSError) end the process with their one
+    sentence; anything else keeps its traceback, in the log and on the terminal.
+    """
+    handler = logging.FileHandler(path, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(handler)
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        log.exception("stopped")
+        sys.exit(f"Error: {error} (log: {os.path.relpath(path)})")
+    except BaseException:
+        log.exception("stopped")
+        raise
+    else:
+        log.info("peak memory %.0f MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Pass ``items`` on; say how far it is, in the log and (rarely) on the terminal."""
+    start = last = time.monotonic()
+    for n, item in enumerate(items):
+        now = time.monotonic()
+        if now - last > QUIET:
+            left = (now - start) / n * (total - n)
+            line = f"{what}: {n} of {total}, about {left:.0f} s left"
+            log.info(line)
+            print(line, file=sys.stderr, flush=True)
+            last = now
+        yield item
+    log.info("%s: all %d done", what, total)

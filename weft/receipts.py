@@ -1,0 +1,223 @@
+"""What a job hands on: small deterministic JSON, digests, results and stores named by what made them.
+
+A receipt says what was made (store, shape, digests) and nothing of how: no times, hosts, versions,
+settings or absolute paths, so that an edit without effect does not travel down the chain. How a thing was
+made goes beside it, into ``<receipt>.provenance.json``, which no rule reads.
+
+A store is written under ``<store>.partial-<key>``, where the key is a digest of its inputs' voxels, the
+settings and the code, and takes its public name when it is complete. Each region's record lies inside the
+store that it speaks of (``.weft/<key>/<region>.json``), so that a record and its voxels live and die together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RECORDS = ".weft"
+
+
+# ---------------------------------------------------------------------------------- digests
+def digest(value: Any) -> str:
+    """Digest (64 hexadecimal digits) of plain JSON data; the order of keys does not count."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Digest of an array's type, shape and values."""
+    array = np.ascontiguousarray(array)
+    sha = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    sha.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
+    return sha.hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """Digest of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def environment(*packages: str) -> dict[str, str]:
+    """Versions of what the numbers depend on, for keys: Python's minor, NumPy, and ``packages``."""
+    names = ("numpy", *packages)
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{n: importlib.metadata.version(n) for n in names},
+    }
+
+
+# ---------------------------------------------------------------------------------- receipts
+def read(path: str | Path) -> dict[str, Any]:
+    """A receipt as a dict.
+
+    Raises
+    ------
+    ValueError
+        When the file is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: is not a receipt (JSON), found {error.msg} at line {error.lineno}; remove it and rerun"
+        ) from None
+
+
+def write(path: str | Path, value: dict[str, Any]) -> None:
+    """Write a receipt so that it is there whole or not at all."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file so that it is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def write_provenance(receipt: str | Path, **facts: Any) -> None:
+    """Write how a receipt's thing was made: settings, code, inputs, versions. No rule reads it."""
+    facts["versions"] = environment("numba", "zarr", "scipy")
+    write(f"{receipt}.provenance.json", facts)
+
+
+# ---------------------------------------------------------------------------------- results by name
+def cached(folder: str | Path, key: str, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """The record ``<folder>/<key[:2]>/<key>.json``, made by ``make()`` only where it is absent.
+
+    Returns
+    -------
+    record, made
+        The record and whether it had to be made.
+    """
+    path = record_path(folder, key)
+    if path.exists():
+        return read(path), False
+    value = make()
+    write(path, value)
+    return value, True
+
+
+def record_path(folder: str | Path, key: str, suffix: str = ".json") -> Path:
+    """Where the result of a key lies."""
+    return Path(folder) / key[:2] / f"{key}{suffix}"
+
+
+@contextlib.contextmanager
+def job_lock(receipt: str | Path) -> Iterator[None]:
+    """Hold the lock of a job: one that outlived a killed run is waited for, not raced."""
+    path = Path(receipt).parent / ".locks" / f"{Path(receipt).name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+# ---------------------------------------------------------------------------------- keyed stores
+class KeyedStore:
+    """A store that is built beside its public name and takes that name when it is complete.
+
+    Parameters
+    ----------
+    public
+        Path under which users find it.
+    key
+        Digest of all that makes its content.
+    """
+
+    def __init__(self, public: str | Path, key: str) -> None:
+        self.public = Path(public)
+        self.key = key[:16]
+        self.partial = self.public.with_name(f"{self.public.name}.partial-{self.key}")
+
+    @classmethod
+    def published(cls, public: str | Path) -> KeyedStore:
+        """The store that lies under a public name, with the key it was made under.
+
+        Raises
+        ------
+        ValueError
+            When there is no such store, or nothing says what made it.
+        """
+        keys = [folder.name for folder in (Path(public) / RECORDS).glob("*") if folder.is_dir()]
+        if len(keys) != 1:
+            raise ValueError(
+                f"{public}: is not a finished store of weft (found {len(keys)} keys); run `python -m weft verify`"
+            )
+        return cls(public, keys[0])
+
+    @property
+    def path(self) -> Path:
+        """Where to write (and find) regions: the public store when it has this key, else the partial one."""
+        return self.public if (self.public / RECORDS / self.key).is_dir() else self.partial
+
+    def start(self) -> None:
+        """Make the folder of the records, so that the store is known by its key from now on."""
+        (self.path / RECORDS / self.key).mkdir(parents=True, exist_ok=True)
+
+    def record(self, region: str) -> Path:
+        """Where the record of a region lies, inside the store that it speaks of."""
+        return self.path / RECORDS / self.key / f"{region}.json"
+
+    def done(self, region: str) -> bool:
+        """Whether a region is there, made under this key."""
+        return self.record(region).exists()
+
+    def finish(self, region: str, shards: dict[str, str], **facts: Any) -> None:
+        """Record a region after its voxels are written: the digest of each of its shards, and facts."""
+        write(self.record(region), {"shards": shards, **facts})
+
+    def records(self, regions: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The records of ``regions``.
+
+        Raises
+        ------
+        ValueError
+            When one is missing, made under another key, or not whole.
+        """
+        found = {}
+        for region in regions:
+            path = self.record(region)
+            if not path.exists():
+                raise ValueError(
+                    f"{self.public}: region {region} was not made under key {self.key}; rerun the batches that make it"
+                )
+            found[region] = read(path)
+        return found
+
+    def data_digest(self, records: dict[str, dict[str, Any]]) -> str:
+        """Merkle root over the digests of all shards."""
+        return digest(
+            sorted((name, value) for record in records.values() for name, value in record["shards"].items())
+        )
+
+    def publish(self) -> None:
+        """Give a complete store its public name, in place of an older one."""
+        if self.path == self.public:
+            return
+        old = self.public.with_name(f"{self.public.name}.old-{os.getpid()}")
+        if self.public.is_symlink():
+            self.public.unlink()
+        elif self.public.exists():
+            os.replace(self.public, old)
+        os.replace(self.partial, self.public)
+        shutil.rmtree(old, ignore_errors=True)
+        for stale in self.public.parent.glob(f"{self.public.name}.old-*"):
+            shutil.rmtree(stale, ignore_errors=True)

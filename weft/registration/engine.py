@@ -1,0 +1,146 @@
+"""One block: cut it out, look whether there is anything to register, register it, judge the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from weft.grid import Grid
+from weft.image import Image
+from weft.registration.contract import Initial, Result, load_backend
+from weft.sampling import read_at
+from weft.transforms.interpolate import resample_field
+from weft.transforms.jacobian import smallest_determinant
+from weft.warp import moving_region
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block is registered from.
+
+    Parameters
+    ----------
+    fixed, fixed_grid
+        Voxels (z, y, x) of the fixed image in the block with its halo, and where they lie.
+    moving, moving_grid
+        The part of the moving image that the block can meet; None when it lies outside.
+    initial
+        The transform so far, cropped to the block.
+    """
+
+    fixed: np.ndarray
+    fixed_grid: Grid
+    moving: np.ndarray | None
+    moving_grid: Grid | None
+    initial: Initial
+
+
+def cut_block(
+    fixed: tuple[Image, int],
+    moving: tuple[Image, int],
+    fixed_grid: Grid,
+    moving_stage: Grid,
+    affine: np.ndarray,
+    field: tuple[np.ndarray, Grid] | None,
+    margin: int,
+) -> Block:
+    """Read a block of both images at the stage's voxel size.
+
+    Parameters
+    ----------
+    fixed, moving
+        Image and index of its channel.
+    fixed_grid
+        The block with its halo, a crop of the stage's grid of the fixed image.
+    moving_stage
+        The stage's grid of the whole moving image.
+    affine, field
+        The transform so far: A (4, 4) um and u with its grid, or None.
+    margin
+        Voxels of the moving image read around what the transform so far asks for: how far the block may still move.
+    """
+    u, u_grid = (None, None) if field is None else (_crop_field(*field, fixed_grid))
+    box = moving_region(fixed_grid, affine, u, u_grid, moving_stage, margin=margin)
+    moving_grid = None if box is None else moving_stage.crop(box)
+    voxels = None if moving_grid is None else read_at(*moving, moving_grid)
+    return Block(read_at(*fixed, fixed_grid), fixed_grid, voxels, moving_grid, Initial(affine, u, u_grid))
+
+
+def register_block(
+    block: Block, *, backend: str, settings: Mapping[str, Any], background: tuple[float, float], min_content: float, seed: int
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Register one block and judge what came out.
+
+    Parameters
+    ----------
+    background
+        Values of the fixed and of the moving image above which a voxel counts as content.
+    min_content
+        Share of voxels with content below which a block is not registered.
+
+    Returns
+    -------
+    displacement, record
+        The *total* u, (3, z, y, x) float32 um, on ``block.fixed_grid.coarsen((2, 2, 2))``, or None where the
+        stage before is to be used; and the block's row of the block table.
+    """
+    record = {
+        "status": "ok",
+        "used": "parent",
+        "metric_before": 0.0,
+        "metric_after": 0.0,
+        "largest_displacement_um": 0.0,
+        "smallest_jacobian": 1.0,
+        "iterations": 0,
+        "seed": seed,
+    }
+    if float(np.mean(block.fixed > background[0])) < min_content:
+        return None, {**record, "status": "empty"}
+    if block.moving is None or block.moving_grid is None or min(block.moving.shape) < 2:
+        return None, {**record, "status": "outside_moving"}
+    if float(np.mean(block.moving > background[1])) < min_content / 8:
+        return None, {**record, "status": "no_overlap"}
+    result = load_backend(backend)(
+        block.fixed, block.fixed_grid, block.moving, block.moving_grid, block.initial, (None, None), settings, seed
+    )
+    return _judge(block, result, record)
+
+
+def _judge(block: Block, result: Result, record: dict[str, Any]) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """The gates of a block; a result that breaks one is not used."""
+    grid = block.fixed_grid.coarsen((2, 2, 2))
+    u = resample_field(result.displacement, result.grid, grid) if result.grid != grid else result.displacement
+    start = 0.0 if block.initial.field is None else resample_field(block.initial.field, block.initial.field_grid, grid)  # type: ignore[arg-type]
+    record = {
+        **record,
+        "metric_before": float(result.metric_before),
+        "metric_after": float(result.metric_after),
+        "iterations": int(result.iterations),
+    }
+    if not np.isfinite(u).all():
+        return None, {**record, "status": "diverged"}
+    moved = float(np.sqrt(((u - start) ** 2).sum(0).max()))
+    smallest = float(smallest_determinant(u, grid).min()) if min(grid.shape) > 1 else 1.0
+    record |= {"largest_displacement_um": moved, "smallest_jacobian": smallest}
+    if moved > 0.5 * float(min(block.fixed_grid.extent)):
+        return None, {**record, "status": "diverged"}
+    if smallest <= 0:
+        return None, {**record, "status": "folded"}
+    if result.metric_before == result.metric_after == 0.0:
+        return None, {**record, "status": "low_information"}
+    if result.metric_after < result.metric_before:
+        return None, {**record, "status": "metric_worse"}
+    return u, {**record, "used": "deformable"}
+
+
+def _crop_field(u: np.ndarray, grid: Grid, block: Grid) -> tuple[np.ndarray, Grid]:
+    """The samples of a field that a block needs, with one sample around."""
+    low = np.floor(grid.to_index(block.lower)).astype(int) - 1
+    high = np.ceil(grid.to_index(block.upper)).astype(int) + 2
+    low = np.clip(low, 0, np.asarray(grid.shape) - 1)
+    high = np.clip(high, low + 1, grid.shape)
+    part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return np.ascontiguousarray(u[(slice(None), *part)]), grid.crop(part)  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""Read any part of an image at any voxel size, antialiased: how stages see images."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from weft.grid import Grid
+from weft.image import Image
+
+TRUNCATE = 3.0  # reach of the antialiasing Gaussian, standard deviations
+
+
+def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
+    """One channel of an image on a grid of another voxel size.
+
+    The coarsest pyramid level that is fine enough is read, only where it is needed; it is smoothed by a
+    Gaussian of sigma = 0.5 sqrt((t / s)^2 - 1) voxels per axis (s its voxel size, t the wanted one) and
+    interpolated linearly. Where the grids coincide, voxels are taken as they are. Outside the image the
+    border's value holds. A voxel's value does not depend on which part is asked for.
+
+    Parameters
+    ----------
+    image
+        Pyramid to read from.
+    channel
+        Index of the channel.
+    grid
+        Where values are wanted, um, in the image's space.
+
+    Returns
+    -------
+    (z, y, x) array: of the image's type where voxels are taken as they are, else float32.
+    """
+    level = image.level_at(min(grid.spacing))
+    source = level.grid
+    first = source.to_index(grid.to_physical((0, 0, 0)))
+    step = np.asarray(grid.spacing) / np.asarray(source.spacing)
+    if np.allclose(step, 1, atol=1e-6) and np.allclose(first, np.round(first), atol=1e-6):
+        start = np.round(first).astype(int)
+        stop = start + grid.shape
+        if (start >= 0).all() and (stop <= source.shape).all():
+            return level.read(channel, tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))  # type: ignore[arg-type]
+    sigma = 0.5 * np.sqrt(np.maximum(step**2 - 1, 0))
+    reach = np.ceil(TRUNCATE * sigma).astype(int) + 1
+    last = first + step * (np.asarray(grid.shape) - 1)
+    low = np.clip(np.floor(first).astype(int) - reach, 0, np.asarray(source.shape) - 1)
+    high = np.clip(np.ceil(last).astype(int) + reach + 1, low + 1, source.shape)
+    values = level.read(channel, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))).astype(
+        np.float32
+    )  # type: ignore[arg-type]
+    for axis in range(3):
+        values = _smooth(values, sigma[axis], axis)
+        values = _interpolate(
+            values, first[axis] - low[axis] + step[axis] * np.arange(grid.shape[axis]), axis
+        )
+    return values
+
+
+def stage_grid(image_grid: Grid, spacing: float) -> Grid:
+    """The isotropic grid on which a stage of this voxel size, um, sees an image."""
+    return image_grid.resample(spacing)
+
+
+def _smooth(values: np.ndarray, sigma: float, axis: int) -> np.ndarray:
+    if sigma < 1e-3:
+        return values
+    offsets = np.arange(-int(np.ceil(TRUNCATE * sigma)), int(np.ceil(TRUNCATE * sigma)) + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return correlate1d(values, (kernel / kernel.sum()).astype(np.float32), axis=axis, mode="nearest")
+
+
+def _interpolate(values: np.ndarray, position: np.ndarray, axis: int) -> np.ndarray:
+    position = np.clip(position, 0, values.shape[axis] - 1)
+    lower = np.minimum(position.astype(int), max(values.shape[axis] - 2, 0))
+    upper = np.minimum(lower + 1, values.shape[axis] - 1)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    weight = (position - lower).astype(np.float32).reshape(shape)
+    return np.take(values, lower, axis) * (1 - weight) + np.take(values, upper, axis) * weight

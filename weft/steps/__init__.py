@@ -1,0 +1,1 @@
+"""One module per rule: what a job does with the rooms, from receipts to receipts."""

@@ -1,0 +1,64 @@
+"""Rule fit_illumination: gain and dark of each channel."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import zarr
+
+from weft import receipts
+from weft.illumination import Illumination, fit_illumination as fit, resolve_dark
+from weft.logs import log
+from weft.steps.sources import open_tiles, tile_digests
+
+
+def fit_illumination(
+    *,
+    tiles: str,
+    path: str,
+    source: dict[str, Any],
+    settings: dict[str, Any],
+    dark: str | None,
+    code: str,
+    receipt: str,
+    threads: int,
+) -> None:
+    """Estimate the illumination of every channel and store gain and dark, (c, y, x) float32."""
+    index = receipts.read(tiles)
+    raw = open_tiles(path, source)
+    darks = [resolve_dark(settings["dark"], raw, channel) for channel in range(len(raw.channels))]
+    facts = [
+        [tile_digests(index, channel) for channel in range(len(raw.channels))],
+        [receipts.array_digest(np.asarray(plane)) for plane in darks],
+        [settings["method"], settings["planes"]],
+    ]
+    key = receipts.digest([facts, code, receipts.environment("scipy")])
+    store = receipts.KeyedStore(receipt.replace(".json", ".zarr"), key)
+
+    def one(channel: int) -> Illumination:
+        return fit(raw, channel, dark=darks[channel], method=settings["method"], samples=settings["planes"])
+
+    if not store.done("all"):
+        with ThreadPoolExecutor(threads) as pool:
+            fitted = list(pool.map(one, range(len(raw.channels))))
+        shards = {}
+        for name in ("gain", "dark"):
+            planes = np.stack([getattr(value, name) for value in fitted])
+            zarr.save_array(str(store.path / name), planes, zarr_format=3)
+            shards[name] = receipts.array_digest(planes)
+        store.finish("all", shards, reports=[value.report for value in fitted])
+        log.info("fitted %d channels", len(fitted))
+    records = store.records(["all"])
+    store.publish()
+    receipts.write(
+        receipt,
+        {
+            "store": store.public.name,
+            "channels": list(raw.channels),
+            "reports": records["all"]["reports"],
+            "data": store.data_digest(records),
+        },
+    )
+    receipts.write_provenance(receipt, key=store.key, settings=settings, code=code)

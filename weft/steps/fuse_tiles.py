@@ -1,0 +1,153 @@
+"""Rules fuse_tiles and gather_fused: placed tiles to one volume."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.blocks import cut, deal, index_of, region
+from weft.fusion import TileCache, fuse_region, output_grid
+from weft.logs import log, progress
+from weft.steps.quality import write_quality
+from weft.steps.solve_poses import read_poses
+from weft.steps.sources import load_illumination, open_tiles
+from weft.stores.ome_zarr import create_level, metadata_digest, open_level, shard_shape, write_region
+
+
+def fuse_tiles(
+    *,
+    tiles: str,
+    illumination: str,
+    poses: str,
+    path: str,
+    source: dict[str, Any],
+    settings: dict[str, Any],
+    store: dict[str, Any],
+    batches: int,
+    batch: int,
+    code: str,
+    receipt: str,
+    threads: int,
+) -> None:
+    """Fuse one batch of regions into the image's level 0; a region that is there under this key is left alone."""
+    index = receipts.read(tiles)
+    raw = open_tiles(path, source)
+    positions = read_poses(poses)
+    lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
+    grid = output_grid(positions, raw.shape, raw.spacing)
+    facts = [
+        [tile["data"] for tile in index["tiles"]],
+        receipts.read(illumination)["data"],
+        receipts.array_digest(positions),
+        [settings, store, code, receipts.environment("numba", "zarr")],
+    ]
+    keyed = receipts.KeyedStore(Path(receipt).parents[2] / "fused.zarr", receipts.digest(facts))
+    with receipts.job_lock(receipt):
+        create_level(
+            keyed.path, grid, len(raw.channels), settings["dtype"], chunk=store["chunk"], shard=store["shard"]
+        )
+        keyed.start()
+        array = open_level(keyed.path)
+        names = region_names(array)
+        mine = deal(names, batch, batches)
+        cache = TileCache(raw)
+        todo = [name for name in mine if not keyed.done(name)]
+
+        def one(name: str) -> None:
+            channel, where = split_name(name, array)
+            voxels, counts = fuse_region(
+                raw, channel, positions, lights[channel], grid, where,
+                blend=settings["blend"], dtype=settings["dtype"], cache=cache,
+            )  # fmt: skip
+            if voxels is None:
+                voxels = np.zeros([part.stop - part.start for part in where], array.dtype)
+            keyed.finish(name, write_region(array, channel, where, voxels, ""), counts=counts)
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in progress(pool.map(one, todo), len(todo), "fuse_tiles: regions"):
+                pass
+    log.info("made %d of %d regions", len(todo), len(mine))
+    receipts.write(
+        receipt,
+        {
+            "image": index["image"],
+            "key": keyed.key,
+            "grid": grid.to_json(),
+            "channels": list(raw.channels),
+            "orientation": raw.orientation,
+            "regions": mine,
+        },
+    )
+
+
+def gather_fused(*, batches: list[str], gates: dict[str, Any], code: str, receipt: str, quality: str) -> None:
+    """Check that every region is there under one key, publish the voxels, and count what was clipped."""
+    parts = [receipts.read(path) for path in batches]
+    keyed = receipts.KeyedStore(Path(receipt).with_name("fused.zarr"), one_key(parts, receipt))
+    array = open_level(keyed.path, "r")
+    check_complete(parts, region_names(array), receipt)
+    records = keyed.records(region_names(array))
+    counts: dict[str, int] = {}
+    for record in records.values():
+        for name, count in record["counts"].items():
+            counts[name] = counts.get(name, 0) + count
+    clipped = sum(count for name, count in counts.items() if name.startswith("clipped"))
+    image = parts[0]["image"]
+    values = {"clipped_fraction": clipped / max(counts.get("voxels", 0), 1), **counts}
+    write_quality(quality, "fuse_tiles", image, values, gates)
+    keyed.publish()
+    facts = {name: parts[0][name] for name in ("grid", "channels", "orientation")}
+    receipts.write(
+        receipt,
+        {
+            "store": keyed.public.name,
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "data": keyed.data_digest(records),
+            "metadata": metadata_digest(keyed.public),
+            **facts,
+        },
+    )
+    receipts.write_provenance(receipt, key=keyed.key, code=code, batches=batch_names(receipt, batches))
+
+
+# ---------------------------------------------------------------------------------- shared by batched stores
+def region_names(array: Any) -> list[str]:
+    """Names ``c.i.j.k`` of the shards of a level (c, z, y, x), in z-order."""
+    return cut(array.shape, (1, *shard_shape(array)))
+
+
+def split_name(name: str, array: Any) -> tuple[int, tuple[slice, slice, slice]]:
+    """Channel and slices (z, y, x) of a region's name."""
+    parts = region(name, array.shape, (1, *shard_shape(array)))
+    return index_of(name)[0], parts[1:]  # type: ignore[return-value]
+
+
+def one_key(parts: list[dict[str, Any]], receipt: str) -> str:
+    """The key under which all batches were made."""
+    keys = sorted({part["key"] for part in parts})
+    if len(keys) != 1:
+        raise ValueError(
+            f"{receipt}: its batches were made from different inputs or settings (keys {', '.join(keys)}); rerun them"
+        )
+    return keys[0]
+
+
+def check_complete(parts: list[dict[str, Any]], names: list[str], receipt: str) -> None:
+    """That the batches made every region once."""
+    made = [name for part in parts for name in part["regions"]]
+    if sorted(made) != sorted(names):
+        missing = sorted(set(names) - set(made))
+        raise ValueError(
+            f"{receipt}: {len(missing)} of {len(names)} regions were dealt to no batch, e.g. {missing[:1]}; rerun the batches"
+        )
+
+
+def batch_names(receipt: str, batches: list[str]) -> list[str]:
+    """Paths of batch receipts relative to the folder of the receipt that gathers them, for `weft verify`."""
+    return [os.path.relpath(path, Path(receipt).parent) for path in batches]

@@ -1,0 +1,132 @@
+"""Rule import_image: an image that has no tiles."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.grid import Grid
+from weft.image import Image
+from weft.logs import log, progress
+from weft.readers import open_source
+from weft.steps.fuse_tiles import region_names, split_name
+from weft.steps.levels import add_levels, image_facts, level_grids
+from weft.stores.ome_zarr import create_level, metadata_digest, open_level, write_region
+
+
+def import_image(
+    *,
+    path: str,
+    state: str,
+    image: dict[str, Any],
+    settings: dict[str, Any],
+    store: dict[str, Any],
+    code: str,
+    receipt: str,
+    threads: int,
+    phantom: str | None = None,
+) -> None:
+    """Bring an image in: a chunked pyramid (OME-Zarr) is referenced by a link, all else is converted."""
+    options = {
+        name: image[name] for name in ("spacing", "orientation", "labels", "channels") if image.get(name)
+    }
+    opened = open_source(path, format=None if image["format"] == "auto" else image["format"], **options)
+    if not isinstance(opened, Image):
+        raise ValueError(f"{path}: holds tiles, not an image; name their format in images.tsv")
+    if opened.labels and opened.dtype.kind not in "ui":
+        raise ValueError(f"{path}: labels must be unsigned or signed integers; found {opened.dtype}")
+    if phantom:
+        state = receipts.read(phantom)["data"]
+    about: dict[str, Any] = {
+        "channels": list(opened.channels),
+        "orientation": opened.orientation,
+        "labels": opened.labels,
+    }
+    if _is_pyramid(path, opened) and not image.get("spacing"):
+        _reference(path, opened, about, receipt)
+    else:
+        key = receipts.digest(
+            [state, image, about, settings, store, code, receipts.environment("numba", "zarr")]
+        )
+        _convert(opened, about, key, settings, store, receipt, image["image"], threads)
+    receipts.write_provenance(receipt, source=path, settings=image, code=code)
+
+
+def _is_pyramid(path: str, image: Image) -> bool:
+    return len(image.levels) > 1 and (
+        (Path(path) / "zarr.json").is_file() or (Path(path) / ".zattrs").is_file()
+    )
+
+
+def _reference(path: str, image: Image, about: dict[str, Any], receipt: str) -> None:
+    """Put a link to a pyramid where the image belongs; digest its voxels slab by slab."""
+    link = Path(receipt).with_name("image.ome.zarr")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        raise ValueError(
+            f"{link}: exists and was made from another source; remove it, or give the image another name"
+        )
+    link.symlink_to(Path(path).resolve(), target_is_directory=True)
+    data = image.levels[0].data
+    slabs = [
+        receipts.array_digest(image.levels[0].read(channel, (slice(z, z + 64), slice(None), slice(None))))
+        for channel in range(len(image.channels))
+        for z in range(0, image.grid.shape[0], 64)
+    ]
+    log.info("referenced %s", path)
+    receipts.write(
+        receipt,
+        {
+            "store": link.name,
+            "referenced": True,
+            "shape": [len(image.channels), *image.grid.shape],
+            "dtype": str(np.dtype(data.dtype)),
+            "grid": image.grid.to_json(),
+            "levels": len(image.levels),
+            "data": receipts.digest(slabs),
+            "metadata": metadata_digest(link),
+            **about,
+        },
+    )
+
+
+def _convert(
+    image: Image,
+    about: dict[str, Any],
+    key: str,
+    settings: dict[str, Any],
+    store: dict[str, Any],
+    receipt: str,
+    name: str,
+    threads: int,
+) -> None:
+    keyed = receipts.KeyedStore(Path(receipt).with_name("image.ome.zarr"), key)
+    grids: list[Grid] = level_grids(image.grid, settings["smallest"])
+    dtype = image.dtype.newbyteorder("=")
+    with receipts.job_lock(receipt):
+        create_level(
+            keyed.path / "0", grids[0], len(image.channels), dtype, chunk=store["chunk"], shard=store["shard"]
+        )
+        keyed.start()
+        array = open_level(keyed.path / "0")
+        names = region_names(array)
+
+        def one(region: str) -> None:
+            channel, where = split_name(region, array)
+            voxels = image.levels[0].read(channel, where).astype(dtype, copy=False)
+            keyed.finish(f"0-{region}", write_region(array, channel, where, voxels, "0"))
+
+        todo = [region for region in names if not keyed.done(f"0-{region}")]
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in progress(pool.map(one, todo), len(todo), "import_image: regions"):
+                pass
+        records = keyed.records(f"0-{region}" for region in names)
+        records |= add_levels(keyed, grids, store=store, name=name, threads=threads, **about)
+        keyed.publish()
+        receipts.write(receipt, image_facts(keyed, records, grids, dtype=dtype, **about))

@@ -1,0 +1,111 @@
+"""Rule invert_transform: a registration's transform and its inverse, as they are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.grid import Grid
+from weft.steps.quality import write_quality
+from weft.stores.ome_zarr import link_level
+from weft.transforms import open_transform
+from weft.transforms.formats.ngff import save_field
+from weft.transforms.invert import invert_displacements, round_trip
+
+
+def invert_transform(
+    *,
+    fixed: str,
+    stage: str,
+    settings: dict[str, Any],
+    gates: dict[str, Any],
+    code: str,
+    transform: str,
+    inverse: str,
+    quality: str,
+) -> None:
+    """Publish the last stage's transform and its inverse; measure the round trip on every fixed voxel."""
+    facts = receipts.read(stage)
+    sequence = open_transform(stage)
+    _, displacements, affine = sequence.split()
+    back = np.linalg.inv(affine).tolist()
+    fixed_grid = Grid.from_json(receipts.read(fixed)["grid"])
+    name = Path(transform).parent.name
+    common = {"units": "micrometer", "direction": "pull-back"}
+    forward = {**common, "input_space": facts["input_space"], "output_space": facts["output_space"]}
+    backward = {**common, "input_space": facts["output_space"], "output_space": facts["input_space"]}
+    if displacements is None:
+        receipts.write(transform, {**forward, "sequence": facts["sequence"], "data": facts["data"]})
+        receipts.write(
+            inverse,
+            {**backward, "sequence": [{"type": "affine", "matrix": back}], "data": receipts.digest(back)},
+        )
+        values: dict[str, Any] = {"round_trip_p95_voxel": 0.0, "round_trip_outside_fraction": 0.0}
+        write_quality(quality, "invert_transform", name, values, gates)
+        return
+
+    key = receipts.digest(
+        [facts["data"], fixed_grid.to_json(), settings, code, receipts.environment("numba", "zarr")]
+    )
+    store = receipts.KeyedStore(Path(inverse).with_name("inverse.ome.zarr"), key)
+    source = receipts.KeyedStore.published(Path(stage).parent / facts["store"])
+    copy = receipts.KeyedStore(Path(transform).with_name("transform.ome.zarr"), source.key)
+    with receipts.job_lock(inverse):
+        copy.start()
+        if not copy.done("all"):
+            link_level(source.path, copy.path)
+            record = source.records(["all"])["all"]
+            copy.finish("all", record["shards"])
+        if not store.done("all"):
+            store.start()
+            v, grid = invert_displacements(
+                displacements.field,
+                displacements.grid,
+                iterations=settings["iterations"],
+                tolerance=settings["tolerance"],
+            )
+            trip = round_trip(displacements.field, displacements.grid, v, grid, fixed_grid)
+            store.finish("all", save_field(store.path, v, grid), grid=grid.to_json(), round_trip=trip)
+        made = store.records(["all"])
+        trip = made["all"]["round_trip"]
+        edge = (
+            max(displacements.grid.spacing) / 2
+        )  # the field has a sample per two voxels of the stage's level
+        values = {
+            "round_trip_p50_um": trip["p50"],
+            "round_trip_p95_um": trip["p95"],
+            "round_trip_max_um": trip["max"],
+            "round_trip_p95_voxel": trip["p95"] / edge,
+            "round_trip_outside_fraction": trip["outside"] / trip["voxels"],
+        }
+        write_quality(quality, "invert_transform", name, values, gates)
+        copy.publish()
+        store.publish()
+        receipts.write(
+            transform,
+            {
+                **forward,
+                "sequence": facts["sequence"],
+                "store": copy.public.name,
+                "grid": facts["grid"],
+                "reproducible": facts["reproducible"],
+                "data": facts["data"],
+            },
+        )
+        receipts.write(
+            inverse,
+            {
+                **backward,
+                "sequence": [
+                    {"type": "affine", "matrix": back},
+                    {"type": "displacements", "store": store.public.name, "path": "0"},
+                ],
+                "store": store.public.name,
+                "grid": made["all"]["grid"],
+                "data": receipts.digest([store.data_digest(made), back]),
+            },
+        )
+    receipts.write_provenance(inverse, key=store.key, settings=settings, code=code)

@@ -1,0 +1,130 @@
+"""Rules measure_links and gather_links: the displacement between overlapping tiles."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.blocks import deal
+from weft.links import Link, LinkSettings, candidate_links, measure_link
+from weft.logs import log, progress
+from weft.steps.sources import load_illumination, open_tiles, tile_digests
+
+COLUMNS = ("tile_a", "tile_b", "z", "y", "x", "ncc", "peak_ratio", "overlap", "confidence", "status")
+
+
+def measure_links(
+    *,
+    tiles: str,
+    illumination: str,
+    path: str,
+    source: dict[str, Any],
+    settings: dict[str, Any],
+    batches: int,
+    batch: int,
+    cache: str,
+    code: str,
+    receipt: str,
+    threads: int,
+) -> None:
+    """Measure one batch of links; a link measured before from the same voxels and settings is found."""
+    index = receipts.read(tiles)
+    raw = open_tiles(path, source)
+    channel = raw.channels.index(settings["channel"]) if settings["channel"] else 0
+    light = load_illumination(illumination, channel)
+    pairs = candidate_links(raw.positions(), raw.shape, raw.spacing, diagonal=settings["diagonal"])
+    mine = deal([f"{i}-{j}" for i, j in pairs], batch, batches)
+    data = tile_digests(index, channel)
+    options = LinkSettings(
+        peaks=settings["peaks"], min_ncc=settings["min_ncc"], max_peak_ratio=settings["max_peak_ratio"]
+    )
+    facts = [receipts.array_digest(light.gain), receipts.array_digest(light.dark), settings, code]
+    facts.append(receipts.environment("scipy"))
+
+    def one(name: str) -> tuple[dict[str, Any], bool]:
+        i, j = (int(part) for part in name.split("-"))
+        where = [list(raw.tiles[t].position) for t in (i, j)]
+        key = receipts.digest([data[i], data[j], where, facts])
+
+        def make() -> dict[str, Any]:
+            link = measure_link(raw, i, j, channel, light, search_voxels=settings["search"], settings=options)
+            return _plain(link)
+
+        return receipts.cached(f"{cache}/links", key, make)
+
+    with receipts.job_lock(receipt), ThreadPoolExecutor(threads) as pool:
+        found = list(progress(pool.map(one, mine), len(mine), "measure_links: links"))
+    log.info("made %d of %d links", sum(made for _, made in found), len(found))
+    receipts.write(
+        receipt, {"links": [{**link, "pair": name} for name, (link, _) in zip(mine, found, strict=True)]}
+    )
+
+
+def gather_links(
+    *,
+    tiles: str,
+    batches: list[str],
+    settings: dict[str, Any],
+    gates: dict[str, Any],
+    code: str,
+    links: str,
+    quality: str,
+) -> None:
+    """Write all links as a table, and the share of those that failed."""
+    from weft.steps.quality import write_quality
+
+    index = receipts.read(tiles)
+    names = [tile["name"] for tile in index["tiles"]]
+    rows = [link for path in batches for link in receipts.read(path)["links"]]
+    with Path(links).open("w", newline="") as handle:
+        table = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        table.writerow(COLUMNS)
+        for link in rows:
+            i, j = (int(part) for part in link["pair"].split("-"))
+            numbers = [
+                *link["displacement"],
+                link["ncc"],
+                link["peak_ratio"],
+                link["overlap"],
+                link["confidence"],
+            ]
+            table.writerow([names[i], names[j], *(f"{n:.6g}" for n in numbers), link["status"]])
+    judged = [link for link in rows if link["status"] != "empty"]
+    failed = sum(link["status"] != "ok" for link in judged)
+    image = index["image"]
+    write_quality(
+        quality, "measure_links", image, {"links_failed_fraction": failed / max(len(judged), 1)}, gates
+    )
+
+
+def read_links(path: str, names: list[str]) -> list[Link]:
+    """The links of a table, by the tiles' places in ``names``."""
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    return [
+        Link(
+            i=names.index(row["tile_a"]),
+            j=names.index(row["tile_b"]),
+            displacement=np.array([float(row[axis]) for axis in "zyx"]),
+            ncc=float(row["ncc"]),
+            peak_ratio=float(row["peak_ratio"]),
+            overlap=float(row["overlap"]),
+            confidence=float(row["confidence"]),
+            status=row["status"],  # type: ignore[arg-type]
+        )
+        for row in rows
+    ]
+
+
+def _plain(link: Link) -> dict[str, Any]:
+    value = dataclasses.asdict(link)
+    value["displacement"] = [float(v) for v in link.displacement]
+    return {
+        name: value[name] for name in ("displacement", "ncc", "peak_ratio", "overlap", "confidence", "status")
+    }

@@ -1,0 +1,53 @@
+"""What every gathering job does with its numbers: write them, hold them against the gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from weft import receipts
+from weft.logs import log
+from weft.quality.gates import QualityError, evaluate
+
+
+def write_quality(
+    path: str | Path, stage: str, subject: str, values: dict[str, Any], gates: dict[str, Any], **facts: Any
+) -> None:
+    """Write a stage's numbers and gates to ``path``; a gate of policy ``fail`` stops what would build on it.
+
+    Raises
+    ------
+    QualityError
+        When such a gate does not hold. The numbers are written beside ``path`` (``.failed.json``).
+    """
+    try:
+        rows = evaluate(
+            stage, values, {name: gate for name, gate in gates.items() if name in values}, subject
+        )
+    except QualityError as error:
+        receipts.write(f"{path}.failed.json", {"values": _numbers(values), "gates": error.rows, **facts})
+        raise
+    for row in rows:
+        if not row["holds"] and row["policy"] == "warn":
+            log.warning(
+                "%s %s: %s is %.4g, wanted %s %s",
+                stage,
+                subject,
+                row["name"],
+                row["value"],
+                row["threshold"],
+                row["where"],
+            )
+    receipts.write(path, {"values": _numbers(values), "gates": rows, **facts})
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as JSON: what is not finite becomes null."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            plain[name] = _numbers(value)
+        else:
+            number = float(value)
+            plain[name] = number if abs(number) < float("inf") else None
+    return plain

@@ -1,0 +1,135 @@
+"""Rule reduce_transform: the blocks of a stage to one displacement field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.grid import Grid
+from weft.logs import log
+from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, write_costs, write_ledger
+from weft.steps.plan_blocks import block_regions
+from weft.steps.quality import write_quality
+from weft.steps.register_blocks import load_block, read_cost
+from weft.transforms import open_transform
+from weft.transforms.formats.ngff import save_field
+from weft.transforms.jacobian import determinant
+from weft.transforms.reduce import BlockField, reduce_blocks
+from weft.transforms.unfold import unfold
+
+
+def reduce_transform(
+    *,
+    plan: str,
+    batches: list[str],
+    start: str,
+    settings: dict[str, Any],
+    stage: dict[str, Any],
+    gates: dict[str, Any],
+    cache: str,
+    code: str,
+    receipt: str,
+    ledger: str,
+    costs: str,
+    quality: str,
+) -> None:
+    """Blend the blocks of a stage on the field's grid (twice the stage's voxel size); write the block table."""
+    planned = receipts.read(plan)
+    keys: dict[str, str] = {}
+    for path in batches:
+        keys.update(receipts.read(path)["blocks"])
+    missing = sorted(set(planned["ids"]) - set(keys))
+    if missing:
+        raise ValueError(
+            f"{receipt}: block {missing[0]} (and {len(missing) - 1} more) was dealt to no batch; rerun register_blocks"
+        )
+    records = {name: load_block(cache, keys[name])[1] for name in planned["ids"]}
+    facts = receipts.read(start)
+    grid = Grid.from_json(planned["grid"])
+    target = grid.coarsen((2, 2, 2))
+    made_of = [[name, record["status"], record.get("data")] for name, record in sorted(records.items())]
+    key = receipts.digest(
+        [made_of, facts["data"], planned, settings, code, receipts.environment("numba", "zarr")]
+    )
+    store = receipts.KeyedStore(Path(receipt).with_name("transform.ome.zarr"), key)
+    _, displacements, affine = open_transform(start).split()
+    with receipts.job_lock(receipt):
+        if not store.done("all"):
+            store.start()
+
+            def fields() -> Any:
+                for name in planned["ids"]:
+                    core, padded = block_regions(planned, name)
+                    u = load_block(cache, keys[name])[0]
+                    yield BlockField(grid.crop(padded).coarsen((2, 2, 2)), u, _halved(core, target))  # type: ignore[arg-type]
+
+            u = reduce_blocks(fields(), target, displacements)
+            unfolded = left = 0
+            if settings["unfold"]:
+                u, unfolded, left = unfold(u, target)
+            values = determinant(u, target)
+            store.finish(
+                "all",
+                save_field(store.path, u, target),
+                unfolded=unfolded,
+                folded=float(np.mean(values <= 0)),
+                still_folded=left,
+                jacobian=[float(v) for v in (values.min(), *np.percentile(values, [1, 99]))],
+            )
+        made = store.records(["all"])
+        facts_of_field = made["all"]
+        for name, record in records.items():
+            record["block"] = name
+        write_ledger(ledger, [records[name] for name in planned["ids"]])
+        write_costs(costs, [{"block": name, **read_cost(cache, keys[name])} for name in planned["ids"]])
+        judged = [record for record in records.values() if record["status"] != "empty"]
+        numbers = {
+            "blocks": len(records),
+            "blocks_failed_fraction": sum(r["status"] in FAILED for r in judged) / max(len(judged), 1),
+            "folded_fraction": facts_of_field["folded"],
+            "unfolded_samples": facts_of_field["unfolded"],
+            "jacobian_min": facts_of_field["jacobian"][0],
+            "jacobian_p1": facts_of_field["jacobian"][1],
+            "jacobian_p99": facts_of_field["jacobian"][2],
+        }
+        reproducible = not any(record["status"] in MACHINE_DEPENDENT for record in records.values())
+        subject = f"{Path(receipt).parents[2].name}/{stage['name']}"
+        write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
+        store.publish()
+        log.info("%d blocks, folded %.2g", len(records), facts_of_field["folded"])
+        receipts.write(
+            receipt,
+            {
+                "input_space": facts["input_space"],
+                "output_space": facts["output_space"],
+                "units": "micrometer",
+                "direction": "pull-back",
+                "sequence": [
+                    {"type": "displacements", "store": store.public.name, "path": "0"},
+                    {"type": "affine", "matrix": affine.tolist()},
+                ],
+                "store": store.public.name,
+                "grid": target.to_json(),
+                "reproducible": reproducible,
+                "data": receipts.digest([store.data_digest(made), affine.tolist()]),
+            },
+        )
+    receipts.write_provenance(
+        receipt, key=store.key, settings=settings, code=code, batches=_relative(batches, receipt)
+    )
+
+
+def _relative(batches: list[str], receipt: str) -> list[str]:
+    from weft.steps.fuse_tiles import batch_names
+
+    return batch_names(receipt, batches)
+
+
+def _halved(core: tuple[slice, ...], target: Grid) -> tuple[slice, ...]:
+    """A core in samples of the field's grid, which has half as many per axis."""
+    return tuple(
+        slice(part.start // 2, min(-(-part.stop // 2), n)) for part, n in zip(core, target.shape, strict=True)
+    )

@@ -1,0 +1,121 @@
+"""Rule register_affine: the affine start of a registration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from weft import receipts
+from weft.logs import log
+from weft.registration.affine import AffineResult, AffineSettings, finest_level, register_affine as register
+from weft.steps.quality import write_quality
+from weft.steps.sources import channel_of, open_received
+
+
+def register_affine(
+    *,
+    fixed: str,
+    moving: str,
+    settings: dict[str, Any],
+    channels: dict[str, str | None],
+    names: dict[str, str],
+    gates: dict[str, Any],
+    cache: str,
+    code: str,
+    receipt: str,
+    quality: str,
+) -> None:
+    """Find the affine (pull-back, um) from the fixed to the moving space, and say how sure it is.
+
+    Raises
+    ------
+    ValueError
+        When the result is refused by its own score and margin and the policy is ``fail``.
+    """
+    images = {role: open_received(path) for role, path in (("fixed", fixed), ("moving", moving))}
+    options = {name: value for name, value in settings.items() if name != "policy"}
+    codes = {role: facts["orientation"] for role, (_, facts) in images.items()}
+    wanted = AffineSettings(**options)
+    key = receipts.digest(
+        [
+            [facts["data"] for _, facts in images.values()],
+            channels,
+            codes,
+            options,
+            code,
+            receipts.environment("scipy", "numba"),
+        ]
+    )
+
+    def make() -> dict[str, Any]:
+        spacing = finest_level(images["fixed"][0].grid, images["moving"][0].grid, wanted)
+        arrays = {}
+        for role, (image, _) in images.items():
+            level = image.level_at(spacing)
+            arrays[role] = (level.read(channel_of(image, channels[role])), level.grid)
+        result = register(
+            *arrays["fixed"],
+            *arrays["moving"],
+            fixed_orientation=codes["fixed"],
+            moving_orientation=codes["moving"],
+            settings=wanted,
+            seed=int(key[:8], 16),
+            progress=log.info,
+        )
+        return _plain(result)
+
+    record, _ = receipts.cached(f"{cache}/affine", key, make)
+    for note in record["notes"]:
+        log.info(note)
+    if record["accepted"] == "refuse" and settings["policy"] == "fail":
+        raise ValueError(
+            f"{Path(receipt).parent}: the affine of {names['moving']!r} onto {names['fixed']!r} is refused: "
+            f"{' '.join(record['notes'])} Check orientation codes and voxel sizes in the table of images, "
+            "or set affine.policy to warn to go on"
+        )
+    values = {
+        "affine_score": record["score"],
+        "affine_ncc": record["ncc"],
+        "affine_overlap": record["overlap"],
+    }
+    if record["margin"] is not None:
+        values["affine_margin"] = record["margin"]
+    write_quality(
+        quality,
+        "register_affine",
+        Path(receipt).parent.name,
+        values,
+        gates,
+        accepted=record["accepted"],
+        notes=record["notes"],
+        rival=record["rival"],
+    )
+    matrix = record["matrix"]
+    receipts.write(
+        receipt,
+        {
+            "input_space": names["fixed"],
+            "output_space": names["moving"],
+            "units": "micrometer",
+            "direction": "pull-back",
+            "sequence": [{"type": "affine", "matrix": matrix}],
+            "moving_orientation": record["moving_orientation"],
+            "data": receipts.digest(matrix),
+        },
+    )
+    receipts.write_provenance(receipt, key=key, settings=settings, code=code, trials=record["trials"])
+
+
+def _plain(result: AffineResult) -> dict[str, Any]:
+    return {
+        "matrix": result.matrix.tolist(),
+        "accepted": result.accepted,
+        "score": float(result.score),
+        "margin": None if result.margin is None else float(result.margin),
+        "rival": None if result.rival is None else result.rival.tolist(),
+        "ncc": float(result.ncc),
+        "overlap": float(result.overlap),
+        "notes": list(result.notes),
+        "moving_orientation": result.moving_orientation,
+        "trials": result.trials,
+    }

@@ -1,0 +1,159 @@
+"""Rule register_blocks: one batch of blocks of a stage."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.blocks import deal
+from weft.grid import Grid
+from weft.image import Image
+from weft.logs import log, progress
+from weft.registration.contract import backend_version
+from weft.registration.engine import Block, cut_block, register_block
+from weft.registration.features import log_intensity, otsu_threshold
+from weft.registration.ledger import MACHINE_DEPENDENT
+from weft.sampling import stage_grid
+from weft.steps.plan_blocks import block_regions
+from weft.steps.sources import channel_of, open_received
+from weft.transforms import open_transform
+
+SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
+
+
+def register_blocks(
+    *,
+    plan: str,
+    fixed: str,
+    moving: str,
+    start: str,
+    settings: dict[str, Any],
+    channels: dict[str, str | None],
+    batches: int,
+    batch: int,
+    rerun_status: list[str],
+    cache: str,
+    code: str,
+    receipt: str,
+    threads: int,
+) -> None:
+    """Register one batch of blocks on top of the transform so far.
+
+    A block's result is kept under a name made of its voxels, its start, the settings, the code and the
+    backend's version; a block done before is found. What depends on the machine (an error) is not kept.
+    """
+    planned = receipts.read(plan)
+    images = {role: open_received(path)[0] for role, path in (("fixed", fixed), ("moving", moving))}
+    pick = {role: (image, channel_of(image, channels[role])) for role, image in images.items()}
+    _, displacements, affine = open_transform(start).split()
+    field = (displacements.field, displacements.grid) if displacements else None
+    grid = Grid.from_json(planned["grid"])
+    moving_stage = stage_grid(images["moving"].grid, grid.spacing[0])
+    background = (background_value(*pick["fixed"]), background_value(*pick["moving"]))
+    mine = deal(planned["ids"], batch, batches)
+    facts = [
+        background,
+        settings["settings"],
+        settings["min_content"],
+        settings["backend"],
+        backend_version(settings["backend"]),
+        code,
+        receipts.environment("numba", "scipy"),
+    ]
+
+    def one(name: str) -> tuple[str, bool]:
+        _, padded = block_regions(planned, name)
+        block = cut_block(
+            pick["fixed"], pick["moving"], grid.crop(padded), moving_stage, affine, field, planned["overlap"]
+        )  # type: ignore[arg-type]
+        key = receipts.digest([name, _block_digests(block), facts])
+        path = receipts.record_path(f"{cache}/blocks", key)
+        if path.exists() and receipts.read(path)["status"] not in rerun_status:
+            return key, False
+        began = time.monotonic()
+        try:
+            u, record = register_block(
+                block,
+                backend=settings["backend"],
+                settings=settings["settings"],
+                background=background,
+                min_content=settings["min_content"],
+                seed=int(receipts.digest([name, settings["settings"]])[:8], 16),
+            )
+        except RuntimeError as error:
+            # A crashed backend costs its block and no other one.
+            log.error("block %s: %s", name, error)
+            u, record = None, {**_error_record(), "message": str(error)}
+        _save(path, u, record, time.monotonic() - began)
+        return key, True
+
+    with receipts.job_lock(receipt), ThreadPoolExecutor(threads) as pool:
+        done = list(progress(pool.map(one, mine), len(mine), "register_blocks: blocks"))
+    log.info("made %d of %d blocks", sum(made for _, made in done), len(mine))
+    receipts.write(receipt, {"blocks": {name: key for name, (key, _) in zip(mine, done, strict=True)}})
+
+
+def background_value(image: Image, channel: int) -> float:
+    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level."""
+    level = next((v for v in image.levels if v.grid.size <= SURVEY), image.levels[-1])
+    values = level.read(channel)
+    threshold = otsu_threshold(log_intensity(values))
+    content = values[log_intensity(values) > threshold]
+    return float(content.min()) / 2 if content.size else 0.0
+
+
+def load_block(cache: str, key: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Total displacement, (3, z, y, x) um (None where the stage before is used), and record of a block."""
+    record = receipts.read(receipts.record_path(f"{cache}/blocks", key))
+    path = receipts.record_path(f"{cache}/blocks", key, ".npy")
+    return (np.load(path, allow_pickle=False) if record["used"] != "parent" else None), record
+
+
+def read_cost(cache: str, key: str) -> dict[str, Any]:
+    """What a block cost."""
+    return receipts.read(receipts.record_path(f"{cache}/blocks", key, ".cost.json"))
+
+
+def _block_digests(block: Block) -> list[Any]:
+    """Digests of all that a block is made of."""
+    arrays = [block.fixed, block.moving, block.initial.field]
+    grids = [block.fixed_grid, block.moving_grid, block.initial.field_grid]
+    return [
+        [None if array is None else receipts.array_digest(array) for array in arrays],
+        [None if grid is None else grid.to_json() for grid in grids],
+        block.initial.affine.tolist(),
+    ]
+
+
+def _save(path: Any, u: np.ndarray | None, record: dict[str, Any], seconds: float) -> None:
+    """Write field, cost and, last, the record: a block is done when its record is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if u is not None:
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+        np.save(partial, u, allow_pickle=False)
+        os.replace(partial, path.with_suffix(".npy"))
+        record = {**record, "data": receipts.array_digest(u)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    receipts.write(
+        path.with_suffix(".cost.json"), {"seconds": round(seconds, 3), "peak_memory_mb": round(peak, 1)}
+    )
+    receipts.write(path, record)
+
+
+def _error_record() -> dict[str, Any]:
+    return {
+        "status": MACHINE_DEPENDENT[1],
+        "used": "parent",
+        "metric_before": 0.0,
+        "metric_after": 0.0,
+        "largest_displacement_um": 0.0,
+        "smallest_jacobian": 1.0,
+        "iterations": 0,
+        "seed": 0,
+    }

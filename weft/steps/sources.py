@@ -1,0 +1,60 @@
+"""Open what earlier steps left: tiles, illumination, images by their receipts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from weft import receipts
+from weft.illumination import Illumination
+from weft.image import Image, TileSet
+from weft.readers import open_source
+from weft.stores import open_image
+
+
+def open_tiles(path: str, source: dict[str, Any]) -> TileSet:
+    """The raw tiles of an image, as its row of images.tsv says."""
+    options = {name: source[name] for name in ("spacing", "channels", "orientation") if source.get(name)}
+    tiles = open_source(path, format=source["format"], **options)
+    if not isinstance(tiles, TileSet):
+        raise ValueError(
+            f"{path}: format {source['format']!r} gives an image, not tiles; leave `format` empty in images.tsv"
+        )
+    return tiles
+
+
+def open_received(receipt: str | Path) -> tuple[Image, dict[str, Any]]:
+    """The image that a receipt speaks of, and the receipt.
+
+    Channels, orientation and the kind (labels or not) are the receipt's: a store that is only referenced
+    may not say them.
+    """
+    facts = receipts.read(receipt)
+    image = open_image(Path(receipt).parent / facts["store"])
+    image = dataclasses.replace(
+        image, channels=tuple(facts["channels"]), orientation=facts["orientation"], labels=facts["labels"]
+    )
+    return image, facts
+
+
+def load_illumination(receipt: str | Path, channel: int) -> Illumination:
+    """Gain and dark of one channel."""
+    store = Path(receipt).parent / receipts.read(receipt)["store"]
+    planes = {
+        name: np.asarray(zarr.open_array(str(store / name), mode="r")[channel]) for name in ("gain", "dark")
+    }
+    return Illumination(planes["gain"], planes["dark"])
+
+
+def tile_digests(tiles: dict[str, Any], channel: int) -> list[str]:
+    """The data digest of every tile in one channel."""
+    return [tile["data"][channel] for tile in tiles["tiles"]]
+
+
+def channel_of(image: Image, name: str | None) -> int:
+    """Index of the channel to register: by name, or the first."""
+    return 0 if name is None else image.channel(name)

@@ -1,0 +1,30 @@
+"""Rule warp_points: tables of points through a transform."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from weft import receipts
+from weft.logs import log
+from weft.stores.tables import read_points, write_parquet
+from weft.transforms import open_transform
+from weft.transforms.points import warp_points as through
+
+
+def warp_points(*, source: str, transform: str, path: str, code: str, table: str) -> None:
+    """Add the columns warped_z, warped_y, warped_x (um) and inside to a table of points.
+
+    A point outside the transform's domain is flagged (inside is false, its warped position is not a number).
+    """
+    points = read_points(path)
+    warped, inside = through(points[["z", "y", "x"]].to_numpy(float), open_transform(transform))
+    columns = {f"warped_{axis}": warped[:, n] for n, axis in enumerate("zyx")}
+    write_parquet(points.assign(**columns, inside=inside), table)
+    log.info("%d of %d points lie inside", int(np.sum(inside)), len(points))
+    receipts.write_provenance(table, source=path, code=code)
+
+
+def read_warped(path: str) -> pd.DataFrame:
+    """A table that `warp_points` wrote."""
+    return pd.read_parquet(path)
