@@ -202,10 +202,11 @@ def _factors(level: Path, root: Path) -> list[float]:
     """Downsampling factors, (z, y, x), of a level against full resolution."""
     stated = _attributes(level).get("downsamplingFactors")
     number = re.fullmatch(r"s(\d+)", level.name)
-    for folder in _above(level, root)[1:] if stated is None and number else []:
-        attributes = _attributes(folder)
-        table = attributes.get("downsamplingFactors") or attributes.get("scales")
-        if table and int(number[1]) < len(table):  # type: ignore[index]
-            stated = table[int(number[1])]
-            break
+    if stated is None and number:
+        for folder in _above(level, root)[1:]:
+            attributes = _attributes(folder)
+            table = attributes.get("downsamplingFactors") or attributes.get("scales") or []
+            if int(number[1]) < len(table):
+                stated = table[int(number[1])]
+                break
     return [float(f) for f in stated[::-1]] if stated else [1.0, 1.0, 1.0]

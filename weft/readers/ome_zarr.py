@@ -69,7 +69,7 @@ def open_ome_zarr(
     path = existing(path)
     with reading(path, "a Zarr group"):
         group = zarr.open_group(str(path), mode="r")
-    attributes = group.attrs.asdict()
+    attributes: dict[str, Any] = dict(group.attrs)
     metadata = attributes.get("ome", attributes)
     pyramid = _pyramid(metadata, path)
     axes = _axis_names(pyramid, path)
@@ -111,7 +111,7 @@ class _Axes(LazyVolume):
 
     def read(self, channel: int, region: Region) -> np.ndarray:
         z, y, x = region
-        parts = {"t": self.time, "c": channel, "z": z, "y": y, "x": x}
+        parts: dict[str, Any] = {"t": self.time, "c": channel, "z": z, "y": y, "x": x}
         voxels = np.asarray(self.array[tuple(parts[axis] for axis in self.axes)])
         return voxels if "z" in self.axes else np.repeat(voxels[None], z.stop - z.start, axis=0)
 

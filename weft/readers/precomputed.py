@@ -75,9 +75,9 @@ def open_precomputed(
     for mip, scale in enumerate(scales):
         ratio = stated[mip] / stated[0]
         offset = np.asarray(scale.get("voxel_offset", (0, 0, 0))[::-1])
-        shape = tuple(int(n) for n in scale["size"][::-1])
-        grid = Grid(shape, voxel_size(ratio * full, path), tuple(((offset + 0.5) * ratio - 0.5) * full))
-        source = _Scale(url, mip, (count, *shape), dtype, tuple(int(o) for o in offset), fill_missing)
+        z, y, x = (int(n) for n in scale["size"][::-1])
+        grid = Grid((z, y, x), voxel_size(ratio * full, path), tuple(((offset + 0.5) * ratio - 0.5) * full))
+        source = _Scale(url, mip, (count, z, y, x), dtype, offset.tolist(), fill_missing)
         levels.append(Level(source.lazy(tuple(scale["chunk_sizes"][0][::-1])), grid))
     return Image(
         levels=tuple(levels),
@@ -96,7 +96,7 @@ class _Scale(LazyVolume):
         mip: int,
         shape: tuple[int, int, int, int],
         dtype: np.dtype,
-        offset: tuple[int, int, int],
+        offset: Sequence[int],
         fill_missing: bool,
     ) -> None:
         self.url, self.mip, self.shape, self.dtype = url, mip, shape, dtype

@@ -95,7 +95,8 @@ class _Nifti(LazyVolume):
     def read(self, channel: int, region: Region) -> np.ndarray:
         z, y, x = region
         with reading(self.path, "NIfTI"):
-            proxy = nibabel.load(self.path, mmap=False).dataobj
+            image: Any = nibabel.load(self.path, mmap=False)
+            proxy = image.dataobj
             return np.asarray(proxy[(x, y, z, *(0,) * (proxy.ndim - 3))]).astype(self.dtype, copy=False).T
 
 
@@ -125,10 +126,9 @@ def _open_nifti(path: Path) -> tuple[Any, list[float], str, str | None]:
     if len(image.shape) < 3 or any(n > 1 for n in image.shape[3:]):
         raise ValueError(f"{path}: its shape is {image.shape}; wanted three axes (x, y, z)")
     shape = image.shape[2::-1]
-    # What nibabel makes of one voxel: scaled integers become float64.
-    scaled = not np.isclose(proxy.slope, 1.0, rtol=0, atol=0) or proxy.inter != 0
-    stored = proxy.dtype.newbyteorder("=")
-    dtype = np.result_type(stored, np.float64) if scaled else stored
+    with reading(path, "NIfTI"):
+        # An intensity slope makes floats of integers: ask nibabel for one voxel to know the type.
+        dtype = np.asarray(proxy[(slice(0, 1),) * proxy.ndim]).dtype.newbyteorder("=")
     if path.name.lower().endswith(".gz"):
         volume: LazyVolume = DecodedVolume(path, "NIfTI", (1, *shape), dtype, _decode_nifti)
     else:
@@ -145,8 +145,8 @@ def _open_nifti(path: Path) -> tuple[Any, list[float], str, str | None]:
 
 
 def _decode_nifti(path: Path) -> np.ndarray:
-    proxy = nibabel.load(path, mmap=False).dataobj
-    voxels = np.asarray(proxy).reshape(proxy.shape[:3]).T[None]
+    image: Any = nibabel.load(path, mmap=False)
+    voxels = np.asarray(image.dataobj).reshape(image.shape[:3]).T[None]
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
