@@ -1,0 +1,195 @@
+"""Starts of an affine registration: orientations, rotations and scales, each with its best shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import affine_transform, gaussian_filter
+
+from weft.grid import Grid
+from weft.registration.features import Feature
+from weft.registration.refine import AffineRefiner, Fit
+from weft.registration.translation import TranslationSearch
+
+_GOLDEN = (1 + 5**0.5) / 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One start and what became of it.
+
+    Parameters
+    ----------
+    orientation
+        Number of the orientation it belongs to.
+    rotation, scale
+        Number of the rotation and the scale factor it started from.
+    translation_ncc
+        NCC of the shift it started from.
+    fit
+        The start, or the refined affine with its NCC and overlap.
+    """
+
+    orientation: int
+    rotation: int
+    scale: float
+    translation_ncc: float
+    fit: Fit
+
+
+class CandidateSearch:
+    """Finds and refines starts at half the resolution of a pair of features.
+
+    Parameters
+    ----------
+    reference, other
+        Features of one voxel size. All of the reference is expected to lie in the other image, up to
+        `min_overlap`, so it should be the one with less tissue.
+    min_overlap
+        Least share of the smaller mask that must be covered.
+    dof
+        Degrees of freedom of the wanted transform: 6, 7 or 12.
+    """
+
+    def __init__(self, reference: Feature, other: Feature, min_overlap: float, dof: int) -> None:
+        self.reference, self.other = _halved(reference), _halved(other)
+        self._dof = dof
+        self._shifts = TranslationSearch(self.reference.image, self.reference.mask, min_overlap)
+        self._smooth = AffineRefiner(smoothed(self.reference, 1.0), smoothed(self.other, 1.0))
+        self._sharp = AffineRefiner(self.reference, self.other)
+
+    def starts(
+        self,
+        orientations: Sequence[tuple[int, np.ndarray]],
+        rotations: Sequence[np.ndarray],
+        scales: Sequence[float],
+        peaks: int = 2,
+    ) -> list[Candidate]:
+        """Every combination with its best shifts, best NCC first.
+
+        Parameters
+        ----------
+        orientations
+            Numbered (3, 3) matrices, reference directions to directions of the other image.
+        rotations
+            (3, 3) matrices.
+        scales
+            Lengths in the other image over lengths in the reference.
+        peaks
+            Shifts kept of each combination.
+        """
+        found = []
+        for number, orientation in orientations:
+            for turn, rotation in enumerate(rotations):
+                for scale in scales:
+                    linear = scale * orientation @ rotation
+                    for ncc, matrix in self._translations(linear, peaks):
+                        found.append(Candidate(number, turn, scale, ncc, Fit(matrix, ncc, 1.0)))
+        return sorted(found, key=lambda c: -c.translation_ncc)
+
+    def refine(self, starts: Iterable[Candidate]) -> list[Candidate]:
+        """The starts after Levenberg-Marquardt, similarity first, best score first."""
+        refined = []
+        for start in starts:
+            fit = self._smooth.run(start.fit.matrix, min(self._dof, 7))
+            refined.append(replace(start, fit=self._sharp.run(fit.matrix, self._dof)))
+        return sorted(refined, key=lambda c: -c.fit.score)
+
+    def _translations(self, linear: np.ndarray, peaks: int) -> list[tuple[float, np.ndarray]]:
+        """The best shifts for a linear part: NCC and (4, 4) matrix, reference to other."""
+        start = np.eye(4)
+        start[:3, :3] = linear
+        start[:3, 3] = self.other.centroid - linear @ self.reference.centroid
+        box = self._box(start)
+        # Index of the other image's voxel grid as a function of the index in the box.
+        to_other = np.linalg.inv(self.other.grid.matrix()) @ start @ box.matrix()
+
+        def pull(values: np.ndarray) -> np.ndarray:
+            return affine_transform(
+                values, to_other[:3, :3], to_other[:3, 3], box.shape, order=1, mode="constant"
+            )
+
+        image, mask = pull(self.other.image), pull(self.other.mask.astype(np.float32)) > 0.5
+        if not mask.any():
+            return []
+        found = []
+        for ncc, shift in self._shifts(image, mask, peaks):
+            moved = np.eye(4)
+            moved[:3, 3] = (
+                np.asarray(box.origin)
+                - np.asarray(self.reference.grid.origin)
+                - shift * np.asarray(box.spacing)
+            )
+            found.append((ncc, start @ moved))
+        return found
+
+    def _box(self, start: np.ndarray) -> Grid:
+        """The part of the reference's lattice that holds the other image's tissue under a start."""
+        occupied = np.argwhere(self.other.mask)
+        low, high = occupied.min(axis=0), occupied.max(axis=0)
+        tissue = self.other.grid.crop(tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True)))  # type: ignore[arg-type]
+        back = np.linalg.inv(start)
+        corners = self.reference.grid.to_index(tissue.corners() @ back[:3, :3].T + back[:3, 3])
+        first = np.floor(corners.min(axis=0)).astype(int)
+        last = np.ceil(corners.max(axis=0)).astype(int)
+        shape = tuple(int(n) for n in last - first + 1)
+        origin = tuple(float(o) for o in self.reference.grid.to_physical(first))
+        return Grid(shape, self.reference.grid.spacing, origin)  # type: ignore[arg-type]
+
+
+def smoothed(feature: Feature, sigma: float) -> Feature:
+    """A feature after a Gaussian of `sigma` voxels."""
+    return replace(feature, image=gaussian_filter(feature.image, sigma))
+
+
+def rotation_set(count: int) -> tuple[np.ndarray, ...]:
+    """Rotations that cover those of up to 30 degrees: 1, 13 or 33 matrices, (3, 3), identity first.
+
+    13: by 20 degrees about the 12 corners of an icosahedron; 33: by 14 degrees about these and by 25 about the
+    20 corners of a dodecahedron.
+
+    Raises
+    ------
+    ValueError
+        For another count.
+    """
+    signs = (1.0, -1.0)
+    icosahedron = [np.roll((0.0, s, t * _GOLDEN), k) for s in signs for t in signs for k in range(3)]
+    dodecahedron = [np.array((a, b, c)) for a in signs for b in signs for c in signs]
+    dodecahedron += [
+        np.roll((0.0, s / _GOLDEN, t * _GOLDEN), k) for s in signs for t in signs for k in range(3)
+    ]
+    sets = {
+        1: [],
+        13: [(axis, 20.0) for axis in icosahedron],
+        33: [(axis, 14.0) for axis in icosahedron] + [(axis, 25.0) for axis in dodecahedron],
+    }
+    if count not in sets:
+        raise ValueError(f"there is no set of {count} rotations; wanted 1, 13 or 33")
+    return (np.eye(3), *(rotation_about(axis, degrees) for axis, degrees in sets[count]))
+
+
+def rotation_about(axis: np.ndarray, degrees: float) -> np.ndarray:
+    """The (3, 3) rotation about an axis, (3,) (Rodrigues' formula)."""
+    z, y, x = np.asarray(axis, float) / np.linalg.norm(axis)
+    cross = np.array([[0, -x, y], [x, 0, -z], [-y, z, 0]])
+    angle = np.deg2rad(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _halved(feature: Feature) -> Feature:
+    """A feature at twice its voxel size: means of 2 x 2 x 2 voxels within the mask."""
+    pad = [(0, n % 2) for n in feature.mask.shape]
+    mask = np.pad(feature.mask, pad).astype(np.float32)
+    image = np.pad(feature.image, pad)
+    z, y, x = (n // 2 for n in mask.shape)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return values.reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5))
+
+    share = mean(mask)
+    half = np.where(share > 0, mean(image * mask) / np.maximum(share, 0.125), 0).astype(np.float32)
+    inside = share >= 0.5 if (share >= 0.5).any() else share > 0
+    return Feature(np.where(inside, half, 0).astype(np.float32), inside, feature.grid.coarsen((2, 2, 2)))

@@ -1,0 +1,149 @@
+"""An affine by itk-elastix (mutual information), from a given start."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from weft.grid import Grid
+from weft.registration.contract import Initial
+from weft.registration.elastix_process import run_elastix
+from weft.registration.features import log_intensity, resample_isotropic
+from weft.registration.pull import pull
+
+_TRANSFORMS = {6: "EulerTransform", 7: "SimilarityTransform", 12: "AffineTransform"}
+_MARGIN = 0.15  # of the fixed image's extent, added on every side: what the start misses may lie there
+
+
+def refine_with_elastix(
+    fixed: np.ndarray,
+    fixed_grid: Grid,
+    moving: np.ndarray,
+    moving_grid: Grid,
+    matrix: np.ndarray,
+    spacing: float,
+    dof: int = 12,
+    seed: int = 0,
+    *,
+    iterations: int = 300,
+    samples: int = 4096,
+    levels: int = 3,
+) -> np.ndarray:
+    """Refine an affine.
+
+    Parameters
+    ----------
+    fixed, moving
+        (z, y, x) arrays of any real dtype.
+    fixed_grid, moving_grid
+        Their grids, um.
+    matrix
+        (4, 4), um, fixed space to moving space: the start.
+    spacing
+        Isotropic voxel size, um, that elastix works at.
+    dof
+        6, 7 or 12: what is put behind the start is a rigid motion, a similarity or an affine.
+    seed
+        Of the random samples.
+    iterations, samples, levels
+        Of elastix: iterations per level, voxels drawn per iteration, resolutions.
+
+    Returns
+    -------
+    ndarray
+        (4, 4) float64, um, fixed space to moving space.
+
+    Raises
+    ------
+    ValueError
+        When `dof` is not 6, 7 or 12.
+    RuntimeError
+        When elastix fails.
+    """
+    if dof not in _TRANSFORMS:
+        raise ValueError(f"dof is {dof}; wanted 6, 7 or 12")
+    fixed_level, grid = resample_isotropic(fixed, fixed_grid, spacing)
+    moving_level, level_grid = resample_isotropic(moving, moving_grid, spacing)
+    fixed_level = log_intensity(fixed_level)
+    margin = tuple(int(np.ceil(_MARGIN * n)) for n in grid.shape)
+    seen, covered = pull(
+        log_intensity(moving_level),
+        level_grid,
+        None,
+        Initial(matrix),
+        grid.pad(margin),  # type: ignore[arg-type]
+    )
+    # elastix knows nothing of the margin: both images get it.
+    padded = np.pad(fixed_level, [(m, m) for m in margin])
+    wanted = np.pad(np.ones(grid.shape, bool), [(m, m) for m in margin])
+    found = run_elastix(
+        padded, seen, (wanted, covered), _parameters(_TRANSFORMS[dof], seed, iterations, samples, levels)
+    )
+    return matrix @ _matrix(found, grid.pad(margin))  # type: ignore[arg-type]
+
+
+def _parameters(
+    transform: str, seed: int, iterations: int, samples: int, levels: int
+) -> dict[str, list[str]]:
+    """elastix' parameter map of a linear registration."""
+    return {
+        "Registration": ["MultiResolutionRegistration"],
+        "Metric": ["AdvancedMattesMutualInformation"],
+        "NumberOfHistogramBins": ["32"],
+        "Transform": [transform],
+        "AutomaticTransformInitialization": ["false"],
+        "AutomaticScalesEstimation": ["true"],
+        "Optimizer": ["AdaptiveStochasticGradientDescent"],
+        "AutomaticParameterEstimation": ["true"],
+        "MaximumNumberOfIterations": [str(iterations)],
+        "NumberOfResolutions": [str(levels)],
+        "FixedImagePyramid": ["FixedSmoothingImagePyramid"],
+        "MovingImagePyramid": ["MovingSmoothingImagePyramid"],
+        "ImageSampler": ["RandomCoordinate"],
+        "NumberOfSpatialSamples": [str(samples)],
+        "NewSamplesEveryIteration": ["true"],
+        "MaximumNumberOfSamplingAttempts": ["8"],
+        "RequiredRatioOfValidSamples": ["0.05"],
+        "Interpolator": ["LinearInterpolator"],
+        "ErodeMask": ["false"],
+        "RandomSeed": [str(seed % 2**31 or 1)],
+        "WriteResultImage": ["false"],
+    }
+
+
+def _matrix(found: dict[str, list[str]], grid: Grid) -> np.ndarray:
+    """(4, 4), um, (z, y, x), of elastix' linear transform of the voxels of a grid."""
+    values = np.array([float(v) for v in found["TransformParameters"]])
+    centre = np.array([float(v) for v in found["CenterOfRotationPoint"]])
+    kind = found["Transform"][0]
+    if kind == "AffineTransform":
+        linear, shift = values[:9].reshape(3, 3), values[9:]
+    elif kind == "SimilarityTransform":
+        linear, shift = values[6] * _from_versor(values[:3]), values[3:6]
+    else:
+        linear, shift = _from_euler(values[:3]), values[3:6]
+    voxels = np.eye(4)
+    voxels[:3, :3] = linear[::-1, ::-1]
+    voxels[:3, 3] = (shift + centre - linear @ centre)[::-1]
+    return grid.matrix() @ voxels @ np.linalg.inv(grid.matrix())
+
+
+def _from_versor(versor: np.ndarray) -> np.ndarray:
+    """Rotation matrix of the vector part of a unit quaternion."""
+    x, y, z = versor
+    w = np.sqrt(max(0.0, 1 - versor @ versor))
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _from_euler(angles: np.ndarray) -> np.ndarray:
+    """Rotation matrix of ITK's Euler angles: about z, then x, then y, as factors from left to right."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_x @ about_y

@@ -1,0 +1,180 @@
+"""What the affine start compares: isotropic levels, tissue masks, locally normalised images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import affine_transform, gaussian_filter
+
+from weft.grid import Grid
+
+_ACCEPTED_TISSUE = (0.03, 0.90)  # a mask outside this share of the field says nothing
+_HISTOGRAM_BINS = 256
+_DECADES = 1e3  # the logarithm resolves this range below the brightest voxels, whatever the camera's gain
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An image made comparable: structure without brightness and shading.
+
+    Parameters
+    ----------
+    image
+        (z, y, x) float32, about zero mean and unit deviation in any neighbourhood; 0 outside the mask.
+    mask
+        (z, y, x) bool, where the image counts.
+    grid
+        Where its voxels lie, um, isotropic.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    grid: Grid
+
+    @property
+    def volume(self) -> float:
+        """Volume of the mask, um^3."""
+        return float(np.count_nonzero(self.mask) * np.prod(self.grid.spacing))
+
+    @property
+    def centroid(self) -> np.ndarray:
+        """Centre of mass of the mask, (3,) um."""
+        counts = [self.mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+        index = [float(np.arange(len(count)) @ count / count.sum()) for count in counts]
+        return self.grid.to_physical(np.array(index))
+
+
+def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) -> Feature:
+    """The feature of an image at one resolution.
+
+    Antialiased isotropic level, logarithm, clipping at 99.5 % of the tissue, local normalisation in the
+    tissue mask.
+
+    Parameters
+    ----------
+    array
+        (z, y, x), any real dtype.
+    grid
+        Its grid, um.
+    spacing
+        Voxel size of the feature, um.
+    window
+        Standard deviation of the Gaussian window of the local normalisation, um.
+    """
+    level, level_grid = resample_isotropic(array, grid, spacing)
+    level = log_intensity(level)
+    mask = tissue_mask(level)
+    clipped = np.minimum(level, np.percentile(level[mask], 99.5))
+    return Feature(local_normalisation(clipped, mask, window / spacing), mask, level_grid)
+
+
+def log_intensity(array: np.ndarray) -> np.ndarray:
+    """Logarithm of an image, (z, y, x) float32: 0 for the darkest voxel, the same for any gain and offset."""
+    lowest = float(array.min())
+    scale = float(np.percentile(array, 99.9)) - lowest
+    return np.log1p((array - lowest) * np.float32(_DECADES / max(scale, 1e-12)))
+
+
+def resample_isotropic(array: np.ndarray, grid: Grid, spacing: float) -> tuple[np.ndarray, Grid]:
+    """An image at an isotropic spacing, antialiased.
+
+    A Gaussian of ``0.5 * sqrt((spacing / s)^2 - 1)`` voxels on every axis whose voxel size s is smaller
+    than the target, then one linear interpolation at the voxel centres of ``grid.resample(spacing)``.
+
+    Parameters
+    ----------
+    array
+        (z, y, x), any real dtype; NaN and infinities count as 0.
+    grid
+        Its grid, um.
+    spacing
+        Wanted voxel size, um.
+
+    Returns
+    -------
+    tuple
+        (z, y, x) float32 and its grid. Beyond the outermost voxel centres the value at the border is
+        repeated.
+    """
+    values = np.array(array, np.float32)
+    if not np.issubdtype(np.asarray(array).dtype, np.integer):
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    factors = spacing / np.asarray(grid.spacing)
+    sigma = 0.5 * np.sqrt(np.maximum(factors**2 - 1, 0))
+    if sigma.any():
+        values = gaussian_filter(values, sigma, mode="nearest")
+    target = grid.resample(spacing)
+    if target != grid:
+        offset = grid.to_index(np.asarray(target.origin))
+        values = affine_transform(values, factors, offset, target.shape, order=1, mode="nearest")
+    return values, target
+
+
+def tissue_mask(logarithm: np.ndarray) -> np.ndarray:
+    """Where tissue is: Otsu's threshold of the smoothed logarithm of an image.
+
+    Parameters
+    ----------
+    logarithm
+        (z, y, x) float32, as `log_intensity` gives it.
+
+    Returns
+    -------
+    ndarray
+        (z, y, x) bool. All true when the threshold would leave less than 3 % or more than 90 % of the
+        field: then the image has no background to be told from tissue.
+    """
+    smooth = gaussian_filter(logarithm, 1.0, mode="nearest")
+    mask = smooth > otsu_threshold(smooth)
+    low, high = _ACCEPTED_TISSUE
+    return mask if low <= mask.mean() <= high else np.ones(mask.shape, bool)
+
+
+def otsu_threshold(array: np.ndarray) -> float:
+    """The value that best splits a histogram in two (Otsu 1979: largest variance between the classes)."""
+    counts, edges = np.histogram(array, _HISTOGRAM_BINS)
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    below = np.cumsum(counts)[:-1].astype(float)
+    above = counts.sum() - below
+    sum_below = np.cumsum(counts * centres)[:-1]
+    mean_below = sum_below / np.maximum(below, 1)
+    mean_above = ((counts * centres).sum() - sum_below) / np.maximum(above, 1)
+    return float(edges[1 + np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def local_normalisation(
+    array: np.ndarray, mask: np.ndarray, sigma: float, epsilon: float = 0.15
+) -> np.ndarray:
+    """Subtract the local mean and divide by the local deviation, inside a mask.
+
+    Means are normalised convolutions (Knutsson and Westin 1993): voxels outside the mask do not count.
+
+    Parameters
+    ----------
+    array
+        (z, y, x) float32.
+    mask
+        (z, y, x) bool.
+    sigma
+        Standard deviation of the Gaussian window, voxels.
+    epsilon
+        Share of the whole mask's deviation added to the local one: keeps flat places from becoming noise.
+
+    Returns
+    -------
+    ndarray
+        (z, y, x) float32; 0 outside the mask.
+    """
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return gaussian_filter(values, sigma, mode="constant", truncate=3.0)
+
+    weight = mask.astype(np.float32)
+    # Around the mask's mean, so that the variance below is no difference of large numbers.
+    centred = (array - array[mask].mean(dtype=np.float64)).astype(np.float32) * weight
+    total = np.maximum(smooth(weight), 1e-4)
+    mean = smooth(centred) / total
+    deviation = np.sqrt(np.maximum(smooth(centred * centred) / total - mean * mean, 0))
+    floor = epsilon * float(centred[mask].std(dtype=np.float64)) + 1e-9
+    return np.where(mask, (centred - mean) / (deviation + floor), 0).astype(np.float32)

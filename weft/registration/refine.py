@@ -1,0 +1,254 @@
+"""Levenberg-Marquardt refinement of an affine between two feature images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from weft.registration.features import Feature
+
+_SPATIAL = 12  # 9 of the linear part, 3 of the shift
+_PARAMETERS = _SPATIAL + 2  # and gain and offset between the images
+_ATTEMPTS = 6  # larger and larger damping before an iteration gives up
+_CONVERGED = 1e-5  # gain in score below which the ascent ends
+_FEWEST_SAMPLES = 50
+_ROTATIONS = np.array(
+    [
+        [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        [[0, 0, 1], [0, 0, 0], [-1, 0, 0]],
+        [[0, -1, 0], [1, 0, 0], [0, 0, 0]],
+    ],
+    float,
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An affine and how well it fits.
+
+    Parameters
+    ----------
+    matrix
+        (4, 4) float64, um, first image's space to second image's space.
+    ncc
+        Correlation over the voxels that lie in both masks; -1 where there are too few.
+    overlap
+        Share of the first image's mask that falls into the second image's mask.
+    """
+
+    matrix: np.ndarray
+    ncc: float
+    overlap: float
+
+    @property
+    def score(self) -> float:
+        """NCC times the root of the overlap: correlation alone is largest for small overlaps."""
+        return self.ncc * self.overlap**0.5 if self.ncc > 0 else self.ncc
+
+
+class AffineRefiner:
+    """Ascent of the score of one pair of features, from any number of starts.
+
+    Minimises the squared difference between the fixed image and gain times the moving image plus offset,
+    gain and offset solved for in every step (variable projection, Golub and Pereyra 1973), with
+    Levenberg-Marquardt damping; a step is taken only when it raises ``ncc * sqrt(overlap)``.
+
+    Parameters
+    ----------
+    fixed, moving
+        Features, each on an isotropic grid.
+    stride
+        Every so many voxels of the fixed feature are used, on each axis.
+    """
+
+    def __init__(self, fixed: Feature, moving: Feature, stride: int = 1) -> None:
+        self._fixed_grid, self._moving_grid = fixed.grid, moving.grid
+        sub = (slice(None, None, stride),) * 3
+        index = np.argwhere(fixed.mask[sub]) * stride
+        self._centre = index.mean(axis=0) if len(index) else np.zeros(3)
+        self._unit = max(fixed.mask.shape) / 4.0
+        self._points = ((index - self._centre) / self._unit).astype(np.float32)
+        self._values = np.ascontiguousarray(fixed.image[sub][fixed.mask[sub]], np.float32)
+        self._moving = np.ascontiguousarray(moving.image, np.float32)
+        self._moving_mask = np.ascontiguousarray(moving.mask)
+
+    def run(self, matrix: np.ndarray, dof: int = 12, iterations: int = 15) -> Fit:
+        """Refine an affine.
+
+        Parameters
+        ----------
+        matrix
+            (4, 4), um, fixed to moving: the start.
+        dof
+            6 (rotation and shift; the start's scale is kept), 7 (and one scale) or 12. With 6 and 7 a
+            start that is no similarity is replaced by the nearest one.
+        iterations
+            At most so many steps.
+
+        Raises
+        ------
+        ValueError
+            When `dof` is none of the three.
+        """
+        if dof not in (6, 7, 12):
+            raise ValueError(f"dof is {dof}; wanted 6, 7 or 12")
+        linear, shift = self._to_parameters(matrix)
+        linear = _nearest_similarity(linear, None) if dof < 12 else linear
+        scale = np.linalg.svd(linear, compute_uv=False).mean() if dof == 6 else None
+        gain, offset = _gain_and_offset(self._evaluate(linear, shift, 1.0, 0.0)[2])
+        hessian, gradient, sums = self._evaluate(linear, shift, gain, offset)
+        best = self._fit(linear, shift, sums)
+        damping = 1e-2
+        for _ in range(iterations):
+            basis = _basis(linear, dof)
+            reduced, slope = basis.T @ hessian @ basis, basis.T @ gradient
+            for _ in range(_ATTEMPTS):
+                diagonal = np.diag(reduced) + 1e-9 * np.trace(reduced) + 1e-12
+                step = basis @ np.linalg.solve(reduced + damping * np.diag(diagonal), slope)
+                new_linear = linear + step[:9].reshape(3, 3)
+                if dof < 12:
+                    new_linear = _nearest_similarity(new_linear, scale)
+                new_shift = shift + step[9:_SPATIAL]
+                sums = self._evaluate(new_linear, new_shift, gain, offset)[2]
+                fit = self._fit(new_linear, new_shift, sums)
+                if fit.score > best.score:
+                    break
+                damping *= 4
+            else:
+                break
+            gained, best = fit.score - best.score, fit
+            linear, shift = new_linear, new_shift
+            damping = max(damping / 6, 1e-6)
+            if gained < _CONVERGED:
+                break
+            gain, offset = _gain_and_offset(sums)
+            hessian, gradient, sums = self._evaluate(linear, shift, gain, offset)
+        return best
+
+    def measure(self, matrix: np.ndarray) -> Fit:
+        """The fit of an affine as it is."""
+        linear, shift = self._to_parameters(matrix)
+        return self._fit(linear, shift, self._evaluate(linear, shift, 1.0, 0.0)[2])
+
+    def _to_parameters(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Linear part (moving index per unit of `_points`) and the moving index of the fixed centre."""
+        index = np.linalg.inv(self._moving_grid.matrix()) @ matrix @ self._fixed_grid.matrix()
+        return index[:3, :3] * self._unit, index[:3, :3] @ self._centre + index[:3, 3]
+
+    def _fit(self, linear: np.ndarray, shift: np.ndarray, sums: np.ndarray) -> Fit:
+        """The fit in physical units."""
+        index = np.eye(4)
+        index[:3, :3] = linear / self._unit
+        index[:3, 3] = shift - index[:3, :3] @ self._centre
+        matrix = self._moving_grid.matrix() @ index @ np.linalg.inv(self._fixed_grid.matrix())
+        return Fit(matrix, _ncc(sums), float(sums[0]) / max(len(self._values), 1))
+
+    def _evaluate(
+        self, linear: np.ndarray, shift: np.ndarray, gain: float, offset: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Normal equations (14, 14) and (14,), and the sums that the correlation is made of, (6,)."""
+        hessian = np.zeros((_PARAMETERS, _PARAMETERS))
+        gradient = np.zeros(_PARAMETERS)
+        sums = np.zeros(6)
+        _accumulate(
+            self._points,
+            self._values,
+            self._moving,
+            self._moving_mask,
+            np.ascontiguousarray(linear),
+            np.ascontiguousarray(shift),
+            gain,
+            offset,
+            hessian,
+            gradient,
+            sums,
+        )
+        return hessian, gradient, sums
+
+
+def _ncc(sums: np.ndarray) -> float:
+    """Correlation from (n, sum f, sum m, sum ff, sum mm, sum fm)."""
+    n, f, m, ff, mm, fm = sums
+    if n < _FEWEST_SAMPLES:
+        return -1.0
+    variances = max(ff - f * f / n, 0.0) * max(mm - m * m / n, 0.0)
+    return float((fm - f * m / n) / np.sqrt(variances)) if variances > 0 else -1.0
+
+
+def _gain_and_offset(sums: np.ndarray) -> tuple[float, float]:
+    """Least-squares line from moving to fixed values, its slope kept off zero and positive."""
+    n, f, m, _, mm, fm = sums
+    if n < _FEWEST_SAMPLES:
+        return 1.0, 0.0
+    gain = max(float((fm - f * m / n) / max(mm - m * m / n, 1e-9)), 0.05)
+    return gain, float((f - gain * m) / n)
+
+
+def _basis(linear: np.ndarray, dof: int) -> np.ndarray:
+    """Directions, (14, k), in which the parameters may move."""
+    if dof == 12:
+        return np.eye(_PARAMETERS)
+    directions = [rotation @ linear for rotation in _ROTATIONS] + ([linear] if dof == 7 else [])
+    basis = np.zeros((_PARAMETERS, len(directions) + 5))
+    for column, direction in enumerate(directions):
+        basis[:9, column] = direction.ravel()
+    basis[9:, len(directions) :] = np.eye(5)
+    return basis
+
+
+def _nearest_similarity(linear: np.ndarray, scale: float | None) -> np.ndarray:
+    """Rotation (or rotary reflection) times scale that is nearest to a matrix; its own scale when None."""
+    left, singular, right = np.linalg.svd(linear)
+    return (singular.mean() if scale is None else scale) * (left @ right)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _accumulate(points, values, moving, mask, linear, shift, gain, offset, hessian, gradient, sums):
+    """Add up the normal equations of ``fixed - gain * moving(linear @ p + shift) - offset``."""
+    nz, ny, nx = moving.shape
+    jacobian = np.zeros(14)
+    for k in range(points.shape[0]):
+        pz, py, px = points[k, 0], points[k, 1], points[k, 2]
+        z = linear[0, 0] * pz + linear[0, 1] * py + linear[0, 2] * px + shift[0]
+        y = linear[1, 0] * pz + linear[1, 1] * py + linear[1, 2] * px + shift[1]
+        x = linear[2, 0] * pz + linear[2, 1] * py + linear[2, 2] * px + shift[2]
+        if z < 0 or y < 0 or x < 0 or z > nz - 1 or y > ny - 1 or x > nx - 1:
+            continue
+        if not mask[int(z + 0.5), int(y + 0.5), int(x + 0.5)]:
+            continue
+        iz, iy, ix = min(int(z), max(nz - 2, 0)), min(int(y), max(ny - 2, 0)), min(int(x), max(nx - 2, 0))
+        jz, jy, jx = min(iz + 1, nz - 1), min(iy + 1, ny - 1), min(ix + 1, nx - 1)
+        fz, fy, fx = z - iz, y - iy, x - ix
+        d00 = moving[iz, iy, jx] - moving[iz, iy, ix]
+        d01 = moving[iz, jy, jx] - moving[iz, jy, ix]
+        d10 = moving[jz, iy, jx] - moving[jz, iy, ix]
+        d11 = moving[jz, jy, jx] - moving[jz, jy, ix]
+        c00 = moving[iz, iy, ix] + d00 * fx
+        c01 = moving[iz, jy, ix] + d01 * fx
+        c10 = moving[jz, iy, ix] + d10 * fx
+        c11 = moving[jz, jy, ix] + d11 * fx
+        c0 = c00 + (c01 - c00) * fy
+        c1 = c10 + (c11 - c10) * fy
+        value = c0 + (c1 - c0) * fz
+        gz = gain * (c1 - c0)
+        gy = gain * ((c01 - c00) * (1 - fz) + (c11 - c10) * fz)
+        gx = gain * ((d00 * (1 - fy) + d01 * fy) * (1 - fz) + (d10 * (1 - fy) + d11 * fy) * fz)
+        fixed = values[k]
+        sums[0] += 1.0
+        sums[1] += fixed
+        sums[2] += value
+        sums[3] += fixed * fixed
+        sums[4] += value * value
+        sums[5] += fixed * value
+        residual = fixed - gain * value - offset
+        jacobian[0], jacobian[1], jacobian[2] = gz * pz, gz * py, gz * px
+        jacobian[3], jacobian[4], jacobian[5] = gy * pz, gy * py, gy * px
+        jacobian[6], jacobian[7], jacobian[8] = gx * pz, gx * py, gx * px
+        jacobian[9], jacobian[10], jacobian[11] = gz, gy, gx
+        jacobian[12], jacobian[13] = value, 1.0
+        for i in range(14):
+            gradient[i] += jacobian[i] * residual
+            for j in range(14):
+                hessian[i, j] += jacobian[i] * jacobian[j]
