@@ -9,7 +9,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Region
-from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row
+from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row, vector_at
 from weft.transforms.model import Displacements, Sequence
 
 # Positions on a tie (half way between two voxels, or on the outer face) must not depend on the rounding of
@@ -95,15 +95,18 @@ def warp(
     to_index = np.linalg.inv(moving_grid.matrix()) @ np.asarray(affine, float)
     out = np.empty(out_grid.shape, out_type)
     outside = np.array(fill).astype(out_type)[()]
+    source, u = np.ascontiguousarray(moving), displacements.field
+    turn = to_index[:3, :3].copy()
+    limits = _limits(out_type)
     if np.array_equal(before, np.eye(4)):
         steps = tuple(axis_steps(displacements.grid, out_grid, axis) for axis in range(3))
-        coordinates = (to_index @ out_grid.matrix(), to_index[:3, :3].copy())
-        args = (np.ascontiguousarray(moving), displacements.field, steps, *coordinates, order, outside)
-        return out, int(_warp_field_first(*args, *_limits(out_type), out))
-    to_field = np.linalg.inv(displacements.grid.matrix()) @ before @ out_grid.matrix()
-    coordinates = (to_field, to_index @ before @ out_grid.matrix(), to_index[:3, :3].copy())
-    args = (np.ascontiguousarray(moving), displacements.field, *coordinates, order, outside)
-    return out, int(_warp_affine_first(*args, *_limits(out_type), out))
+        base = to_index @ out_grid.matrix()
+        clipped = _warp_field_first(source, u, steps, base, turn, order, outside, *limits, out)
+    else:
+        to_field = np.linalg.inv(displacements.grid.matrix()) @ before @ out_grid.matrix()
+        base = to_index @ before @ out_grid.matrix()
+        clipped = _warp_affine_first(source, u, to_field, base, turn, order, outside, *limits, out)
+    return out, int(clipped)
 
 
 def warp_sequence(
@@ -227,25 +230,16 @@ def _warp_field_first(moving, field, steps, base, turn, order, fill, integer, lo
 
 @numba.njit(cache=True, nogil=True)
 def _warp_affine_first(moving, field, to_field, base, turn, order, fill, integer, low, high, out):
-    fz, fy, fx = field.shape[1:]
     nx = out.shape[2]
     index = np.empty((3, nx))
-    u = np.empty(3)
+    p, u = np.empty(3), np.empty(3)
     clipped = 0
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(nx):
-                z0, z1, wz = cell(
-                    to_field[0, 0] * z + to_field[0, 1] * y + to_field[0, 2] * x + to_field[0, 3], fz
-                )
-                y0, y1, wy = cell(
-                    to_field[1, 0] * z + to_field[1, 1] * y + to_field[1, 2] * x + to_field[1, 3], fy
-                )
-                x0, x1, wx = cell(
-                    to_field[2, 0] * z + to_field[2, 1] * y + to_field[2, 2] * x + to_field[2, 3], fx
-                )
                 for c in range(3):
-                    u[c] = blend(field[c], z0, z1, wz, y0, y1, wy, x0, x1, wx)
+                    p[c] = to_field[c, 0] * z + to_field[c, 1] * y + to_field[c, 2] * x + to_field[c, 3]
+                vector_at(field, p[0], p[1], p[2], u)
                 for c in range(3):
                     start = base[c, 0] * z + base[c, 1] * y + base[c, 2] * x + base[c, 3]
                     index[c, x] = start + turn[c, 0] * u[0] + turn[c, 1] * u[1] + turn[c, 2] * u[2]

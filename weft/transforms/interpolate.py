@@ -109,16 +109,35 @@ def blend(component, z0, z1, fz, y0, y1, fy, x0, x1, fx):
     return (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def vector_at(field, z, y, x, out):
+    """The field's vector at an index position, clamped: fills ``out`` (3,)."""
+    z0, z1, fz = cell(z, field.shape[1])
+    y0, y1, fy = cell(y, field.shape[2])
+    x0, x1, fx = cell(x, field.shape[3])
+    a, b, c, d = (1 - fz) * (1 - fy), (1 - fz) * fy, fz * (1 - fy), fz * fy
+    gx = 1 - fx
+    for k in range(3):
+        near = (
+            a * field[k, z0, y0, x0]
+            + b * field[k, z0, y1, x0]
+            + c * field[k, z1, y0, x0]
+            + d * field[k, z1, y1, x0]
+        )
+        far = (
+            a * field[k, z0, y0, x1]
+            + b * field[k, z0, y1, x1]
+            + c * field[k, z1, y0, x1]
+            + d * field[k, z1, y1, x1]
+        )
+        out[k] = near * gx + far * fx
+
+
 @numba.njit(cache=True, nogil=True)
 def _sample(field, index):
     out = np.empty((index.shape[0], 3))
-    nz, ny, nx = field.shape[1:]
     for i in range(index.shape[0]):
-        z0, z1, fz = cell(index[i, 0], nz)
-        y0, y1, fy = cell(index[i, 1], ny)
-        x0, x1, fx = cell(index[i, 2], nx)
-        for c in range(3):
-            out[i, c] = blend(field[c], z0, z1, fz, y0, y1, fy, x0, x1, fx)
+        vector_at(field, index[i, 0], index[i, 1], index[i, 2], out[i])
     return out
 
 

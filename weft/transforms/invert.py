@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from weft.grid import Grid
-from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row
+from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row, vector_at
 
 ROUND_TRIP_BIN = 1e-3  # of a voxel
 ROUND_TRIP_BINS = 1 << 15
@@ -131,16 +131,6 @@ def round_trip(
 
 
 @numba.njit(cache=True, nogil=True)
-def _value(u, p, out):
-    """u at an index position, clamped."""
-    z0, z1, fz = cell(p[0], u.shape[1])
-    y0, y1, fy = cell(p[1], u.shape[2])
-    x0, x1, fx = cell(p[2], u.shape[3])
-    for c in range(3):
-        out[c] = blend(u[c], z0, z1, fz, y0, y1, fy, x0, x1, fx)
-
-
-@numba.njit(cache=True, nogil=True)
 def _derivative(u, p, j):
     """d(x + u)/dx at an index position: the trilinear field's in its cell, across the border the identity's."""
     z0, z1, fz = cell(p[0], u.shape[1])
@@ -182,7 +172,7 @@ def _solve(j, r, out):
 @numba.njit(cache=True, nogil=True)
 def _residual(u, w, p, spacing, r):
     """r = p + u(p) - w in voxels; its length in um."""
-    _value(u, p, r)
+    vector_at(u, p[0], p[1], p[2], r)
     length = 0.0
     for c in range(3):
         r[c] += p[c] - w[c]
@@ -200,7 +190,7 @@ def _invert(u, first, step, spacing, iterations, tolerance, v):
             for x in range(v.shape[3]):
                 w[0], w[1], w[2] = first[0] + step[0] * z, first[1] + step[1] * y, first[2] + step[2] * x
                 if x == 0:
-                    _value(u, w, move)
+                    vector_at(u, w[0], w[1], w[2], move)
                     move[:] = -move
                 # Along a row, the neighbour's answer is the start.
                 p[:] = w + move
@@ -236,7 +226,7 @@ def _round_trip(u, v, steps, origin, spacing, scale, offset, per_width, histogra
     nodes = u.shape[3]
     vz, vy, vx = v.shape[1:]
     row = np.empty((3, nodes), np.float32)
-    d, p = np.empty(3), np.empty(3)
+    d, p, back = np.empty(3), np.empty(3), np.empty(3)
     largest, outside = 0.0, 0
     for z in range(z_lower.size):
         for y in range(y_lower.size):
@@ -250,12 +240,8 @@ def _round_trip(u, v, steps, origin, spacing, scale, offset, per_width, histogra
                 p[2] = (origin[2] + spacing[2] * x + d[2]) * scale[2] + offset[2]
                 if not (-0.5 <= p[0] <= vz - 0.5 and -0.5 <= p[1] <= vy - 0.5 and -0.5 <= p[2] <= vx - 0.5):
                     outside += 1
-                z0, z1, fz = cell(p[0], vz)
-                y0, y1, fy = cell(p[1], vy)
-                x0, x1, fx = cell(p[2], vx)
-                length = 0.0
-                for c in range(3):
-                    length += (d[c] + blend(v[c], z0, z1, fz, y0, y1, fy, x0, x1, fx)) ** 2
+                vector_at(v, p[0], p[1], p[2], back)
+                length = (d[0] + back[0]) ** 2 + (d[1] + back[1]) ** 2 + (d[2] + back[2]) ** 2
                 length = np.sqrt(length)
                 largest = max(largest, length)
                 histogram[min(int(length * per_width), histogram.size - 1)] += 1

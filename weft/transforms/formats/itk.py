@@ -139,7 +139,7 @@ def _from_itk(path: str | Path, transform: sitk.Transform, unit: float) -> list[
         spacing, origin = (
             tuple(unit * v for v in reversed(part)) for part in (image.GetSpacing(), image.GetOrigin())
         )
-        grid = Grid(vectors.shape[:3], spacing, origin)  # type: ignore[arg-type]
+        grid = Grid(vectors.shape[:3], spacing, origin)
         return [Displacements(np.moveaxis(vectors, -1, 0), grid)]
     if transform.IsLinear():
         origin_moved = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))

@@ -1,0 +1,130 @@
+"""Inversion: against inverses known in closed form, and by a round trip that another library judges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from weft.grid import Grid
+from weft.transforms.interpolate import resample_field
+from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.jacobian import determinant
+
+FULL = Grid((48, 56, 52), (10.0, 10.0, 10.0), (100.0, -50.0, 0.0))
+
+
+def points_of(grid: Grid) -> np.ndarray:
+    return grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)
+
+
+def as_field(vectors: np.ndarray, grid: Grid) -> np.ndarray:
+    return vectors.T.reshape(3, *grid.shape).astype(np.float32)
+
+
+def smooth_field(full: Grid, grid: Grid, sigma: float, largest: float, seed: int = 0) -> np.ndarray:
+    """A random field of at most ``largest`` voxels of ``full``, smooth over ``sigma`` voxels."""
+    rng = np.random.default_rng(seed)
+    u = np.stack([ndimage.gaussian_filter(rng.normal(size=full.shape), sigma) for _ in range(3)])
+    u *= largest * full.spacing[0] / np.linalg.norm(u, axis=0).max()
+    return resample_field(u.astype(np.float32), full, grid)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3, 2.5, 4.0])
+def test_a_scaling_is_inverted_exactly_where_the_fixed_point_would_diverge(factor):
+    grid = FULL.coarsen((4, 4, 4))
+    centre = grid.to_physical((np.array(grid.shape) - 1) / 2)
+    u = as_field((points_of(grid) - centre) * (factor - 1), grid)
+    v, grid_v = invert_displacements(u, grid)
+    w = points_of(grid_v)
+    truth = (w - centre) / factor + centre
+    inside = grid.contains(truth) & (
+        np.abs(grid.to_index(truth) - np.clip(grid.to_index(truth), 0, np.array(grid.shape) - 1)).max(1) == 0
+    )
+    assert inside.any()
+    found = w + v.reshape(3, -1).T
+    assert np.abs(found - truth)[inside].max() < 0.01 * grid.spacing[0]
+
+
+def test_a_turn_is_inverted():
+    grid = FULL.coarsen((4, 4, 4))
+    centre = grid.to_physical((np.array(grid.shape) - 1) / 2)
+    c, s = np.cos(0.3), np.sin(0.3)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    u = as_field((points_of(grid) - centre) @ (turn - np.eye(3)).T, grid)
+    v, grid_v = invert_displacements(u, grid)
+    w = points_of(grid_v)
+    truth = (w - centre) @ turn + centre
+    index = grid.to_index(truth)
+    inside = ((index >= 0) & (index <= np.array(grid.shape) - 1)).all(1)
+    assert np.abs(w + v.reshape(3, -1).T - truth)[inside].max() < 0.01 * grid.spacing[0]
+
+
+@pytest.mark.parametrize(("stride", "sigma", "largest"), [(2, 8, 8.0), (4, 10, 8.0), (2, 10, 10.0)])
+def test_the_round_trip_of_a_smooth_field_is_below_a_fifth_of_a_voxel(stride, sigma, largest):
+    grid = FULL.coarsen((stride,) * 3)
+    u = smooth_field(FULL, grid, sigma, largest)
+    assert determinant(u, grid).min() > 0.1
+    v, grid_v = invert_displacements(u, grid)
+    found = round_trip(u, grid, v, grid_v, FULL)
+    assert found["outside"] == 0
+    assert found["voxels"] == FULL.size
+    assert found["p95"] <= 0.2 * FULL.spacing[0]
+    finer = round_trip(u, grid, *invert_displacements(u, grid, supersample=2), FULL)
+    assert finer["p95"] < 0.6 * found["p95"]
+
+
+def test_the_round_trip_figures_are_those_of_another_interpolator():
+    grid = FULL.coarsen((4, 4, 4))
+    u = smooth_field(FULL, grid, 8, 8.0, seed=3)
+    v, grid_v = invert_displacements(u, grid)
+    v[:, 2:5] += 7.0  # a worse inverse has to show
+    found = round_trip(u, grid, v, grid_v, FULL)
+
+    def sample(field, where, points):
+        index = where.to_index(points).T
+        return np.stack(
+            [ndimage.map_coordinates(part.astype(float), index, order=1, mode="nearest") for part in field], 1
+        )
+
+    x = points_of(FULL)
+    w = x + sample(u, grid, x)
+    error = np.linalg.norm(w + sample(v, grid_v, w) - x, axis=1)
+    assert found["max"] == pytest.approx(error.max(), rel=1e-5)
+    assert found["p50"] == pytest.approx(np.percentile(error, 50), abs=0.02)
+    assert found["p95"] == pytest.approx(np.percentile(error, 95), abs=0.02)
+
+
+def test_points_that_leave_the_inverses_grid_are_counted():
+    grid = FULL.coarsen((4, 4, 4))
+    u = np.zeros((3, *grid.shape), np.float32)
+    u[0] = 80.0
+    v = -u
+    found = round_trip(u, grid, v, grid, FULL)
+    # Shifted by 8 voxels along z: the last 8 planes leave the grid, which ends with the volume.
+    assert found["outside"] == 8 * FULL.shape[1] * FULL.shape[2]
+    assert found["max"] == 0
+
+
+def test_a_fold_neither_hangs_nor_spoils_the_rest():
+    grid = FULL.coarsen((4, 4, 4))
+    u = np.zeros((3, *grid.shape), np.float32)
+    u[0, 6, 7, 6] = 130.0
+    v, grid_v = invert_displacements(u, grid)
+    assert np.isfinite(v).all()
+    first = np.rint(grid_v.to_index(grid.origin)).astype(int)
+    corner = v[:, first[0] : first[0] + 3, first[1] : first[1] + 3, first[2] : first[2] + 3]
+    assert np.abs(corner).max() < 0.05
+
+
+def test_the_same_field_gives_the_same_bytes():
+    grid = FULL.coarsen((4, 4, 4))
+    u = smooth_field(FULL, grid, 8, 8.0)
+    assert invert_displacements(u, grid)[0].tobytes() == invert_displacements(u.copy(), grid)[0].tobytes()
+
+
+def test_values_that_are_not_finite_are_refused():
+    u = np.zeros((3, *FULL.shape), np.float32)
+    u[1, 2, 3, 4] = np.inf
+    with pytest.raises(ValueError, match="not finite"):
+        invert_displacements(u, FULL)
