@@ -9,7 +9,7 @@ rule export_rois:
         labels=roi_labels,
         inverse=f"{RESULTS}/registrations/{{registration}}/inverse.json",
         points=roi_points,
-        ontology=ontology_source,
+        ontology_source=ontology_source,
     output:
         csv="<results>/registrations/{registration}/rois/regions.csv",
         parquet="<results>/registrations/{registration}/rois/regions.parquet",
