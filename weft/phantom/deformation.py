@@ -158,7 +158,7 @@ def make_deformation(
     the affine turns by a few degrees and scales by a few per cent. Its linear part is the best one: what
     the deformation moves, no affine can undo.
     """
-    angle = np.deg2rad(np.array([4.0, -3.0, 3.0]) + rng.uniform(-1.0, 1.0, 3))
+    angle = np.deg2rad(np.array([-4.0, -3.0, 3.0]) + rng.uniform(-1.0, 1.0, 3))
     scale = np.array([1.02, 0.97, 1.01]) + rng.uniform(-0.01, 0.01, 3)
     linear = _rotation(angle) @ np.diag(scale) @ np.diag([-1.0, 1.0, -1.0])
     spacing = np.asarray(settings.spacing)
@@ -177,7 +177,7 @@ def make_deformation(
     deformation = Deformation(
         linear, shift, inverse_linear, -inverse_linear @ shift, lattice / lattice.std(), lower, float(control)
     )
-    points = rng.uniform(0.0, np.asarray(atlas.upper), (20_000, 3))
+    points = rng.uniform(0.0, np.asarray(atlas.upper), (150_000, 3))
     points = points[regions_at(anatomy, points) >= 0]
     size = settings.deformation * settings.registration_voxel
     nodes = np.stack(np.meshgrid(*(lower[a] + control * np.arange(count[a]) for a in range(3)), indexing="ij"))
@@ -190,7 +190,22 @@ def make_deformation(
         affine_part = np.einsum("azyx,ac->czyx", nodes, fit[:3]) + fit[3][:, None, None, None]
         factor = size / np.percentile(np.linalg.norm(moved, axis=1), 95)
         deformation = deformation._replace(lattice=(deformation.lattice - affine_part) * factor)
-    return deformation
+    return _clear_last_cell(settings, deformation, to_sample(deformation, points)[0])
+
+
+def _clear_last_cell(settings: PhantomSettings, deformation: Deformation, tissue: np.ndarray) -> Deformation:
+    """Move the sample up and left, if need be, until none of ``tissue`` (n, 3) lies in the scan's last tile."""
+    spacing = np.asarray(settings.spacing)
+    cell = np.array([settings.rows - 1, settings.columns - 1]) * settings.step * spacing[1:]
+    margin = settings.jitter * spacing[1:] + settings.registration_voxel
+    excess = max(0.0, float((tissue[:, 1:] - (cell - margin)).min(axis=1).max()))
+    move = np.array([0.0, -excess, -excess])
+    shift = deformation.shift + move
+    return deformation._replace(
+        shift=shift,
+        inverse_shift=-deformation.inverse_linear @ shift,
+        origin=deformation.origin + move,
+    )
 
 
 def _rotation(angle: np.ndarray) -> np.ndarray:

@@ -91,45 +91,44 @@ class PhantomSettings:
 
 
 # "tiny" is the demo's specimen at half its resolution; its narrow overlaps bear less jitter
-TINY = {
-    "pixels": 96,
-    "planes": 48,
-    "z_step": 107,
-    "jitter": 2.0,
-    "registration_voxel": 100.0,
-    "deformation": 4.0,
-    "cells": 400,
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "pixels": 96,
+        "planes": 48,
+        "z_step": 107,
+        "jitter": 2.0,
+        "registration_voxel": 100.0,
+        "deformation": 4.0,
+        "cells": 400,
+    },
+    "demo": {},
+    "large": {"pixels": 384, "planes": 256, "z_step": 20, "cells": 12_000},
 }
 
 
 def phantom_settings(values: Mapping[str, Any] | PhantomSettings | None = None) -> PhantomSettings:
-    """Settings from a mapping: any field of `PhantomSettings`, and ``size``.
+    """Settings from a mapping: any field of `PhantomSettings`, ``size`` and ``scale``.
 
-    ``size`` is "demo" (default), "tiny", or a number by which the demo's tiles have more pixels and
-    planes (2: 384 x 384 pixels and 256 planes of the same specimen).
+    ``size`` is "demo" (default), "tiny" or "large"; ``scale`` is a factor on the voxels per axis (2: four
+    times the pixels and twice the planes of the same specimen).
 
     Raises
     ------
     ValueError
-        For an unknown key, an unknown size, or a size at which planes are not whole um apart.
+        For an unknown key, an unknown size or a scale that is not positive.
     """
     if isinstance(values, PhantomSettings):
         return values
     given = dict(values or {})
-    size = given.pop("size", "demo")
+    size, scale = given.pop("size", "demo"), given.pop("scale", None) or 1
     unknown = set(given) - {f.name for f in dataclasses.fields(PhantomSettings)}
     if unknown:
         raise ValueError(f"phantom: unknown setting {sorted(unknown)[0]!r}")
-    if size == "tiny":
-        base: dict[str, Any] = dict(TINY)
-    elif size == "demo":
-        base = {}
-    elif isinstance(size, int | float) and not isinstance(size, bool) and size > 0:
-        demo = PhantomSettings()
-        z_step = demo.z_step / size
-        if z_step != int(z_step):
-            raise ValueError(f"phantom: size must divide {demo.z_step} um into whole um; found {size}")
-        base = {"pixels": round(demo.pixels * size), "planes": round(demo.planes * size), "z_step": int(z_step)}
-    else:
-        raise ValueError(f"phantom: size must be 'demo', 'tiny' or a positive number; found {size!r}")
+    if size not in SIZES:
+        raise ValueError(f"phantom: size must be one of {', '.join(SIZES)}; found {size!r}")
+    if not scale > 0:
+        raise ValueError(f"phantom: scale must be positive; found {scale!r}")
+    base = dataclasses.asdict(PhantomSettings(**SIZES[size]))
+    for name, factor in (("pixels", scale), ("planes", scale), ("z_step", 1 / scale)):
+        base[name] = max(1, round(base[name] * factor))
     return PhantomSettings(**(base | given))
