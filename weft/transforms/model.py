@@ -216,7 +216,7 @@ def open_transform(path: str | Path) -> Sequence:
     if receipt.get("units", "micrometer") != "micrometer":
         raise ValueError(f"{path}: field 'units' is {receipt['units']!r}; wanted 'micrometer'")
     steps = tuple(_open_step(path, step) for step in receipt["sequence"])
-    other = path.with_name(INVERSE_NAME.get(path.name, ""))
+    other = path.with_name(INVERSE_NAME.get(path.name, path.name))
     backward = (lambda: open_transform(other)) if path.name in INVERSE_NAME and other.is_file() else None
     return Sequence(steps, receipt.get("input_space", ""), receipt.get("output_space", ""), backward)
 
