@@ -147,6 +147,7 @@ def _metrics(axes: Axes, table: pd.DataFrame) -> None:
     known = np.isfinite(before) & np.isfinite(after)
     axes.set(xlabel="before", ylabel="after")
     if not known.any():
+        _nothing(axes)
         return
     both = np.concatenate([before[known], after[known]])
     pad = 0.05 * (np.ptp(both) or 1)
@@ -164,10 +165,18 @@ def _displacements(figure: Figure, bottom: float, table: pd.DataFrame) -> None:
     registered = table.loc[table["used"] == "deformable", "largest_displacement_um"]
     lengths = pd.to_numeric(registered, errors="coerce").to_numpy(float)
     lengths = lengths[np.isfinite(lengths)]
-    if lengths.size:
-        axes.hist(
-            lengths, bins=np.linspace(0, max(float(lengths.max()), 1e-6), 21), color=style.ACCENT, rwidth=0.9
-        )
-    axes.set(xlabel="um")
-    axes.set_ylabel("blocks")
+    axes.set(xlabel="um", ylabel="blocks")
+    if not lengths.size:
+        _nothing(axes)
+        return
+    bins = np.linspace(0, max(float(lengths.max()), 1e-6), 21).tolist()
+    axes.hist(lengths, bins=bins, color=style.ACCENT, rwidth=0.9)
     axes.grid(axis="y")
+
+
+def _nothing(axes: Axes) -> None:
+    axes.text(
+        0.5, 0.5, "none recorded", color=style.MUTED, ha="center", va="center", transform=axes.transAxes
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])

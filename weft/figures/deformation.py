@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import TwoSlopeNorm
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from weft.figures import style
 from weft.grid import Grid
@@ -66,7 +66,7 @@ def deformation(
         if found != wanted:
             raise ValueError(f"the {name} has the shape {found}; wanted {wanted}, that of its grid")
     middle = (fixed_grid.lower + fixed_grid.upper) / 2 if at is None else np.asarray(at, float)
-    planes = [(0, 1, 2), (1, 0, 2), (2, 0, 1)]  # the axis cut, the axis down, the axis across
+    planes = [(0, 1, 2), (1, 0, 2), (2, 1, 0)]  # the axis cut, the axis down, the axis across
     extent = fixed_grid.extent
     scale = HEIGHT / max(extent[down] for _, down, _ in planes)
     scale = min(scale, 10.5 / sum(extent[across] for _, _, across in planes))
@@ -74,26 +74,33 @@ def deformation(
     row = max(height for _, height in boxes)
     width = 0.2 + sum(w for w, _ in boxes) + 0.15 * 2 + 0.8
     logarithm, limit = _log_volume(jacobian)
-    with style.picture(path, max(width, 5.5), 0.85 + 2 * row + 0.5 + 0.2, title) as figure:
+    with style.picture(path, max(width, 5.5), 0.72 + 2 * row + 0.5 + 0.2, title) as figure:
         left = 0.2
+        colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad=FOLDED)
         for number, ((cut, down, across), (wide, high)) in enumerate(zip(planes, boxes, strict=True)):
-            upper = style.add_axes(figure, left, 0.85, wide, high)
-            lower = style.add_axes(figure, left, 0.85 + row + 0.5, wide, high)
+            upper = style.add_axes(figure, left, 0.72, wide, high)
+            lower = style.add_axes(figure, left, 0.72 + row + 0.5, wide, high)
             if number == 0:
                 upper.set_title("grid lines, displaced", loc="left", color=style.MUTED)
                 lower.set_title("volume change", loc="left", color=style.MUTED)
             frame = _frame(fixed_grid, down, across)
-            _image(upper, fixed, fixed_grid, cut, middle[cut], frame)
+            image = _slice(fixed, fixed_grid, cut, middle[cut])
+            low, high = style.stretch(image, 1, 99.7)
+            look: Any = {"cmap": "gray", "vmin": low, "vmax": high * 1.25, "interpolation": "hanning"}
+            upper.imshow(image, extent=frame, aspect="auto", **look)
             _lines(upper, displacement, field_grid, fixed_grid, (cut, down, across), middle[cut])
-            shown = _volume(lower, logarithm, field_grid, (cut, down, across), middle[cut], limit)
+            look = {"cmap": colours, "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+            change = _slice(logarithm, field_grid, cut, middle[cut])
+            shown = lower.imshow(change, extent=_frame(field_grid, down, across), aspect="auto", **look)
+            _outline(lower, image, frame)
             for axes in (upper, lower):
                 axes.set(xlim=frame[:2], ylim=frame[2:])
                 style.bare(axes)
             left += wide + 0.15
-        bar = style.add_axes(figure, left + 0.02, 0.85 + row + 0.5, 0.11, row)
-        colours = figure.colorbar(shown, cax=bar)
-        ticks = np.arange(-np.floor(limit), np.floor(limit) + 1)
-        colours.set_ticks(ticks, labels=[f"x {2.0**t:g}" for t in ticks])
+        bar = style.add_axes(figure, left + 0.02, 0.72 + row + 0.5, 0.11, row)
+        key = figure.colorbar(shown, cax=bar)
+        ticks = [float(t) for t in range(-int(limit), int(limit) + 1)]
+        key.set_ticks(ticks, labels=[f"x {2.0**t:g}" for t in ticks])
         bar.tick_params(length=2)
         for spine in bar.spines.values():
             spine.set_visible(False)
@@ -118,15 +125,11 @@ def _frame(grid: Grid, down: int, across: int) -> tuple[float, float, float, flo
     )
 
 
-def _image(
-    axes: Axes, fixed: np.ndarray, grid: Grid, cut: int, at: float, frame: tuple[float, float, float, float]
-) -> None:
+def _slice(volume: np.ndarray, grid: Grid, cut: int, at: float) -> np.ndarray:
+    """The slice of a volume nearest to the place ``at``, um, on the axis ``cut``; x goes across, or z where x is cut."""
     index = int(np.clip(round((at - grid.origin[cut]) / grid.spacing[cut]), 0, grid.shape[cut] - 1))
-    plane = np.asarray(fixed[tuple(index if axis == cut else slice(None) for axis in range(3))], np.float32)
-    low, high = style.stretch(plane, 1, 99.7)
-    axes.imshow(
-        plane, cmap="gray", vmin=low, vmax=high * 1.25, extent=frame, aspect="auto", interpolation="hanning"
-    )
+    plane = volume[tuple(index if axis == cut else slice(None) for axis in range(3))]
+    return plane.T if cut == 2 else plane
 
 
 def _lines(
@@ -155,24 +158,12 @@ def _lines(
     axes.add_collection(LineCollection(lines, colors="#ffb454", linewidths=0.7, alpha=0.9))
 
 
-def _volume(
-    axes: Axes,
-    logarithm: np.ma.MaskedArray,
-    grid: Grid,
-    plane: tuple[int, int, int],
-    at: float,
-    limit: float,
-) -> matplotlib.image.AxesImage:
-    cut, down, across = plane
-    index = int(np.clip(round((at - grid.origin[cut]) / grid.spacing[cut]), 0, grid.shape[cut] - 1))
-    shown = logarithm[tuple(index if axis == cut else slice(None) for axis in range(3))]
-    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad=FOLDED)
-    norm = TwoSlopeNorm(0, -limit, limit)
-    return axes.imshow(
-        shown,
-        cmap=colours,
-        norm=norm,
-        extent=_frame(grid, down, across),
-        aspect="auto",
-        interpolation="nearest",
-    )
+def _outline(axes: Axes, plane: np.ndarray, frame: tuple[float, float, float, float]) -> None:
+    """A thin line around the tissue, to find one's way."""
+    smooth = gaussian_filter(np.asarray(plane, np.float32), 1.0)
+    low, high = style.stretch(smooth, 1, 99)
+    level = low + 0.2 * (high - low)
+    if min(smooth.shape) > 1 and smooth.min() < level < smooth.max():
+        axes.contour(
+            smooth, levels=[level], colors=style.INK, linewidths=0.6, alpha=0.6, extent=frame, origin="upper"
+        )

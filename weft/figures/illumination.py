@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,18 +49,23 @@ def illumination(
         raise ValueError(
             f"gain has the shape {gain.shape} and dark {dark.shape}; wanted (c, y, x), dark also (c,)"
         )
-    dark = np.broadcast_to(dark.reshape(len(gain), *([-1] * 0 or dark.shape[1:] or (1, 1))), gain.shape)
+    dark = np.broadcast_to(dark if dark.ndim == 3 else dark[:, None, None], gain.shape)
     names = [str(c) for c in range(len(gain))] if channels is None else list(channels)
     width = float(np.clip(ROW * gain.shape[2] / gain.shape[1], 0.8, 4.0))
     spread = max(0.05, float(np.abs(gain - 1).max()))
-    with style.picture(path, 2 * width + 5.6, 0.75 + len(gain) * (ROW + 0.55), title) as figure:
+    with style.picture(path, 2 * width + 5.6, 0.75 + len(gain) * (ROW + 0.85), title) as figure:
         for row, (name, flat, offset) in enumerate(zip(names, gain, dark, strict=True)):
-            top = 0.75 + row * (ROW + 0.55)
+            top = 0.75 + row * (ROW + 0.85)
             axes = style.add_axes(figure, 0.2, top, width, ROW)
             _picture(figure, axes, flat, "viridis", (1 - spread, 1 + spread), f"channel {name}: gain")
             _contours(axes, flat)
             axes = style.add_axes(figure, 1.0 + width, top, width, ROW)
-            _picture(figure, axes, offset, "magma", style.stretch(offset, 0.5, 99.5), "dark (grey values)")
+            if np.ptp(offset) > 0:
+                _picture(
+                    figure, axes, offset, "magma", style.stretch(offset, 0.5, 99.5), "dark (grey values)"
+                )
+            else:
+                _constant(axes, float(offset.flat[0]))
             _profiles(style.add_axes(figure, 2.2 + 2 * width, top, 3.2, ROW), flat)
 
 
@@ -79,6 +85,15 @@ def _picture(
     bar.tick_params(length=2, labelsize=7.5)
     for spine in bar.spines.values():
         spine.set_visible(False)
+
+
+def _constant(axes: Axes, value: float) -> None:
+    axes.set_title("dark (grey values)", loc="left")
+    axes.set_facecolor("#eef1f4")
+    style.bare(axes)
+    middle: Any = {"ha": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, f"{value:.5g}", fontsize=17, **middle)
+    axes.text(0.5, 0.4, "everywhere", fontsize=8.5, color=style.MUTED, **middle)
 
 
 def _contours(axes: Axes, flat: np.ndarray) -> None:

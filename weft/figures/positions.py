@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -95,7 +96,13 @@ def positions(
         centres = nominal + np.asarray(size, float) / 2
         _arrows(figure, axes, centres, corrections, np.asarray(size, float)[1:].min())
         if pair:
-            axes = _panel(figure, 1.15 + width, (width, height), view, "links, and what each has left over")
+            axes = _panel(
+                figure,
+                1.15 + width,
+                (width, height),
+                view,
+                "links (dashed: not used), and what each has left over",
+            )
             _links(figure, axes, solved, size, np.asarray(links), np.asarray(residuals, float), used)
         _legend(figure, status)
 
@@ -123,9 +130,12 @@ def _tiles(
     small = 8 if len(names) <= 36 else 5.5
     for at, place, name, word in zip(nominal, solved, names, status, strict=True):
         if np.isfinite(place).all():
-            colour = STATUS_COLOURS.get(word, OTHER)
-            solid = {"facecolor": colour, "edgecolor": "#51606e", "linewidth": 0.9, "alpha": 0.75}
-            axes.add_patch(Rectangle((place[2], place[1]), width, height, **solid))
+            look: Any = {
+                "facecolor": STATUS_COLOURS.get(word, OTHER),
+                "edgecolor": "#51606e",
+                "linewidth": 0.9,
+            }
+            axes.add_patch(Rectangle((place[2], place[1]), width, height, alpha=0.75, **look))
         axes.add_patch(
             Rectangle(
                 (at[2], at[1]),
@@ -144,16 +154,17 @@ def _tiles(
 
 
 def _arrows(figure: Figure, axes: Axes, at: np.ndarray, vectors: np.ndarray, room: float) -> None:
-    """Arrows (y, x) at points, the longest a third of ``room``, and the bar of their colours."""
+    """Arrows (y, x) at points, the longest nearly half of ``room``, and the bar of their colours."""
     lengths = np.linalg.norm(vectors, axis=1)
     longest = max(float(lengths.max(initial=0.0)), 1e-9)
-    factor = style.round_length(max(room / 3 / longest, 1.0))
+    factor = style.round_length(max(0.45 * room / longest, 1.0))
     colours, norm = ARROWS, Normalize(0, longest)
     drawn = factor * vectors
+    axes.scatter(at[:, 2], at[:, 1], s=5, c=lengths, cmap=colours, norm=norm, zorder=5, linewidths=0)
     axes.quiver(
         at[:, 2], at[:, 1], drawn[:, 2], drawn[:, 1], lengths,
         angles="xy", scale_units="xy", scale=1, cmap=colours, norm=norm, zorder=5,
-        units="inches", width=0.022, headwidth=4, headlength=4.5, headaxislength=4, minlength=0.1,
+        units="inches", width=0.028, headwidth=4, headlength=4.5, headaxislength=4, minlength=0.1,
     )  # fmt: skip
     _colour_bar(figure, axes, colours, norm, f"um (3-D); arrows drawn x {factor:g}")
 
@@ -176,15 +187,9 @@ def _links(
             )
         )
     used = np.ones(len(links), bool) if used is None else np.asarray(used, bool)
-    for (i, j), taken in zip(links, used, strict=True):
-        dash = {} if taken else {"linestyle": (0, (2, 2)), "color": "#c1121f", "alpha": 0.8}
-        axes.plot(
-            *centres[[i, j]][:, :0:-1].T,
-            **({"color": "#9aa5b1"} | dash),
-            linewidth=1.0,
-            zorder=3,
-            solid_capstyle="round",
-        )
+    for pair, taken in zip(links, used, strict=True):
+        look: Any = {"color": "#9aa5b1"} if taken else {"color": "#c1121f", "linestyle": (0, (2, 2))}
+        axes.plot(centres[pair, 2], centres[pair, 1], linewidth=1.0, zorder=3, **look)
     kept = used & np.isfinite(residuals).all(axis=1)
     middles = (centres[links[kept, 0]] + centres[links[kept, 1]]) / 2
     _arrows(figure, axes, middles, residuals[kept], min(height, width))

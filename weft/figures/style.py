@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ PAPER = "#ffffff"
 ACCENT = "#1d6fa5"
 DPI = 150
 
-_LOOK = {
+_LOOK: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -119,5 +120,7 @@ def scale_bar(axes: Axes, width: float, height: float, per_um: float = 1.0, colo
     length, small = um * per_um, min(width, height)
     left, bottom, thick = 0.05 * small, height - 0.05 * small, 0.014 * small
     axes.add_patch(Rectangle((left, bottom - thick), length, thick, color=colour, linewidth=0))
-    style = {"color": colour, "ha": "center", "va": "bottom", "fontsize": 7.5}
-    axes.text(left + length / 2, bottom - 2.2 * thick, length_text(um), **style)
+    middle = left + length / 2
+    axes.text(
+        middle, bottom - 2.2 * thick, length_text(um), color=colour, ha="center", va="bottom", fontsize=7.5
+    )
