@@ -138,6 +138,9 @@ def compose(u, v, out):
     least two samples per axis.
     """
     _, Z, Y, X = u.shape
+    u0 = u[0].reshape(-1)
+    u1 = u[1].reshape(-1)
+    u2 = u[2].reshape(-1)
     half = np.float32(0.5)
     zero = np.float32(0)
     one = np.float32(1)
@@ -163,11 +166,15 @@ def compose(u, v, out):
                 w10 = fy - w11
                 w01 = fx - w11
                 w00 = one - fy - w01
-                for c in range(3):
-                    s = u[c].reshape(-1)
-                    near = w00 * s[i] + w01 * s[i + 1] + w10 * s[i + X] + w11 * s[i + X + 1]
-                    far = w00 * s[j] + w01 * s[j + 1] + w10 * s[j + X] + w11 * s[j + X + 1]
-                    out[c, z, y, x] = v[c, z, y, x] + near + fz * (far - near)
+                near = w00 * u0[i] + w01 * u0[i + 1] + w10 * u0[i + X] + w11 * u0[i + X + 1]
+                far = w00 * u0[j] + w01 * u0[j + 1] + w10 * u0[j + X] + w11 * u0[j + X + 1]
+                out[0, z, y, x] = v[0, z, y, x] + near + fz * (far - near)
+                near = w00 * u1[i] + w01 * u1[i + 1] + w10 * u1[i + X] + w11 * u1[i + X + 1]
+                far = w00 * u1[j] + w01 * u1[j + 1] + w10 * u1[j + X] + w11 * u1[j + X + 1]
+                out[1, z, y, x] = v[1, z, y, x] + near + fz * (far - near)
+                near = w00 * u2[i] + w01 * u2[i + 1] + w10 * u2[i + X] + w11 * u2[i + X + 1]
+                far = w00 * u2[j] + w01 * u2[j + 1] + w10 * u2[j + X] + w11 * u2[j + X + 1]
+                out[2, z, y, x] = v[2, z, y, x] + near + fz * (far - near)
 
 
 @njit(**JIT)

@@ -88,8 +88,9 @@ def intensity_statistics(
         For values that are not finite.
     """
     parts = [images] if isinstance(images, np.ndarray) else images
-    count = sum(_sparse(part).size for part in parts)
-    unit = sum(float(_sparse(part).sum(dtype=np.float64)) for part in parts) / max(count, 1)
+    moments = [_moments(part) for part in parts]
+    count = sum(m[0] for m in moments)
+    unit = sum(m[1] for m in moments) / max(count, 1)
     if not np.isfinite(unit):
         raise ValueError("the image to register holds values that are not finite; wanted numbers everywhere")
     draft = Statistics(contrast, unit, 0.0, 1.0, ())
@@ -99,9 +100,9 @@ def intensity_statistics(
     variance = np.zeros((halvings + 1, 2))
     for part in parts:
         level = scale(part, draft)
-        values = _sparse(level)
-        total += float(values.sum(dtype=np.float64))
-        total2 += float(np.square(values, dtype=np.float64).sum())
+        _, first, second = _moments(level)
+        total += first
+        total2 += second
         for k in range(halvings + 1):
             if min(level.shape) >= 5:
                 variance[k] += _local_variance(level, max(1, level.shape[0] // 32))
@@ -161,9 +162,24 @@ def halve(a):
     return out
 
 
-def _sparse(a: np.ndarray) -> np.ndarray:
-    """Every second plane and row: enough for a mean."""
-    return a[::2, ::2]
+@njit(**JIT)
+def _moments(a):
+    """Count, sum and sum of squares of every second plane and row: enough for a mean."""
+    count = 0
+    total = 0.0
+    total2 = 0.0
+    for z in range(0, a.shape[0], 2):
+        for y in range(0, a.shape[1], 2):
+            row = 0.0
+            row2 = 0.0
+            for x in range(a.shape[2]):
+                v = float(a[z, y, x])
+                row += v
+                row2 += v * v
+            total += row
+            total2 += row2
+            count += a.shape[2]
+    return count, total, total2
 
 
 @njit(**JIT)
@@ -184,6 +200,6 @@ def _local_variance(a, stride):
                             q += a[k, j, i] * a[k, j, i]
                 s /= np.float32(125)
                 v = q / np.float32(125) - s * s
-                v1 += v
-                v2 += v * v
+                v1 += float(v)
+                v2 += float(v * v)
     return v1, v2

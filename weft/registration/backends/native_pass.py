@@ -175,16 +175,17 @@ def normal_equations(
                 row_score += T[SCORE * PITCH + x]
             weight += float(row_weight)
             score += float(row_score)
-            cell = equations[:, z // 2, y // 2]
-            _add_products(T, JACOBIAN_Z, JACOBIAN_Z, cell[0])
-            _add_products(T, JACOBIAN_Z, JACOBIAN_Y, cell[1])
-            _add_products(T, JACOBIAN_Z, JACOBIAN_X, cell[2])
-            _add_products(T, JACOBIAN_Y, JACOBIAN_Y, cell[3])
-            _add_products(T, JACOBIAN_Y, JACOBIAN_X, cell[4])
-            _add_products(T, JACOBIAN_X, JACOBIAN_X, cell[5])
-            _add_products(T, JACOBIAN_Z, ERROR, cell[6])
-            _add_products(T, JACOBIAN_Y, ERROR, cell[7])
-            _add_products(T, JACOBIAN_X, ERROR, cell[8])
+            zc = z // 2
+            yc = y // 2
+            _add_products(T, JACOBIAN_Z, JACOBIAN_Z, equations[0, zc, yc])
+            _add_products(T, JACOBIAN_Z, JACOBIAN_Y, equations[1, zc, yc])
+            _add_products(T, JACOBIAN_Z, JACOBIAN_X, equations[2, zc, yc])
+            _add_products(T, JACOBIAN_Y, JACOBIAN_Y, equations[3, zc, yc])
+            _add_products(T, JACOBIAN_Y, JACOBIAN_X, equations[4, zc, yc])
+            _add_products(T, JACOBIAN_X, JACOBIAN_X, equations[5, zc, yc])
+            _add_products(T, JACOBIAN_Z, ERROR, equations[6, zc, yc])
+            _add_products(T, JACOBIAN_Y, ERROR, equations[7, zc, yc])
+            _add_products(T, JACOBIAN_X, ERROR, equations[8, zc, yc])
     return score, weight
 
 
