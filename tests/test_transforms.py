@@ -11,6 +11,7 @@ import zarr
 from weft.grid import Grid
 from weft.transforms import Affine, Displacements, Sequence, open_transform
 from weft.transforms.formats.ngff import data_digest, load_field, save_field
+from weft.transforms.formats.scene import read_scene, write_scene
 from weft.transforms.interpolate import resample_field
 from weft.transforms.jacobian import determinant, smallest_determinant
 from weft.transforms.points import warp_points
@@ -182,6 +183,37 @@ def test_what_is_no_field_is_not_saved_or_loaded(tmp_path):
     group.create_array("0", shape=(3, 4, 4, 4), dtype="float32")
     with pytest.raises(ValueError, match="no displacement field"):
         load_field(tmp_path / "image.zarr")
+
+
+def test_a_scene_keeps_both_directions(tmp_path):
+    field = Displacements(linear_field(GRID), GRID)
+    back = Sequence((Affine(AFFINE).inverse, field), "moving", "fixed")
+    forward = Sequence((field, Affine(AFFINE)), "fixed", "moving", lambda: back)
+    write_scene(tmp_path / "scene.zarr", forward)
+    found = read_scene(tmp_path / "scene.zarr")
+    assert (found.input_space, found.output_space) == ("fixed", "moving")
+    points = points_in(GRID)
+    np.testing.assert_array_equal(found.apply(points), forward.apply(points))
+    np.testing.assert_array_equal(found.inverse.apply(points), back.apply(points))
+    assert found.inverse.inverse is found
+    edge = zarr.open_group(str(tmp_path / "scene.zarr"), mode="r").attrs["ome"]["scene"][
+        "coordinateTransformations"
+    ][0]
+    assert edge["type"] == "bijection"
+    assert [step["type"] for step in edge["forward"]["transformations"]] == ["displacements", "affine"]
+    assert edge["forward"]["transformations"][1]["affine"] == AFFINE[:3].tolist()
+
+
+def test_a_scene_of_one_direction_and_a_bad_one(tmp_path):
+    write_scene(tmp_path / "a.zarr", Sequence((Displacements(linear_field(GRID), GRID),), "fixed", "moving"))
+    assert read_scene(tmp_path / "a.zarr").inverse is None
+    with pytest.raises(ValueError, match="two spaces"):
+        write_scene(tmp_path / "b.zarr", Sequence((Affine(AFFINE),), "fixed", "fixed"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.zarr"):
+        read_scene(tmp_path / "gone.zarr")
+    save_field(tmp_path / "field.zarr", linear_field(GRID), GRID)
+    with pytest.raises(ValueError, match="0 transforms"):
+        read_scene(tmp_path / "field.zarr")
 
 
 # ---------------------------------------------------------------------------------- resampling, points

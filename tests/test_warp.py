@@ -242,6 +242,9 @@ def test_bad_arguments_are_refused():
         warp(moving, MOVING, np.eye(4), None, None, FIXED, order=0, dtype=np.float32)
     with pytest.raises(ValueError, match="does not lie on its grid"):
         warp(moving, MOVING, np.eye(4), field()[:, 1:], FIELD, FIXED)
+    for wrong in (-1, 0.5, 70000, np.nan):
+        with pytest.raises(ValueError, match="does not fit into uint16"):
+            warp(moving, MOVING, np.eye(4), None, None, FIXED, fill=wrong)
     two = Sequence((Displacements(field(), FIELD), Displacements(field(), FIELD)))
     with pytest.raises(ValueError, match="more than one displacement field"):
         warp_sequence(moving, MOVING, two, FIXED)

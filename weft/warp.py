@@ -64,7 +64,8 @@ def warp(
     Raises
     ------
     ValueError
-        When shapes do not fit their grids, order is neither 0 nor 1, or labels would change their type.
+        When shapes do not fit their grids, order is neither 0 nor 1, labels would change their type, or
+        ``fill`` does not fit into the result's.
     """
     moving = np.asarray(moving)
     out_type = np.dtype(dtype or moving.dtype)
@@ -94,7 +95,7 @@ def warp(
     before = np.eye(4) if before is None else np.asarray(before, float)
     to_index = np.linalg.inv(moving_grid.matrix()) @ np.asarray(affine, float)
     out = np.empty(out_grid.shape, out_type)
-    outside = np.array(fill).astype(out_type)[()]
+    outside = _as_type(fill, out_type)
     source, u = np.ascontiguousarray(moving), displacements.field
     turn = to_index[:3, :3].copy()
     limits = _limits(out_type)
@@ -165,7 +166,8 @@ def moving_region(
     corners = out_grid.corners() @ start[:3, :3].T + start[:3, 3]
     lower, upper = corners.min(0), corners.max(0)
     knots = []
-    for axis, grid in enumerate([displacements.grid] * 3):
+    grid = displacements.grid
+    for axis in range(3):
         samples = grid.origin[axis] + np.arange(grid.shape[axis]) * grid.spacing[axis]
         within = samples[(samples > lower[axis]) & (samples < upper[axis])]
         knots.append(np.unique([lower[axis], *within, upper[axis]]))
@@ -187,6 +189,15 @@ def _displacements(field: np.ndarray | None, grid: Grid | None) -> Displacements
         return Displacements.zero(Grid((1, 1, 1), (1.0, 1.0, 1.0)))
     check_field(field, grid)
     return Displacements(field, grid)
+
+
+def _as_type(fill: float, dtype: np.dtype) -> np.generic:
+    """The fill value in the image's type."""
+    if dtype.kind in "iu" and not (
+        float(fill).is_integer() and np.iinfo(dtype).min <= fill <= np.iinfo(dtype).max
+    ):
+        raise ValueError(f"fill value {fill} does not fit into {dtype}")
+    return dtype.type(fill)
 
 
 def _limits(dtype: np.dtype) -> tuple[bool, float, float]:
