@@ -171,7 +171,7 @@ def _verdict(gates: Sequence[Mapping[str, Any]]) -> str:
         f'<li class="chip {word}"><span aria-hidden="true">{MARKS[word]}</span> {counts[word]} {text}</li>'
         for word, text in (
             ("fail", "failed"),
-            ("warn", "warnings"),
+            ("warn", "warned"),
             ("pass", "passed"),
             ("ignore", "ignored"),
         )
