@@ -109,7 +109,7 @@ def _grey(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
     grey = np.clip((voxels - low) / (high - low), 0, 1)
     tissue = grey[grey > 0.1]
     middle = float(np.median(tissue)) if tissue.size else 0.5
-    gamma = float(np.clip(np.log(0.5) / np.log(np.clip(middle, 0.05, 0.95)), 0.4, 2.0))
+    gamma = float(np.clip(np.log(0.5) / np.log(np.clip(middle, 0.05, 0.95)), 0.4, 3.0))
     return [np.clip((plane - low) / (high - low), 0, 1) ** gamma for plane in planes]
 
 
