@@ -9,24 +9,23 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weft.image import Image, TileSet
-from weft.readers.checks import existing
-from weft.readers.fingerprint import fingerprint, source_files
+from weft.readers.fingerprint import existing
 
 __all__ = [
     "detect_format",
-    "fingerprint",
     "formats",
     "open_source",
     "reader",
     "reader_identity",
     "register_reader",
-    "source_files",
 ]
 
-Reader = Callable[..., Image | TileSet]
+if TYPE_CHECKING:
+    from weft.image import Image, TileSet
+
+Reader = Callable[..., "Image | TileSet"]
 
 ENTRY_POINTS = "weft.readers"
 # Module and function of each format; a module is imported when its format is first asked for.

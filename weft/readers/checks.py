@@ -1,4 +1,4 @@
-"""What every reader asks of a source: that it exists, and says its voxel size, unit and orientation."""
+"""What every reader asks of a source: its voxel size, unit, orientation and channels, each checked."""
 
 from __future__ import annotations
 
@@ -22,20 +22,6 @@ _MICROMETRES = {
     **dict.fromkeys(("angstrom", "Å"), 1e-4),
 }
 _PAIRS = ("rl", "ap", "si")
-
-
-def existing(path: str | Path) -> Path:
-    """The path of a source.
-
-    Raises
-    ------
-    FileNotFoundError
-        When nothing is there.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such source; wanted a file or folder with the image")
-    return path
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 
 from weft.grid import Triple
 from weft.image import Region, Tile, TileSet
-from weft.readers.checks import channel_names, existing, orientation_code, voxel_size
+from weft.readers.checks import channel_names, orientation_code, voxel_size
+from weft.readers.fingerprint import existing
 from weft.readers.tiff import PlaneHeader, check_plane, is_tiff, plane_header, read_plane
 
 SETTINGS = "Experiment.ini"

@@ -1,4 +1,7 @@
-"""A digest of a source that costs no reading: names, sizes and times of its files. Standard library only."""
+"""Sources on disk: whether they are there, their files, and a digest that costs no reading.
+
+Standard library only: the Snakefile asks for digests whenever it is parsed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,20 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a source.
+
+    Raises
+    ------
+    FileNotFoundError
+        When nothing is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such source; wanted a file or folder with the image")
+    return path
 
 
 def source_files(path: str | Path) -> list[Path]:
@@ -38,10 +55,7 @@ def fingerprint(path: str | Path) -> str:
 
 def _entries(path: str | Path) -> Iterator[tuple[str, int, int]]:
     """(relative name, size, mtime in ns) of each file, in the order of the file system."""
-    try:
-        top = os.stat(path)
-    except OSError:
-        raise FileNotFoundError(f"{path}: no such source; wanted a file or folder with the image") from None
+    top = existing(path).stat()
     if not os.path.isdir(path):
         yield "", top.st_size, top.st_mtime_ns
         return

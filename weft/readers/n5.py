@@ -15,7 +15,6 @@ from weft.grid import Grid, Triple
 from weft.image import Image, Level, Region
 from weft.readers.checks import (
     channel_names,
-    existing,
     label_type,
     micrometres,
     natural_order,
@@ -23,6 +22,7 @@ from weft.readers.checks import (
     reading,
     voxel_size,
 )
+from weft.readers.fingerprint import existing
 from weft.readers.lazy import LazyVolume
 
 _ATTRIBUTES = "attributes.json"

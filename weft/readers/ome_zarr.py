@@ -11,15 +11,8 @@ import zarr
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.readers.checks import (
-    channel_names,
-    existing,
-    label_type,
-    micrometres,
-    orientation_code,
-    reading,
-    voxel_size,
-)
+from weft.readers.checks import channel_names, label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.fingerprint import existing
 from weft.readers.lazy import LazyVolume
 
 _AXES = "tczyx"

@@ -8,7 +8,8 @@ from typing import Literal
 
 from weft.grid import Grid
 from weft.image import Image, Level
-from weft.readers.checks import channel_names, existing, label_type, orientation_code, voxel_size
+from weft.readers.checks import channel_names, label_type, orientation_code, voxel_size
+from weft.readers.fingerprint import existing
 from weft.readers.lazy import RawVolume
 from weft.readers.tiff import TiffSource, open_planes, open_volume_file, planes_in
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from weft.image import Region, Tile, TileSet
-from weft.readers.checks import channel_names, existing, orientation_code, voxel_size
+from weft.readers.checks import channel_names, orientation_code, voxel_size
+from weft.readers.fingerprint import existing
 from weft.readers.tiff import TiffSource, open_planes, open_volume_file, planes_in
 
 TABLES = ("tiles.tsv", "tiles.csv")

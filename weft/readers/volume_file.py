@@ -12,7 +12,8 @@ import SimpleITK
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.readers.checks import existing, label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.checks import label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.fingerprint import existing
 from weft.readers.lazy import DecodedVolume, LazyVolume, RawVolume
 from weft.readers.nrrd import read_nrrd_header
 
