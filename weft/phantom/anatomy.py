@@ -193,9 +193,9 @@ def make_anatomy(settings: PhantomSettings, rng: np.random.Generator) -> tuple[A
     depth, height, width = settings.frame
     grain = min(unit, 0.006 * width)  # small structures keep their place in a scan of few voxels
     # proportions that leave the scan's last cell (lower right) empty: a wide cerebrum above a narrow trunk
-    half = np.array([0.42 * depth, 0.24 * height, 0.385 * width])
+    half = np.array([0.42 * depth, 0.255 * height, 0.375 * width])
     centre = np.array([half[0], half[1], half[2]]) + MARGIN * unit
-    trunk_half = np.array([0.33 * depth, 0.25 * height, 0.115 * width])
+    trunk_half = np.array([0.33 * depth, 0.25 * height, 0.13 * width])
     trunk_centre = centre + [0.0, 0.345 * height, 0.0]
     upper = np.array([centre[0] + half[0], trunk_centre[1] + trunk_half[1], centre[2] + half[2]])
     grid = Grid(tuple(int(n) for n in np.ceil(upper / unit) + MARGIN), (unit,) * 3)
@@ -220,7 +220,7 @@ def make_anatomy(settings: PhantomSettings, rng: np.random.Generator) -> tuple[A
     )
     seeds = _spread(blank, grid, rng, DIVISIONS, apart=0.0, below=2.0 * grain)
     nuclei = _spread(blank, grid, rng, NUCLEI, apart=7.0 * grain, below=8.0 * grain)
-    radius = grain * rng.permutation(np.linspace(4.0, 6.0, NUCLEI))
+    radius = grain * rng.permutation(np.linspace(4.0, 5.7, NUCLEI))
     host = np.array([np.argmin(((seeds - n) ** 2).sum(axis=1)) for n in nuclei])
     level[DIVISIONS : DIVISIONS + NUCLEI] = np.where(level[host] > 0.62, level[host] - 0.28, level[host] + 0.28)
     weight = (4.0 * grain) ** 2 * rng.uniform(-1.0, 1.0, DIVISIONS)

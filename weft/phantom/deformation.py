@@ -158,14 +158,14 @@ def make_deformation(
     the affine turns by a few degrees and scales by a few per cent. Its linear part is the best one: what
     the deformation moves, no affine can undo.
     """
-    angle = np.deg2rad(np.array([-4.0, -3.0, 3.0]) + rng.uniform(-1.0, 1.0, 3))
+    angle = np.deg2rad(np.array([-5.0, -3.0, 3.0]) + rng.uniform(-1.0, 1.0, 3))
     scale = np.array([1.02, 0.97, 1.01]) + rng.uniform(-0.01, 0.01, 3)
     linear = _rotation(angle) @ np.diag(scale) @ np.diag([-1.0, 1.0, -1.0])
     spacing = np.asarray(settings.spacing)
     frame = np.asarray(settings.frame)
     middle = (np.asarray(atlas.shape) - 1) / 2 * np.asarray(atlas.spacing)
     # the trunk leans towards the left edge, so that the last cell of the scan stays empty
-    shift = (frame - spacing) / 2 + [0.0, -0.025 * frame[1], -0.05 * frame[2]] - linear @ middle
+    shift = (frame - spacing) / 2 + [0.0, -0.025 * frame[1], -0.06 * frame[2]] - linear @ middle
     inverse_linear = np.linalg.inv(linear)
 
     control = CONTROL_FRACTION * frame[2]
