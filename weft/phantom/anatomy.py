@@ -21,7 +21,9 @@ NUCLEI = 20  # small regions nested in them
 REGIONS = DIVISIONS + NUCLEI + 1  # the last one is the ventricle
 MARGIN = 8  # atlas voxels around the tissue
 TEXTURE_SPACINGS = (8.0, 8.0, 4.0, 2.0)  # control spacing of the random fields, registration voxels
-UNIT_VARIANCE = 0.4794 ** (-1.5)  # makes the variance of a cubic spline of white coefficients one (mean over phase)
+UNIT_VARIANCE = 0.4794 ** (
+    -1.5
+)  # makes the variance of a cubic spline of white coefficients one (mean over phase)
 
 
 class Anatomy(NamedTuple):
@@ -200,7 +202,9 @@ def make_anatomy(settings: PhantomSettings, rng: np.random.Generator) -> tuple[A
     upper = np.array([centre[0] + half[0], trunk_centre[1] + trunk_half[1], centre[2] + half[2]])
     grid = Grid(tuple(int(n) for n in np.ceil(upper / unit) + MARGIN), (unit,) * 3)
 
-    ventricle = _box(centre - [0.0, 0.25 * half[1], 0.0], np.array([0.62 * half[0], 5.5 * grain, 4.5 * grain]))
+    ventricle = _box(
+        centre - [0.0, 0.25 * half[1], 0.0], np.array([0.62 * half[0], 5.5 * grain, 4.5 * grain])
+    )
     lattices = [tuple(int(n / s) + 10 for n in grid.shape) for s in TEXTURE_SPACINGS]
     fields = [(UNIT_VARIANCE * rng.standard_normal(n)).astype(np.float32) for n in lattices]
     # levels are spread evenly and shuffled: neighbours differ, and every seed has the same contrast
@@ -222,7 +226,9 @@ def make_anatomy(settings: PhantomSettings, rng: np.random.Generator) -> tuple[A
     nuclei = _spread(blank, grid, rng, NUCLEI, apart=7.0 * grain, below=8.0 * grain)
     radius = grain * rng.permutation(np.linspace(4.0, 5.7, NUCLEI))
     host = np.array([np.argmin(((seeds - n) ** 2).sum(axis=1)) for n in nuclei])
-    level[DIVISIONS : DIVISIONS + NUCLEI] = np.where(level[host] > 0.62, level[host] - 0.28, level[host] + 0.28)
+    level[DIVISIONS : DIVISIONS + NUCLEI] = np.where(
+        level[host] > 0.62, level[host] - 0.28, level[host] + 0.28
+    )
     weight = (4.0 * grain) ** 2 * rng.uniform(-1.0, 1.0, DIVISIONS)
     anatomy = blank._replace(
         seeds=np.vstack([seeds.T, weight]), nuclei=np.vstack([nuclei.T, radius**2]), level=level
@@ -249,7 +255,9 @@ def _spread(anatomy, grid: Grid, rng, count: int, *, apart: float, below: float)
     while len(chosen) < count:
         batch = candidates[start : start + 60]
         if len(batch) == 0:
-            raise ValueError(f"phantom: no room for {count} regions; a larger scan or a smaller voxel is wanted")
+            raise ValueError(
+                f"phantom: no room for {count} regions; a larger scan or a smaller voxel is wanted"
+            )
         gaps = np.min(np.linalg.norm(batch[:, None] - np.array(chosen)[None], axis=2), axis=1)
         chosen.append(batch[np.argmax(gaps)])
         start += 60

@@ -180,7 +180,9 @@ def make_deformation(
     points = rng.uniform(0.0, np.asarray(atlas.upper), (150_000, 3))
     points = points[regions_at(anatomy, points) >= 0]
     size = settings.deformation * settings.registration_voxel
-    nodes = np.stack(np.meshgrid(*(lower[a] + control * np.arange(count[a]) for a in range(3)), indexing="ij"))
+    nodes = np.stack(
+        np.meshgrid(*(lower[a] + control * np.arange(count[a]) for a in range(3)), indexing="ij")
+    )
     for _ in range(6):
         there, _ = to_sample(deformation, points)
         moved = there - (points @ linear.T + shift)

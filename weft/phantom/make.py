@@ -199,7 +199,9 @@ def _write_atlas(folder: Path, anatomy: Anatomy, grid: Grid) -> np.ndarray:
     return annotation
 
 
-def _write_transform(path: Path, deformation: Deformation, grid: Grid, tissue: np.ndarray) -> dict[str, float]:
+def _write_transform(
+    path: Path, deformation: Deformation, grid: Grid, tissue: np.ndarray
+) -> dict[str, float]:
     """Write both directions of the truth; returns how far and how unevenly it moves the tissue."""
     points = np.empty((3, *grid.shape), np.float32)
     errors = np.empty(grid.shape, np.float32)

@@ -54,7 +54,9 @@ def make_contrast(settings: PhantomSettings, anatomy: Anatomy, rng: np.random.Ge
     # the overlap of the first two tiles of the middle row, and the widest that jitter can make it
     row = settings.rows // 2
     lower = np.array([-np.inf, row * settings.step, settings.step - settings.jitter]) * spacing
-    upper = np.array([np.inf, row * settings.step + settings.pixels, settings.pixels + settings.jitter]) * spacing
+    upper = (
+        np.array([np.inf, row * settings.step + settings.pixels, settings.pixels + settings.jitter]) * spacing
+    )
     return Contrast(
         level=level,
         slope=slope,
@@ -69,7 +71,11 @@ def make_contrast(settings: PhantomSettings, anatomy: Anatomy, rng: np.random.Ge
 
 
 def make_cells(
-    settings: PhantomSettings, anatomy: Anatomy, deformation: Deformation, upper: np.ndarray, rng: np.random.Generator
+    settings: PhantomSettings,
+    anatomy: Anatomy,
+    deformation: Deformation,
+    upper: np.ndarray,
+    rng: np.random.Generator,
 ) -> Cells:
     """Draw cells in the atlas's tissue, denser in some regions, and carry them to the sample exactly."""
     density = rng.uniform(0.2, 1.0, REGIONS)
@@ -164,7 +170,10 @@ def sample_plane(anatomy, deformation, contrast, origin, spacing, plane, signal,
     wz = spline_weights(uz - kz)
     for j in range(regions.shape[0]):
         y = origin[1] + j * spacing[1]
-        bias_y, box_y = bias_z * _wave(contrast, 1, y), box_z + math.sin(2.0 * math.pi * y / contrast.period[1])
+        bias_y, box_y = (
+            bias_z * _wave(contrast, 1, y),
+            box_z + math.sin(2.0 * math.pi * y / contrast.period[1]),
+        )
         in_row = _inside(contrast, 1, y)
         # z and y are the same along a row: what is left of the spline is one-dimensional
         uy = min(max((y - d.origin[1]) / d.spacing, 1.0), d.lattice.shape[2] - 3.0)
@@ -185,7 +194,10 @@ def sample_plane(anatomy, deformation, contrast, origin, spacing, plane, signal,
             at = [0.0, 0.0, 0.0]
             for c in range(3):
                 at[c] = (
-                    w0 * control[c, kx - 1] + w1 * control[c, kx] + w2 * control[c, kx + 1] + w3 * control[c, kx + 2]
+                    w0 * control[c, kx - 1]
+                    + w1 * control[c, kx]
+                    + w2 * control[c, kx + 1]
+                    + w3 * control[c, kx + 2]
                 )
                 at[c] += d.inverse_shift[c] + d.inverse_linear[c, 0] * z
                 at[c] += d.inverse_linear[c, 1] * y + d.inverse_linear[c, 2] * x
