@@ -15,6 +15,8 @@ from weft.transforms.model import Displacements, Sequence
 # Positions on a tie (half way between two voxels, or on the outer face) must not depend on the rounding of
 # the origin of the region that is computed.
 TIE = 1e-6
+# Voxels whose positions are computed at once: they stay in the cache until they are read.
+CHUNK = 32768
 
 
 def warp(
@@ -99,15 +101,25 @@ def warp(
     source, u = np.ascontiguousarray(moving), displacements.field
     turn = to_index[:3, :3].copy()
     limits = _limits(out_type)
-    if np.array_equal(before, np.eye(4)):
-        steps = tuple(axis_steps(displacements.grid, out_grid, axis) for axis in range(3))
-        base = to_index @ out_grid.matrix()
-        clipped = _warp_field_first(source, u, steps, base, turn, order, outside, *limits, out)
-    else:
-        to_field = np.linalg.inv(displacements.grid.matrix()) @ before @ out_grid.matrix()
-        base = to_index @ before @ out_grid.matrix()
-        clipped = _warp_affine_first(source, u, to_field, base, turn, order, outside, *limits, out)
-    return out, int(clipped)
+    lines = out.reshape(-1, out_grid.shape[2])
+    step = max(1, CHUNK // out_grid.shape[2])
+    index = np.empty((3, step, out_grid.shape[2]))
+    direct = np.array_equal(before, np.eye(4))
+    steps = tuple(axis_steps(displacements.grid, out_grid, axis) for axis in range(3))
+    to_field = np.linalg.inv(displacements.grid.matrix()) @ before @ out_grid.matrix()
+    base = to_index @ before @ out_grid.matrix()
+    clipped = 0
+    for first in range(0, len(lines), step):
+        part = lines[first : first + step]
+        if direct:
+            _locate_along_axes(u, steps, base, turn, first, out_grid.shape[1], index[:, : len(part)])
+        else:
+            _locate(u, to_field, base, turn, first, out_grid.shape[1], index[:, : len(part)])
+        if order == 0:
+            _take_nearest(source, index, outside, part)
+        else:
+            clipped += _interpolate(source, index, outside, *limits, part)
+    return out, clipped
 
 
 def warp_sequence(
@@ -211,54 +223,40 @@ def _limits(dtype: np.dtype) -> tuple[bool, float, float]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _warp_field_first(moving, field, steps, base, turn, order, fill, integer, low, high, out):
+def _locate_along_axes(field, steps, base, turn, first, ny, index):
+    """Moving indices of lines of output voxels, where the field's grid follows the output's axes."""
     (z_lower, z_weight), (y_lower, y_weight), (x_lower, x_weight) = steps
     nodes = field.shape[3]
-    nx = out.shape[2]
     row = np.empty((3, nodes), np.float32)
-    turned = np.empty((3, nodes + 1))  # the last node twice, so that every node has an upper neighbour
-    index = np.empty((3, nx))
-    clipped = 0
-    for z in range(out.shape[0]):
-        for y in range(out.shape[1]):
-            interpolate_row(field, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
-            for c in range(3):
-                # Being linear, the affine may act on the row's few nodes instead of on every voxel.
-                for k in range(nodes):
-                    turned[c, k] = turn[c, 0] * row[0, k] + turn[c, 1] * row[1, k] + turn[c, 2] * row[2, k]
-                turned[c, nodes] = turned[c, nodes - 1]
-                first = base[c, 0] * z + base[c, 1] * y + base[c, 3]
-                for x in range(nx):
-                    k = x_lower[x]
-                    u = turned[c, k] + (turned[c, k + 1] - turned[c, k]) * x_weight[x]
-                    index[c, x] = first + base[c, 2] * x + u
-            if order == 0:
-                _nearest_row(moving, index, fill, out[z, y])
-            else:
-                clipped += _linear_row(moving, index, fill, integer, low, high, out[z, y])
-    return clipped
+    turned = np.empty(nodes + 1)  # the last node twice, so that every node has an upper neighbour
+    for line in range(index.shape[1]):
+        z, y = (first + line) // ny, (first + line) % ny
+        interpolate_row(field, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
+        for c in range(3):
+            # Being linear, the affine may act on the line's few nodes instead of on every voxel.
+            for k in range(nodes):
+                turned[k] = turn[c, 0] * row[0, k] + turn[c, 1] * row[1, k] + turn[c, 2] * row[2, k]
+            turned[nodes] = turned[nodes - 1]
+            start = base[c, 0] * z + base[c, 1] * y + base[c, 3]
+            for x in range(index.shape[2]):
+                k = x_lower[x]
+                u = turned[k] + (turned[k + 1] - turned[k]) * x_weight[x]
+                index[c, line, x] = start + base[c, 2] * x + u
 
 
 @numba.njit(cache=True, nogil=True)
-def _warp_affine_first(moving, field, to_field, base, turn, order, fill, integer, low, high, out):
-    nx = out.shape[2]
-    index = np.empty((3, nx))
+def _locate(field, to_field, base, turn, first, ny, index):
+    """Moving indices of lines of output voxels, through an affine, the field and another affine."""
     p, u = np.empty(3), np.empty(3)
-    clipped = 0
-    for z in range(out.shape[0]):
-        for y in range(out.shape[1]):
-            for x in range(nx):
-                for c in range(3):
-                    p[c] = to_field[c, 0] * z + to_field[c, 1] * y + to_field[c, 2] * x + to_field[c, 3]
-                vector_at(field, p[0], p[1], p[2], u)
-                for c in range(3):
-                    start = base[c, 0] * z + base[c, 1] * y + base[c, 2] * x + base[c, 3]
-                    index[c, x] = start + turn[c, 0] * u[0] + turn[c, 1] * u[1] + turn[c, 2] * u[2]
-            if order == 0:
-                _nearest_row(moving, index, fill, out[z, y])
-            else:
-                clipped += _linear_row(moving, index, fill, integer, low, high, out[z, y])
-    return clipped
+    for line in range(index.shape[1]):
+        z, y = (first + line) // ny, (first + line) % ny
+        for x in range(index.shape[2]):
+            for c in range(3):
+                p[c] = to_field[c, 0] * z + to_field[c, 1] * y + to_field[c, 2] * x + to_field[c, 3]
+            vector_at(field, p[0], p[1], p[2], u)
+            for c in range(3):
+                start = base[c, 0] * z + base[c, 1] * y + base[c, 2] * x + base[c, 3]
+                index[c, line, x] = start + turn[c, 0] * u[0] + turn[c, 1] * u[1] + turn[c, 2] * u[2]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -272,38 +270,40 @@ def _nearest(position, n):
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest_row(moving, index, fill, out):
+def _take_nearest(moving, index, fill, out):
     nz, ny, nx = moving.shape
-    for i in range(out.size):
-        z, y, x = index[0, i], index[1, i], index[2, i]
-        if _inside(z, nz) and _inside(y, ny) and _inside(x, nx):
-            out[i] = moving[_nearest(z, nz), _nearest(y, ny), _nearest(x, nx)]
-        else:
-            out[i] = fill
+    for line in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            z, y, x = index[0, line, i], index[1, line, i], index[2, line, i]
+            if _inside(z, nz) and _inside(y, ny) and _inside(x, nx):
+                out[line, i] = moving[_nearest(z, nz), _nearest(y, ny), _nearest(x, nx)]
+            else:
+                out[line, i] = fill
 
 
 @numba.njit(cache=True, nogil=True)
-def _linear_row(moving, index, fill, integer, low, high, out):
+def _interpolate(moving, index, fill, integer, low, high, out):
     nz, ny, nx = moving.shape
     clipped = 0
-    for i in range(out.size):
-        z, y, x = index[0, i], index[1, i], index[2, i]
-        if z >= 0 and z < nz - 1 and y >= 0 and y < ny - 1 and x >= 0 and x < nx - 1:
-            z0, y0, x0 = int(z), int(y), int(x)
-            z1, y1, x1 = z0 + 1, y0 + 1, x0 + 1
-            wz, wy, wx = z - z0, y - y0, x - x0
-        elif _inside(z, nz) and _inside(y, ny) and _inside(x, nx):
-            z0, z1, wz = cell(z, nz)
-            y0, y1, wy = cell(y, ny)
-            x0, x1, wx = cell(x, nx)
-        else:
-            out[i] = fill
-            continue
-        value = blend(moving, z0, z1, wz, y0, y1, wy, x0, x1, wx)
-        if integer:
-            value = np.floor(value + 0.5)
-            if value < low or value > high:
-                value = min(max(value, low), high)
-                clipped += 1
-        out[i] = value
+    for line in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            z, y, x = index[0, line, i], index[1, line, i], index[2, line, i]
+            if z >= 0 and z < nz - 1 and y >= 0 and y < ny - 1 and x >= 0 and x < nx - 1:
+                z0, y0, x0 = int(z), int(y), int(x)
+                z1, y1, x1 = z0 + 1, y0 + 1, x0 + 1
+                wz, wy, wx = z - z0, y - y0, x - x0
+            elif _inside(z, nz) and _inside(y, ny) and _inside(x, nx):
+                z0, z1, wz = cell(z, nz)
+                y0, y1, wy = cell(y, ny)
+                x0, x1, wx = cell(x, nx)
+            else:
+                out[line, i] = fill
+                continue
+            value = blend(moving, z0, z1, wz, y0, y1, wy, x0, x1, wx)
+            if integer:
+                value = np.floor(value + 0.5)
+                if value < low or value > high:
+                    value = min(max(value, low), high)
+                    clipped += 1
+            out[line, i] = value
     return clipped

@@ -99,7 +99,7 @@ def cell(position, n):
     return lower, lower + 1, position - lower
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def blend(component, z0, z1, fz, y0, y1, fy, x0, x1, fx):
     """Trilinear mean of the 8 samples around a point."""
     a = component[z0, y0, x0] * (1 - fx) + component[z0, y0, x1] * fx
@@ -109,7 +109,7 @@ def blend(component, z0, z1, fz, y0, y1, fy, x0, x1, fx):
     return (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def vector_at(field, z, y, x, out):
     """The field's vector at an index position, clamped: fills ``out`` (3,)."""
     z0, z1, fz = cell(z, field.shape[1])
