@@ -103,9 +103,9 @@ def measure_link(
     displacement = shift + _parabola(a, b, shift, ncc) + base
     offset = np.abs(displacement - expected)
     status: Status = "ok"
-    if ncc < settings.minimum_ncc:
+    if ncc < settings.min_ncc:
         status = "low_ncc"
-    elif ratio > settings.maximum_peak_ratio:
+    elif ratio > settings.max_peak_ratio:
         status = "ambiguous"
     elif (offset > np.maximum(settings.border * window, 0.5)).any():
         status = "window_border"
@@ -218,7 +218,7 @@ def _search(a, b, center, window, settings) -> tuple[np.ndarray | None, float]:
     correlation = correlation[np.ix_(*(g % n for g, n in zip(allowed, shape, strict=True)))]
     tops = np.argwhere(ndimage.maximum_filter(correlation, 5) == correlation)
     order = np.argsort(-correlation[tuple(tops.T)], kind="stable")[: settings.peaks]
-    least = settings.minimum_overlap * min(a.size, b.size)
+    least = settings.min_overlap * min(a.size, b.size)
     scored = []
     for top in tops[order]:
         shift = top + low

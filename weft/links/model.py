@@ -21,13 +21,13 @@ class LinkSettings:
         Sides, voxels, of the two boxes whose difference is the band-pass.
     peaks
         Peaks of the phase correlation that are scored by NCC.
-    minimum_ncc
+    min_ncc
         A link below this NCC of the band-passed overlap is ``low_ncc``.
-    maximum_peak_ratio
+    max_peak_ratio
         A link whose second-best shift reaches this part of the best one's NCC is ``ambiguous``.
     border
         A shift beyond this part of the search window is ``window_border``.
-    minimum_overlap
+    min_overlap
         Shifts that leave less than this part of the smaller crop are not considered.
     content
         A crop is ``empty`` when its band-passed variance is below this multiple of what noise alone makes.
@@ -38,10 +38,10 @@ class LinkSettings:
     small_box: int = 3
     large_box: int = 15
     peaks: int = 6
-    minimum_ncc: float = 0.3
-    maximum_peak_ratio: float = 0.9
+    min_ncc: float = 0.3
+    max_peak_ratio: float = 0.9
     border: float = 0.95
-    minimum_overlap: float = 0.15
+    min_overlap: float = 0.15
     content: float = 3.0
     max_voxels: int = 24_000_000
 

@@ -1,0 +1,188 @@
+"""Illumination against the gain and dark that synthetic tiles were made with."""
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from weft.illumination import Illumination, fit_illumination, resolve_dark
+from weft.image import Tile, TileSet
+from weft.links import Link
+
+SIDE, DEPTH, STEP = 96, 40, 80
+
+
+def gain_plane(centre, curve):
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    gain = np.exp(-((y - centre[0]) ** 2 + 1.4 * (x - centre[1]) ** 2) / curve)
+    gain = 0.5 + (gain - gain.min()) / np.ptp(gain)
+    return (gain / gain.mean()).astype(np.float32)
+
+
+def specimen(rng, shape):
+    """A blob of regions of different brightness with texture; about half of the volume is tissue."""
+    sites = rng.uniform(0, 1, (40, 3)) * shape
+    grid = np.stack(np.indices([-(-n // 2) for n in shape]), -1) * 2.0
+    nearest = np.argmin([((grid - s) ** 2).sum(-1) for s in sites], axis=0)
+    levels = rng.uniform(200, 700, 40)[nearest].repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    levels = levels[: shape[0], : shape[1], : shape[2]]
+    texture = ndimage.gaussian_filter(rng.standard_normal(shape), 1.5)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = 0.4 * z**2 + y**2 + x**2 < 0.75
+    slow = 1 + 0.2 * np.sin(2 * x + y)
+    return levels * slow * np.exp(0.15 * texture / texture.std()) * inside
+
+
+def mosaic(seed, gain, empty=None):
+    """3 x 3 tiles, (9, z, y, x), their stage positions and true corners (whole voxels)."""
+    rng = np.random.default_rng(seed)
+    margin = 4
+    extent = (DEPTH + 2 * margin, 2 * STEP + SIDE + 2 * margin, 2 * STEP + SIDE + 2 * margin)
+    volume = specimen(rng, extent)
+    stage = np.array([(0, STEP * r, STEP * c) for r in range(3) for c in range(3)])
+    true = stage + rng.integers(-margin, margin + 1, stage.shape)
+    arrays = []
+    for n, (z, y, x) in enumerate(true + margin):
+        signal = volume[z : z + DEPTH, y : y + SIDE, x : x + SIDE] * (n != empty)
+        arrays.append(
+            np.rint(rng.poisson(signal * gain) + 110 + rng.normal(0, 3, signal.shape)).astype(np.uint16)
+        )
+    return np.stack(arrays), stage, true
+
+
+def tile_set(arrays, stage):
+    def read(tile, channel, region):
+        return arrays[tile][region]
+
+    tiles = tuple(Tile(f"T{k}", tuple(float(v) for v in p)) for k, p in enumerate(stage))
+    return TileSet(tiles, arrays.shape[1:], (1.0, 1.0, 1.0), np.dtype("uint16"), ("0",), read)
+
+
+@pytest.fixture(scope="module")
+def scan():
+    gain = gain_plane((0.15, -0.2), 1.1)
+    arrays, stage, true = mosaic(0, gain, empty=8)
+    return tile_set(arrays, stage), gain, true
+
+
+SEARCH = (10, 10, 10)
+
+
+def rmse(light, gain):
+    return float(np.sqrt(np.mean((light.gain - gain) ** 2)))
+
+
+def test_gain_of_half_filled_tiles(scan):
+    tiles, gain, _ = scan
+    light = fit_illumination(tiles, 0, dark=110.0, search_voxels=SEARCH)
+    assert rmse(Illumination.identity(gain.shape), gain) > 0.2
+    assert rmse(light, gain) < 0.03
+    assert light.gain.dtype == np.float32
+    assert light.gain.mean() == pytest.approx(1, abs=1e-6)
+    assert light.report["accepted"]
+    assert light.report["seams"] >= 6
+    assert light.report["shading_after"] < 0.3 * light.report["shading_before"]
+
+
+def test_measured_links_can_be_given_and_the_result_repeats(scan):
+    tiles, gain, true = scan
+    pairs = [(r * 3 + c, r * 3 + c + s) for r in range(3) for c in range(3) for s in (1, 3)]
+    pairs = [(i, j) for i, j in pairs if j < 9 and (j - i == 3 or j % 3)]
+    links = [Link(i, j, (true[j] - true[i]).astype(float), 0.9, 0.1, 0.1, "ok", 0.8) for i, j in pairs]
+    first, second = (fit_illumination(tiles, 0, dark=110.0, links=links, seed=3) for _ in range(2))
+    assert rmse(first, gain) < 0.03
+    assert first.gain.tobytes() == second.gain.tobytes()
+
+
+def test_without_overlaps_the_gradients_still_help(scan):
+    tiles, gain, _ = scan
+    light = fit_illumination(tiles, 0, dark=110.0, links=[])
+    assert light.report["seams"] == 0
+    assert rmse(light, gain) < 0.12
+
+
+def test_a_flat_lamp_is_left_nearly_flat():
+    arrays, stage, _ = mosaic(1, np.ones((SIDE, SIDE), np.float32))
+    light = fit_illumination(tile_set(arrays, stage), 0, dark=110.0, search_voxels=SEARCH)
+    assert np.abs(light.gain - 1).max() < 0.03
+
+
+def test_a_correction_that_makes_things_worse_is_rejected(scan):
+    tiles, _, _ = scan
+    # Tissue fills the middle of the mosaic: the mean over tiles is no picture of the lamp.
+    light = fit_illumination(tiles, 0, dark=110.0, method="mean", search_voxels=SEARCH)
+    assert light.report["shading_after"] >= light.report["shading_before"]
+    assert not light.report["accepted"]
+    assert (light.gain == 1).all()
+    assert (light.dark == 110).all()
+
+
+def test_tiles_without_tissue_give_no_gain():
+    rng = np.random.default_rng(0)
+    arrays = np.rint(110 + rng.normal(0, 3, (4, DEPTH, SIDE, SIDE))).astype(np.uint16)
+    light = fit_illumination(tile_set(arrays, [(0, 0, 96 * k) for k in range(4)]), 0, dark=110.0)
+    assert (light.gain == 1).all()
+    assert light.report["reason"] == "too few planes with tissue"
+
+
+@pytest.mark.parametrize("method", ["quantile", "mean"])
+def test_statistics_suffice_for_dense_tissue(method):
+    rng = np.random.default_rng(2)
+    gain = gain_plane((0, 0.1), 1.5)
+    texture = ndimage.gaussian_filter(rng.standard_normal((12 * DEPTH, SIDE, SIDE)), (1, 3, 3)).reshape(
+        12, DEPTH, SIDE, SIDE
+    )
+    arrays = np.rint(rng.poisson(400 * np.exp(0.2 * texture / texture.std()) * gain) + 110).astype(np.uint16)
+    light = fit_illumination(
+        tile_set(arrays, [(0, 0, 96 * k) for k in range(12)]), 0, dark=110.0, method=method
+    )
+    assert light.report["accepted"]
+    assert rmse(light, gain) < 0.03
+
+
+def test_dark_from_each_source(scan, tmp_path):
+    tiles, _, _ = scan
+    assert (resolve_dark(99.5, tiles, 0) == 99.5).all()
+    plane = resolve_dark("empty_tiles", tiles, 0)
+    np.testing.assert_allclose(plane, 110, atol=0.6)
+    image = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE)
+    tifffile.imwrite(tmp_path / "dark.tif", np.stack([image, image + 2]))
+    np.save(tmp_path / "dark.npy", image)
+    np.testing.assert_array_equal(resolve_dark(tmp_path / "dark.tif", tiles, 0), image + 1)
+    np.testing.assert_array_equal(resolve_dark(str(tmp_path / "dark.npy"), tiles, 0), image)
+
+
+def test_dark_refusals(scan, tmp_path):
+    tiles, gain, _ = scan
+    full, stage, _ = mosaic(4, gain)
+    middle = tile_set(full[3:6], stage[3:6])
+    with pytest.raises(ValueError, match="stands out as empty"):
+        resolve_dark("empty_tiles", middle, 0)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.tif"):
+        resolve_dark(tmp_path / "nowhere.tif", tiles, 0)
+    np.save(tmp_path / "small.npy", np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"small\.npy"):
+        resolve_dark(tmp_path / "small.npy", tiles, 0)
+    with pytest.raises(ValueError, match="finite"):
+        resolve_dark(float("nan"), tiles, 0)
+
+
+def test_refusals(scan):
+    tiles, _, _ = scan
+    with pytest.raises(ValueError, match="'n4'"):
+        fit_illumination(tiles, 0, dark=0, method="n4")
+    with pytest.raises(ValueError, match="dark"):
+        fit_illumination(tiles, 0, dark=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="one shape"):
+        Illumination(np.ones((2, 2)), np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="positive"):
+        Illumination(np.zeros((2, 2)), np.zeros((2, 2)))
+
+
+def test_correct_inverts_the_model():
+    gain = gain_plane((0, 0), 1.0)
+    light = Illumination(gain, np.full(gain.shape, 100, np.float32))
+    signal = np.full((2, 5, 6), 40.0)
+    region = (slice(3, 8), slice(10, 16))
+    raw = signal * gain[region] + 100
+    np.testing.assert_allclose(light.correct(raw, region), signal, rtol=1e-5)

@@ -1,0 +1,89 @@
+"""Where the dark comes from: always said, never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from scipy import ndimage
+
+from weft.illumination.samples import block_shape
+from weft.image import TileSet
+from weft.pyramid import downsample
+
+# An empty tile varies by less than this part of the range of all tiles, and stays this near its bottom.
+_FLAT, _LOW = 0.05, 0.1
+# Tiles whose whole range is less than this many times the noise hold nothing to tell empty ones from.
+_LEAST_RANGE = 10.0
+
+
+def resolve_dark(source: float | str | Path, tiles: TileSet, channel: int) -> np.ndarray:
+    """The dark of a channel, as a plane.
+
+    Parameters
+    ----------
+    source
+        Counts; or the path of an image (TIFF or .npy; a stack is averaged); or ``"empty_tiles"``: the
+        mean of tiles that hold nothing, smoothed, which is refused when no tile stands out as empty.
+    tiles
+        Raw tiles.
+    channel
+        Index of the channel.
+
+    Returns
+    -------
+    ndarray
+        float32, (y, x), counts.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the image is not there.
+    ValueError
+        When it has another shape than the tiles, or no tile is empty.
+    """
+    shape = tiles.shape[1:]
+    if isinstance(source, int | float):
+        if not np.isfinite(source):
+            raise ValueError(f"the dark must be a finite number of counts; found {source}")
+        return np.full(shape, source, np.float32)
+    if source == "empty_tiles":
+        return _from_empty_tiles(tiles, channel)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"the dark is to be read from {path}, which is not there")
+    image = np.load(path, allow_pickle=False) if path.suffix == ".npy" else tifffile.imread(path)
+    plane = np.asarray(image, np.float32)
+    plane = plane.mean(0) if plane.ndim == 3 else plane
+    if plane.shape != shape:
+        raise ValueError(f"{path}: a dark image must have the tiles' {shape} (y, x); found {plane.shape}")
+    return plane
+
+
+def _from_empty_tiles(tiles: TileSet, channel: int) -> np.ndarray:
+    depth, *block = block_shape(tiles.shape)
+    probes = np.unique(np.linspace(0, tiles.shape[0] - depth, 8).astype(int))
+    bounds, noises = [], []
+    for tile in range(len(tiles.tiles)):
+        slabs = [tiles.read(tile, channel, (slice(z, z + depth), slice(None), slice(None))) for z in probes]
+        blocks = np.stack([downsample(slab.astype(np.float32), (depth, *block))[0] for slab in slabs])
+        bounds.append(np.quantile(blocks, (0.005, 0.995)))
+        noises.append(1.4826 * np.median(np.abs(np.diff(blocks, axis=-1))) / 2**0.5)
+    low, high = np.array(bounds).T
+    bottom, extent = low.min(), high.max() - low.min()
+    empty = np.flatnonzero((high - low < _FLAT * extent) & (high < bottom + _LOW * extent))
+    if extent < _LEAST_RANGE * min(noises) or not empty.size:
+        raise ValueError(
+            f"dark 'empty_tiles': no tile of channel {tiles.channels[channel]!r} stands out as empty "
+            "(flat and far dimmer than the others); give the dark as counts or as an image"
+        )
+    planes = np.unique(np.linspace(0, tiles.shape[0] - 1, 64).astype(int))
+    total = np.zeros(tiles.shape[1:])
+    for tile in empty.tolist():
+        for z in planes.tolist():
+            total += tiles.read(tile, channel, (slice(z, z + 1), slice(None), slice(None)))[0]
+    mean = total / (empty.size * planes.size)
+    return ndimage.gaussian_filter(mean, [max(1.0, n / 32) for n in mean.shape], mode="nearest").astype(
+        np.float32
+    )
