@@ -49,7 +49,7 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     start = last = time.monotonic()
     for n, item in enumerate(items):
         now = time.monotonic()
-        if now - last > QUIET:
+        if n and now - last > QUIET:
             left = (now - start) / n * (total - n)
             line = f"{what}: {n} of {total}, about {left:.0f} s left"
             log.info(line)

@@ -14,7 +14,7 @@ from weft import receipts
 from weft.grid import Grid
 from weft.image import Image
 from weft.logs import log, progress
-from weft.ontology import Ontology
+from weft.ontology import Ontology, Structure
 from weft.rois import LEFT, NONE, RIGHT, MeasuredBlock, measure_regions, roi_table
 from weft.steps.fuse_tiles import region_names, split_name
 from weft.steps.sources import open_received
@@ -48,7 +48,7 @@ def export_rois(
     if annotation.grid != image.grid:
         raise ValueError(f"{labels}: the annotation's grid is not that of {names['moving']!r}; leave warp.spacing empty")
     cells = [pd.read_parquet(path)[["z", "y", "x"]].to_numpy(float) for path in points]
-    tree = Ontology.read(ontology) if ontology else Ontology(())
+    tree = Ontology.read(ontology) if ontology else _flat_ontology(annotation)
     sequence = open_transform(inverse)
     table = measure_regions(
         _blocks(image, annotation, Path(labels), sequence, atlas),
@@ -90,6 +90,13 @@ def _blocks(
         sides = _sides(image.grid.crop(where), sequence, grid, atlas["orientation"])
         intensities = np.stack([image.levels[0].read(channel, where) for channel in range(len(image.channels))])
         yield MeasuredBlock(where, ids, sides, intensities)
+
+
+def _flat_ontology(annotation: Image) -> Ontology:
+    """Regions named by their ids, none part of another: for an annotation without a table of names."""
+    coarse = annotation.levels[-1].read(0)
+    ids = set(np.unique(coarse).tolist()) | {1}
+    return Ontology(tuple(Structure(i, str(i), str(i), None) for i in sorted(ids - {0})))
 
 
 def _sides(block: Grid, sequence: Sequence, atlas: Grid, orientation: str | None) -> np.ndarray:
