@@ -353,10 +353,9 @@ section {
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 th, td { text-align: left; padding: 0.4rem 0.8rem 0.4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--muted); font-weight: 600; position: sticky; top: 0; background: var(--card); white-space: nowrap; }
-td { overflow-wrap: anywhere; }
 td:first-child, td.number { white-space: nowrap; }
 td.number { font-variant-numeric: tabular-nums; }
-td.bar { background: linear-gradient(var(--bar), var(--bar)) no-repeat 0 50% / var(--share) 70%; padding-left: 0.4rem; }
+td.bar { background: linear-gradient(var(--bar), var(--bar)) no-repeat 0 50% / calc(var(--share) * 0.92) 70%; padding-left: 0.4rem; }
 figure { margin: 0; }
 figure img {
   display: block; width: auto; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 8px;
