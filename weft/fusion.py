@@ -40,22 +40,28 @@ class TileCache:
     def read(self, tile: int, channel: int, region: Region) -> np.ndarray:
         """Voxels, (z, y, x), of a region (slices with start and stop) of a tile."""
         depth, rows, columns = region
+        wanted = range(depth.start, depth.stop)
         with self._lock:
-            absent = [z for z in range(depth.start, depth.stop) if (tile, channel, z) not in self._planes]
-            if absent:
-                # One call for the run that holds all absent planes: chunked tiles decode each chunk once.
-                first, last = absent[0], absent[-1] + 1
-                slab = self.tiles.read(tile, channel, (slice(first, last), slice(None), slice(None)))
-                for z in absent:
-                    self._planes[(tile, channel, z)] = slab[z - first].copy()
-                    self._bytes += slab[z - first].nbytes
-            planes = []
-            for z in range(depth.start, depth.stop):
-                self._planes.move_to_end((tile, channel, z))
-                planes.append(self._planes[(tile, channel, z)][rows, columns])
-            while self._bytes > self.max_bytes and self._planes:
+            found = {
+                z: self._planes[(tile, channel, z)] for z in wanted if (tile, channel, z) in self._planes
+            }
+        absent = [z for z in wanted if z not in found]
+        if absent:
+            # One call for the run that holds all absent planes: chunked tiles decode each chunk once.
+            # Outside the lock: threads read side by side, and at worst one plane twice.
+            first, last = absent[0], absent[-1] + 1
+            slab = self.tiles.read(tile, channel, (slice(first, last), slice(None), slice(None)))
+            found |= {z: slab[z - first].copy() for z in absent}
+        with self._lock:
+            for z in wanted:
+                key = (tile, channel, z)
+                if key not in self._planes:
+                    self._planes[key] = found[z]
+                    self._bytes += found[z].nbytes
+                self._planes.move_to_end(key)
+            while self._bytes > self.max_bytes:
                 self._bytes -= self._planes.popitem(last=False)[1].nbytes
-        return np.stack(planes)
+        return np.stack([found[z][rows, columns] for z in wanted])
 
 
 def output_grid(positions: np.ndarray, shape: Shape, spacing: Triple) -> Grid:

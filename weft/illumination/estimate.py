@@ -148,7 +148,7 @@ def _fit(samples: Samples, seams: Sequence[Seam], method: str, shape: tuple[int,
     groups = [*_gradients(samples, shape), *(_seam_equations(s, shape) for s in seams)]
     groups = [g for g in groups if g.weights.any()]
     degrees = np.array([p + q for p, q in basis.TERMS], float)
-    coefficients = np.zeros(len(degrees))
+    coefficients: np.ndarray = np.zeros(len(degrees))
     for _ in range(_ITERATIONS):
         matrix: np.ndarray = np.diag(_RIDGE * degrees**2)
         vector = np.zeros(len(degrees))
