@@ -8,7 +8,15 @@ import pandas as pd
 import pytest
 import zarr
 
-from weft.stores.tables import CORNER, LENGTHS, read_roi_table, write_csv, write_parquet, write_roi_table
+from weft.stores.tables import (
+    CORNER,
+    LENGTHS,
+    read_points,
+    read_roi_table,
+    write_csv,
+    write_parquet,
+    write_roi_table,
+)
 
 
 @pytest.fixture
@@ -90,6 +98,35 @@ def test_files_keep_values_and_bytes(tmp_path, rois):
     write_csv(rois, tmp_path / "a.tsv", separator="\t")
     assert (tmp_path / "a.tsv").read_text().startswith("x_micrometer\t")
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_points_are_read_and_checked(tmp_path, suffix):
+    points = pd.DataFrame({"name": ["a", "b"], "z": [1, 2], "y": [0.1, 1 / 3], "x": [-5.0, 7e9]})
+    path = tmp_path / f"points{suffix}"
+
+    def write(table):
+        if suffix == ".parquet":
+            write_parquet(table, path)
+        else:
+            write_csv(table, path, separator="," if suffix == ".csv" else "\t")
+
+    with pytest.raises(FileNotFoundError, match="no such table of points"):
+        read_points(path)
+    write(points)
+    pd.testing.assert_frame_equal(read_points(path), points.astype({"z": float}), check_exact=True)
+    write(points.drop(columns="y"))
+    with pytest.raises(ValueError, match="column 'y' is missing"):
+        read_points(path)
+    write(points.assign(x=["1", "left"]))
+    with pytest.raises(ValueError, match="x of point 1 is 'left'; wanted a finite number"):
+        read_points(path)
+    if suffix != ".tsv":
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match="cannot be read as a table"):
+            read_points(path)
+    with pytest.raises(ValueError, match="not the name of a table"):
+        read_points(__file__)
 
 
 def test_tables_of_others_are_read(data_root):

@@ -12,7 +12,7 @@ import SimpleITK
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.readers.checks import label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.checks import channel_names, label_type, micrometres, orientation_code, reading, voxel_size
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import DecodedVolume, LazyVolume, RawVolume
 from weft.readers.nrrd import read_nrrd_header
@@ -26,8 +26,8 @@ def open_volume(
     spacing: Sequence[float] | None = None,
     spacing_unit: str | None = None,
     orientation: str | None = None,
+    channels: Sequence[str] | None = None,
     labels: bool = False,
-    channel: str = "0",
 ) -> Image:
     """Open a NIfTI (``.nii``, ``.nii.gz``), NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``) volume.
 
@@ -48,10 +48,10 @@ def open_volume(
     orientation
         Code of three letters instead of the file's (a NRRD without ``space`` has none). Atlases in NRRD often
         carry a direction matrix that nobody meant: state it for those.
+    channels
+        Name of the one channel.
     labels
         True for a label image, which must be of an integer type.
-    channel
-        Name of the one channel.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def open_volume(
         spacing = [size * factor for size in sizes]
     grid = Grid(data.shape[1:], voxel_size(spacing, path))
     code = orientation_code(orientation, path) or code
-    return Image((Level(data, grid),), (channel,), orientation=code, labels=labels)
+    return Image((Level(data, grid),), channel_names(channels, 1, path), orientation=code, labels=labels)
 
 
 class _Nifti(LazyVolume):

@@ -78,9 +78,7 @@ def write_roi_table(
         obs=table[others].set_axis(names, axis=0),
         var=pd.DataFrame(index=pd.Index(numbers, dtype=str)),
     )
-    with anndata.settings.override(
-        zarr_write_format=store.metadata.zarr_format, allow_write_nullable_strings=False
-    ):
+    with anndata.settings.override(zarr_write_format=store.metadata.zarr_format, auto_shard_zarr_v3=False):
         anndata.io.write_elem(tables, name, annotated)
     by_label = label_image is not None
     attributes: dict[str, Any] = {
@@ -113,6 +111,47 @@ def read_roi_table(store_path: str | Path, name: str) -> pd.DataFrame:
         raise ValueError(f"{store_path}: has no table {name!r} in its group `tables`")
     annotated = anndata.io.read_elem(group[f"tables/{name}"])
     return pd.concat([annotated.to_df(), annotated.obs], axis=1)
+
+
+def read_points(path: str | Path) -> pd.DataFrame:
+    """A table of points: CSV (``.csv``), tab-separated text (``.tsv``, ``.txt``) or Parquet (``.parquet``).
+
+    Its columns z, y, x, um, become float64; all others are kept.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the file is missing.
+    ValueError
+        When its name ends otherwise, it is broken, a column is missing, or a position is no finite number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such table of points; wanted columns z, y, x in micrometres")
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".parquet"):
+        raise ValueError(
+            f"{path}: not the name of a table; wanted one that ends in .csv, .tsv, .txt or .parquet"
+        )
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(
+                path, sep="," if path.suffix.lower() == ".csv" else "\t", float_precision="round_trip"
+            )
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error
+    for axis in "zyx":
+        if axis not in table:
+            raise ValueError(f"{path}: column {axis!r} is missing; wanted z, y, x in micrometres")
+        numbers = pd.to_numeric(table[axis], errors="coerce").to_numpy(float)
+        if not np.isfinite(numbers).all():
+            line = int(np.flatnonzero(~np.isfinite(numbers))[0])
+            raise ValueError(
+                f"{path}: {axis} of point {line} is {table[axis].iloc[line]!r}; wanted a finite number"
+            )
+        table[axis] = numbers
+    return table
 
 
 def write_parquet(table: pd.DataFrame, path: str | Path) -> None:
