@@ -60,8 +60,8 @@ def judge(
     labels
         Annotation warped to the sample, OME-Zarr.
     points
-        The phantom's cells warped to the atlas, Parquet or CSV: columns z, y, x (um), in the phantom's order
-        or with the column ``cell``.
+        The phantom's cells warped to the atlas, Parquet or CSV: columns warped_z, warped_y, warped_x (um), in the
+        phantom's order or with the column ``cell``.
     annotation
         The atlas's labels; by default the phantom's own ``atlas/annotation.nrrd``.
 
@@ -280,10 +280,10 @@ def _cells(points: Path, true: Path, annotation: Path, grid: dict[str, Any]) -> 
         found = found.set_index("cell").reindex(cells["cell"])
     elif len(found) != len(cells):
         raise ValueError(f"{points}: {len(found)} points, wanted the phantom's {len(cells)} cells")
-    import SimpleITK as sitk  # noqa: N813  (only here: it takes a second to load)
+    import SimpleITK as sitk  # only here: it takes a second to load
 
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(annotation)))
-    index = (found[["z", "y", "x"]].to_numpy(float) - grid["origin"]) / grid["spacing"]
+    index = (found[["warped_z", "warped_y", "warped_x"]].to_numpy(float) - grid["origin"]) / grid["spacing"]
     known = np.isfinite(index).all(axis=1)
     place = np.rint(np.where(known[:, None], index, -1)).astype(int)
     inside = np.all((place >= 0) & (place < labels.shape), axis=1)

@@ -198,9 +198,10 @@ def make_anatomy(settings: PhantomSettings, rng: np.random.Generator) -> tuple[A
     half = np.array([0.42 * depth, 0.255 * height, 0.375 * width])
     centre = np.array([half[0], half[1], half[2]]) + MARGIN * unit
     trunk_half = np.array([0.33 * depth, 0.25 * height, 0.13 * width])
-    trunk_centre = centre + [0.0, 0.345 * height, 0.0]
+    trunk_centre = centre + np.array([0.0, 0.345 * height, 0.0])
     upper = np.array([centre[0] + half[0], trunk_centre[1] + trunk_half[1], centre[2] + half[2]])
-    grid = Grid(tuple(int(n) for n in np.ceil(upper / unit) + MARGIN), (unit,) * 3)
+    nz, ny, nx = (int(n) for n in np.ceil(upper / unit) + MARGIN)
+    grid = Grid((nz, ny, nx), (unit,) * 3)
 
     ventricle = _box(
         centre - [0.0, 0.25 * half[1], 0.0], np.array([0.62 * half[0], 5.5 * grain, 4.5 * grain])

@@ -183,7 +183,7 @@ def _clear(folder: Path) -> None:
 
 def _write_atlas(folder: Path, anatomy: Anatomy, grid: Grid) -> np.ndarray:
     """Write template, annotation and ontology; returns the annotation, (z, y, x) uint32."""
-    import SimpleITK as sitk  # noqa: N813  (only here: it takes a second to load)
+    import SimpleITK as sitk  # only here: it takes a second to load
 
     template = np.empty(grid.shape, np.float32)
     regions = np.empty(grid.shape, np.int32)
