@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-_WORKER = Path(__file__).with_name("elastix_worker.py")
+from weft.registration import elastix_worker
 
 
 def run_elastix(
@@ -90,7 +90,7 @@ class _Helper:
         environment = {**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
         # -P: the worker's folder is not a place to import from.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER)],
+            [sys.executable, "-P", elastix_worker.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import itk
 import numpy as np
 
 
@@ -89,6 +88,7 @@ def _child(folder: Path) -> int:
 
 def _register(folder: Path) -> dict[str, list[str]]:
     """The transform parameter map that elastix finds for the images of a folder."""
+    import itk  # already loaded in the helper process
 
     def image(name: str) -> Any:
         return itk.image_view_from_array(np.load(folder / f"{name}.npy", allow_pickle=False))
@@ -126,6 +126,8 @@ def _reason(folder: Path, error: BaseException) -> str:
 
 def main() -> None:
     """Load elastix, say so, serve."""
+    import itk  # here, so that this module can be imported where itk is not installed
+
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not reach the answers
     itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
