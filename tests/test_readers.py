@@ -26,6 +26,7 @@ from weft.readers.fingerprint import fingerprint, source_files
 from weft.readers.n5 import open_n5
 from weft.readers.ome_zarr import open_ome_zarr
 from weft.readers.precomputed import open_precomputed
+from weft.readers.tiff import plane_header, read_plane
 from weft.readers.tiff_stack import open_tiff_stack
 from weft.readers.tiff_tiles import open_tiff_tiles
 from weft.readers.volume_file import open_volume
@@ -302,6 +303,25 @@ def readers_level(data):
     return Level(data, Grid(data.shape[1:], (1, 1, 1)))
 
 
+def test_readers_come_through_entry_points(tmp_path):
+    (tmp_path / "outside.py").write_text(
+        "def open_outside(path, **options):\n    return str(path), options\n"
+    )
+    info = tmp_path / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[weft.readers]\noutside = outside:open_outside\n")
+    code = (
+        "from weft.readers import formats, open_source, reader_identity;"
+        "print('outside' in formats(), open_source('there', 'outside', a=1), reader_identity('outside'))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert run.stdout.startswith("True ('there', {'a': 1}) outside.open_outside@")
+
+
 # ---------------------------------------------------------------------------------------- fingerprint
 def test_fingerprint_sees_every_change_and_imports_only_the_standard_library(tmp_path):
     folder = write_planes(tmp_path / "a", voxels((3, 8, 8)))
@@ -472,6 +492,35 @@ def test_tiff_stack_follows_metadata(tmp_path, compression):
     np.testing.assert_array_equal(image.levels[0].read(), volume[0])
     assert image.dtype == np.dtype("u2")
     assert image.orientation == "air"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "zlib"},
+        {"compression": "zlib", "rowsperstrip": 7, "predictor": True},
+        {"compression": "lzw", "rowsperstrip": 50},
+        {"compression": "deflate", "tile": (16, 32)},
+        {"tile": (32, 48)},
+        {"compression": "zlib", "tile": (16, 16), "predictor": True, "byteorder": ">"},
+    ],
+)
+def test_parts_of_planes_are_those_of_the_whole(tmp_path, options):
+    plane = voxels((50, 61))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, plane, **options)
+    wanted = plane_header(path)
+    for rows, columns in [
+        ((0, 50), (0, 61)),
+        ((13, 15), (16, 48)),
+        ((48, 50), (60, 61)),
+        ((5, 40), (0, 17)),
+        ((3, 3), (4, 9)),
+    ]:
+        part = read_plane(path, slice(*rows), slice(*columns), wanted)
+        assert part.dtype == plane.dtype
+        np.testing.assert_array_equal(part, plane[slice(*rows), slice(*columns)])
 
 
 def test_tiff_stack_sorts_naturally_and_takes_channels_by_pattern(tmp_path):

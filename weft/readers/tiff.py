@@ -70,7 +70,7 @@ def check_plane(path: str | Path, found: PlaneHeader, wanted: PlaneHeader) -> No
 
 
 def read_plane(path: str | Path, rows: slice, columns: slice, wanted: PlaneHeader) -> np.ndarray:
-    """A part of a single-plane TIFF, (y, x), native byte order; of uncompressed planes only its rows are read.
+    """A part of a single-plane TIFF, (y, x), native byte order; only the rows, strips or tiles it touches are read.
 
     Raises
     ------
@@ -87,21 +87,53 @@ def read_plane(path: str | Path, rows: slice, columns: slice, wanted: PlaneHeade
 
 
 def _page_part(file: tifffile.TiffFile, page: Any, rows: slice, columns: slice) -> np.ndarray:
-    """A part of a page, (y, x); whole rows are read of plain pages, all of others."""
+    """A part of a page, (y, x): only the rows, strips or tiles that it touches are read."""
     keyframe = page.keyframe
     ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or max(ends) > file.filehandle.size:
         raise ValueError(f"truncated: found {file.filehandle.size} bytes, wanted {max(ends, default=0)}")
-    plain = keyframe.is_contiguous and keyframe.predictor == 1 and keyframe.fillorder == 1
-    if not plain:
+    if keyframe.is_contiguous and keyframe.predictor == 1 and keyframe.fillorder == 1:
+        return _rows(file, page, rows)[:, columns]
+    if keyframe.jpegtables is not None or len(ends) == 1:
         return page.asarray()[rows, columns]
-    width = keyframe.shape[1]
-    stored = np.dtype(file.byteorder + keyframe.dtype.char)
-    start = page.dataoffsets[0] + rows.start * width * stored.itemsize
+    return _segments(file, page, rows, columns)
+
+
+def _rows(file: tifffile.TiffFile, page: Any, rows: slice) -> np.ndarray:
+    """Whole rows of an uncompressed page, (y, x)."""
+    width = page.keyframe.shape[1]
+    stored = np.dtype(file.byteorder + page.keyframe.dtype.char)
     with file.filehandle.lock:
-        file.filehandle.seek(start)
+        file.filehandle.seek(page.dataoffsets[0] + rows.start * width * stored.itemsize)
         part = np.frombuffer(file.filehandle.read((rows.stop - rows.start) * width * stored.itemsize), stored)
-    return part.reshape(-1, width)[:, columns].astype(stored.newbyteorder("="))
+    return part.reshape(-1, width).astype(stored.newbyteorder("="))
+
+
+def _segments(file: tifffile.TiffFile, page: Any, rows: slice, columns: slice) -> np.ndarray:
+    """A part of a page, (y, x), of the strips or tiles that it touches."""
+    keyframe = page.keyframe
+    width = keyframe.shape[1]
+    high, wide = (
+        (keyframe.tilelength, keyframe.tilewidth) if keyframe.is_tiled else (keyframe.rowsperstrip, width)
+    )
+    across = -(-width // wide)
+    touched = [
+        line * across + place
+        for line in range(rows.start // high, -(-rows.stop // high))
+        for place in range(columns.start // wide, -(-columns.stop // wide))
+    ]
+    y0, x0 = rows.start // high * high, columns.start // wide * wide
+    shape = -(-rows.stop // high) * high - y0, -(-columns.stop // wide) * wide - x0
+    out = np.full(shape, keyframe.nodata, keyframe.dtype.newbyteorder("="))
+    offsets, counts = ([values[n] for n in touched] for values in (page.dataoffsets, page.databytecounts))
+    for data, index in file.filehandle.read_segments(
+        offsets, counts, indices=touched, lock=file.filehandle.lock
+    ):
+        segment, (_, _, y, x, _), _ = keyframe.decode(data, index)
+        if segment is not None:
+            part = segment[0, :, :, 0]
+            out[y - y0 : y - y0 + part.shape[0], x - x0 : x - x0 + part.shape[1]] = part
+    return out[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
 
 
 class PlaneFiles(LazyVolume):
@@ -128,7 +160,7 @@ class PlaneFiles(LazyVolume):
 
 
 class PagesVolume(LazyVolume):
-    """A multi-page TIFF whose pages are compressed, tiled or scattered; whole pages are decoded.
+    """A multi-page TIFF whose pages are compressed, tiled or scattered; touched strips or tiles are decoded.
 
     The file stays open while the object lives: finding page n anew means walking n headers.
     """
