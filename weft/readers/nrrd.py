@@ -21,7 +21,7 @@ _TYPES = {
     "float": "f4",
     "double": "f8",
 }
-_LONGEST = 2**20
+_LONGEST, _PIECE = 2**20, 2**12
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     ValueError
         When the file does not start as NRRD files do, or its header does not end.
     """
+    text, ends = b"", []
     with open(path, "rb") as file:
-        text = file.read(_LONGEST)
-    ends = [text.find(mark) + len(mark) for mark in (b"\n\n", b"\r\n\r\n") if mark in text]
+        while not ends and len(text) < _LONGEST and (more := file.read(_PIECE)):
+            text += more
+            ends = [text.find(mark) + len(mark) for mark in (b"\n\n", b"\r\n\r\n") if mark in text]
     end = min(ends, default=len(text))
     if not text.startswith(b"NRRD") or (not ends and path.suffix.lower() != ".nhdr"):
         raise ValueError(f"{path}: found no NRRD header; wanted one that ends with an empty line")

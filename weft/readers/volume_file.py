@@ -110,6 +110,7 @@ class _MetaImage(LazyVolume):
     def read(self, channel: int, region: Region) -> np.ndarray:
         with reading(self.path, "MetaImage"):
             reader = SimpleITK.ImageFileReader()
+            reader.SetImageIO("MetaImageIO")
             reader.SetFileName(str(self.path))
             reader.SetExtractIndex([part.start for part in region[::-1]])
             reader.SetExtractSize([part.stop - part.start for part in region[::-1]])
@@ -156,6 +157,7 @@ def _open_itk(path: Path) -> tuple[Any, list[float], str | None, str | None]:
     nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     kind = "NRRD" if nrrd else "MetaImage"
     reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
     reader.SetFileName(str(path))
     with reading(path, kind):
         reader.ReadImageInformation()
