@@ -144,7 +144,7 @@ def test_dark_from_each_source(scan, tmp_path):
     tiles, _, _ = scan
     assert (resolve_dark(99.5, tiles, 0) == 99.5).all()
     plane = resolve_dark("empty_tiles", tiles, 0)
-    np.testing.assert_allclose(plane, 110, atol=0.6)
+    assert np.sqrt(np.mean((plane - 110) ** 2)) < 0.6  # 3 counts of noise over 40 planes
     image = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE)
     tifffile.imwrite(tmp_path / "dark.tif", np.stack([image, image + 2]))
     np.save(tmp_path / "dark.npy", image)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from scipy import ndimage
 
 from weft.illumination.samples import block_shape
 from weft.image import TileSet
@@ -25,7 +24,7 @@ def resolve_dark(source: float | str | Path, tiles: TileSet, channel: int) -> np
     ----------
     source
         Counts; or the path of an image (TIFF or .npy; a stack is averaged); or ``"empty_tiles"``: the
-        mean of tiles that hold nothing, smoothed, which is refused when no tile stands out as empty.
+        mean of tiles that hold nothing (light that reaches even those is part of it), refused when no tile stands out as empty.
     tiles
         Raw tiles.
     channel
@@ -83,7 +82,4 @@ def _from_empty_tiles(tiles: TileSet, channel: int) -> np.ndarray:
     for tile in empty.tolist():
         for z in planes.tolist():
             total += tiles.read(tile, channel, (slice(z, z + 1), slice(None), slice(None)))[0]
-    mean = total / (empty.size * planes.size)
-    return ndimage.gaussian_filter(mean, [max(1.0, n / 32) for n in mean.shape], mode="nearest").astype(
-        np.float32
-    )
+    return (total / (empty.size * planes.size)).astype(np.float32)

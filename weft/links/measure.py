@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from weft.illumination.model import Illumination
 from weft.image import Region, TileSet
 from weft.links.kernels import band_pass, ncc_at
 from weft.links.model import Link, LinkSettings, Status
 from weft.pyramid import downsample
+
+if TYPE_CHECKING:  # the illumination room measures links itself
+    from weft.illumination.model import Illumination
 
 _STEPS = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if sum(map(abs, step)) == 1])
 
@@ -96,16 +99,23 @@ def measure_link(
     # From here on, a shift is where voxel 0 of crop b lies in crop a.
     base = np.array([p.start - q.start for p, q in zip(crop_i, crop_j, strict=True)])
     center = expected - base
-    shift, ratio = _search(a, b, center, window, settings)
+    shift, rival, ratio = _search(a, b, center, window, settings)
     if shift is None:
         return _no_link(i, j, stage, "low_ncc")
     shift, ncc = _climb(a, b, shift)
-    displacement = shift + _parabola(a, b, shift, ncc) + base
+    part, top = _parabola(a, b, shift, ncc)
+    displacement = shift + part + base
+    distinct = False
+    if rival is not None and ratio > settings.max_peak_ratio:
+        # Close: judge the rival at full resolution, where the grid does not favour either.
+        rival_top = _parabola(a, b, *_climb(a, b, rival))[1]
+        ratio = float(np.clip(rival_top / max(top, 1e-6), 0, 1))
+        distinct = (1 - min(top, 1.0) ** 2) < settings.distinct * (1 - min(rival_top, 1.0) ** 2)
     offset = np.abs(displacement - expected)
     status: Status = "ok"
     if ncc < settings.min_ncc:
         status = "low_ncc"
-    elif ratio > settings.max_peak_ratio:
+    elif ratio > settings.max_peak_ratio and not distinct:
         status = "ambiguous"
     elif (offset > np.maximum(settings.border * window, 0.5)).any():
         status = "window_border"
@@ -200,8 +210,8 @@ def _noise_variance(log_signal: np.ndarray, settings: LinkSettings) -> float:
     return sigma**2 * float(1 / small - 1 / large)
 
 
-def _search(a, b, center, window, settings) -> tuple[np.ndarray | None, float]:
-    """The best shift (whole voxels) inside the window, and the NCC of the best rival relative to its own."""
+def _search(a, b, center, window, settings) -> tuple[np.ndarray | None, np.ndarray | None, float]:
+    """The best shift (whole voxels) inside the window, its best rival, and their NCCs' ratio."""
     factors = np.where((np.minimum(a.shape, b.shape) >= _BIN_FROM) & (window >= 4), 2, 1)
     a, b = downsample(a, tuple(factors)), downsample(b, tuple(factors))
     center, window = center / factors, window / factors
@@ -226,11 +236,19 @@ def _search(a, b, center, window, settings) -> tuple[np.ndarray | None, float]:
         if shared >= least:
             scored.append((ncc, shift))
     if not scored:
-        return None, 1.0
+        return None, None, 1.0
     best, shift = max(scored, key=lambda entry: entry[0])
-    rivals = [ncc for ncc, other in scored if np.abs(other - shift).max() > 2]
-    ratio = float(np.clip(max(rivals, default=0.0) / best, 0, 1)) if best > 0 else 1.0
-    return shift * factors, ratio
+    if best <= 0:
+        return shift * factors, None, 1.0
+    summit, best = _climb(a, b, shift)
+    rival, ratio = None, 0.0
+    for ncc, other in scored:
+        # A shoulder of the best peak (as along an edge) leads up to it; what stays apart is a rival.
+        if np.abs(other - summit).max() > 2:
+            other, ncc = _climb(a, b, other)
+            if np.abs(other - summit).max() > 2 and ncc / best > ratio:
+                rival, ratio = other * factors, min(1.0, float(ncc / best))
+    return summit * factors, rival, ratio
 
 
 def _climb(a, b, shift, limit: int = 12) -> tuple[np.ndarray, float]:
@@ -248,14 +266,15 @@ def _climb(a, b, shift, limit: int = 12) -> tuple[np.ndarray, float]:
     return shift, seen[tuple(shift)]
 
 
-def _parabola(a, b, shift, top: float) -> np.ndarray:
-    """Sub-voxel part of the peak, (3,), from the NCC one voxel to either side."""
-    part = np.zeros(3)
+def _parabola(a, b, shift, ncc: float) -> tuple[np.ndarray, float]:
+    """Sub-voxel part of the peak, (3,), from the NCC one voxel to either side, and the NCC at its top."""
+    part, top = np.zeros(3), ncc
     for axis in range(3):
         step = np.zeros(3, int)
         step[axis] = 1
         before, after = ncc_at(a, b, shift - step)[0], ncc_at(a, b, shift + step)[0]
-        curvature = before - 2 * top + after
+        curvature = before - 2 * ncc + after
         if curvature < 0 and a.shape[axis] > 2:
             part[axis] = np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)
-    return part
+            top -= 0.25 * (before - after) * part[axis]
+    return part, float(top)
