@@ -28,7 +28,14 @@ from weft.registration.backends.native_field import (
     solve,
     upsample,
 )
-from weft.registration.backends.native_images import Contrast, Statistics, halve, intensity_statistics, scale
+from weft.registration.backends.native_images import (
+    Contrast,
+    Statistics,
+    block_statistics,
+    halve,
+    intensity_statistics,
+    scale,
+)
 from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
 from weft.registration.contract import Initial, Masks, Result
 
@@ -36,7 +43,8 @@ __all__ = ["NativeSettings", "backend_version", "intensity_statistics", "minimal
 
 SMALLEST_LEVEL = 12  # voxels per axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels per axis at the finest level
-COMPARED_PLANES = 16  # planes on which the similarity under start and result is measured
+CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
+COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
 
 
 @dataclass(frozen=True)
@@ -226,9 +234,12 @@ def register(
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
 
+    jacobian = metrics[-1]["minimal_jacobian"]
     for number in range(levels[-1].number - 1, -1, -1):
         u = upsample(u, _coarsen(fixed_grid, number + 1).shape, 2.0)
-    u *= np.asarray(levels[-1].grid.spacing, np.float32)[:, None, None, None]
+    if levels[-1].number:
+        jacobian = minimal_jacobian(u, CELL)
+    u *= np.asarray(fixed_grid.spacing, np.float32)[:, None, None, None]
     return Result(
         displacement=u,
         grid=result_grid,
@@ -236,7 +247,7 @@ def register(
         iterations=sum(record["iterations"] for record in metrics),
         metric_before=before,
         metric_after=after,
-        minimal_jacobian=minimal_jacobian(u, result_grid.spacing),
+        minimal_jacobian=jacobian,
     )
 
 
@@ -253,6 +264,8 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
     ):
         if image.shape != grid.shape:
             raise ValueError(f"the {name} block is of shape {image.shape}; its grid says {grid.shape}")
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise ValueError(f"the {name} block holds values that are not finite; wanted numbers everywhere")
         if mask is not None and mask.shape != image.shape:
             raise ValueError(f"the {name} mask is of shape {mask.shape}; its image is of {image.shape}")
         if image.size >= 2**31 or image.shape[2] > LONGEST_ROW:
@@ -280,7 +293,7 @@ def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Sta
                     f"wanted {options.contrast!r}, the setting contrast"
                 )
         else:
-            value = Statistics.from_mapping(intensity_statistics(image, options.contrast, options.levels[0]))
+            value = block_statistics([image], options.contrast)
         found.append(value)
     return found[0], found[1]
 
@@ -320,8 +333,8 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
                 field_grid=grid.coarsen((2, 2, 2)),
                 linear=np.ascontiguousarray(to_index[:3, :3], np.float32),
                 shift=to_index[:3, 3].astype(np.float32),
-                floor_fixed=options.noise_floor * statistics[0].variance(number),
-                floor_moving=options.noise_floor * statistics[1].variance(number),
+                floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
+                floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
             )
         )
     return levels[::-1]
@@ -350,8 +363,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
     taps = gaussian_taps(options.at(options.sigma, level.number))
-    # A start that is worse than the floor already must not get worse still.
-    limit = min(options.jacobian_floor, minimal_jacobian(u, (2, 2, 2)))
+    jacobian: float | None = None
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
@@ -363,9 +375,9 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         scores.append(score / weight)
         smooth(equations, taps)
         solve(equations, options.damping, options.step_limit, step)
-        tries = _compose_unfolded(u, step, moved, limit)
-        limited += tries != 0
-        if tries is None:
+        cuts, jacobian = _compose_unfolded(u, step, moved, options.jacobian_floor)
+        limited += cuts != 0
+        if cuts is None:
             break
         u, moved = moved, u
         iterations += 1
@@ -378,29 +390,41 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         "before": scores[0] if scores else 0.0,
         "after": scores[-1] if scores else 0.0,
         "limited": limited,
+        "minimal_jacobian": minimal_jacobian(u, CELL) if jacobian is None else jacobian,
     }
 
 
-def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, limit: float) -> int | None:
-    """Compose u with a step, cut where the result would fold, into `out`.
+def _compose_unfolded(
+    u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float
+) -> tuple[int | None, float | None]:
+    """Compose u with a step into `out`, and cut the step (in place) where the result would fold.
 
     Returns
     -------
-    How often the step had to be cut (it is changed in place), or None when that did not help.
+    How often the step was cut, and the minimal Jacobian of `out`; (None, None) when cutting did not help.
     """
+    jacobian = _compose_and_measure(u, step, out)
+    if jacobian >= floor:
+        return 0, jacobian
+    # A u that is worse than the floor already must not get worse still.
+    limit = min(floor, minimal_jacobian(u, CELL))
     bad = np.zeros(u.shape[1:], np.bool_)
-    for tries in range(4):
-        compose(u, step, out)
-        if minimal_jacobian(out, (2, 2, 2)) >= limit:
-            return tries
-        bad |= find_folds(out, (2, 2, 2), limit)
+    for cuts in range(1, 4):
+        bad |= find_folds(out, CELL, limit)
         # Zero within some samples of a fold (there u stays as it was, above the limit), smoothly up to 1.
-        sigma = 1.0 * 2**tries
-        taps = gaussian_taps(sigma)
-        near = maximum_filter(bad, size=2 * (len(taps) + 1) + 1).astype(np.float32)
+        taps = gaussian_taps(0.5 * 2**cuts)
+        near = maximum_filter(bad, size=2 * len(taps) + 3).astype(np.float32)
         smooth(near[None], taps)
         step *= 1 - near
-    return None
+        jacobian = _compose_and_measure(u, step, out)
+        if jacobian >= limit:
+            return cuts, jacobian
+    return None, None
+
+
+def _compose_and_measure(u: np.ndarray, step: np.ndarray, out: np.ndarray) -> float:
+    compose(u, step, out)
+    return minimal_jacobian(out, CELL)
 
 
 def _similarity(level: _Level, start: np.ndarray, u: np.ndarray) -> tuple[float, float]:

@@ -286,10 +286,11 @@ def _jacobian_of_rows(u, scale):
             for dz in range(-1, 2, 2):
                 for dy in range(-1, 2, 2):
                     if 0 <= z + dz < Z and 0 <= y + dy < Y:
-                        for x in range(X - 1):
-                            left = _determinant(u, z, y, dz, dy, x, x, scale)
-                            right = _determinant(u, z, y, dz, dy, x + 1, x, scale)
-                            lowest = min(lowest, min(left, right))
+                        lowest = min(lowest, _determinant(u, z, y, dz, dy, 0, 1, scale))
+                        lowest = min(lowest, _determinant(u, z, y, dz, dy, X - 1, -1, scale))
+                        for x in range(1, X - 1):
+                            lowest = min(lowest, _determinant(u, z, y, dz, dy, x, -1, scale))
+                            lowest = min(lowest, _determinant(u, z, y, dz, dy, x, 1, scale))
             out[z, y] = lowest
     return out
 
@@ -303,26 +304,27 @@ def _mark_folds(u, scale, rows, limit, out):
         for dz in range(-1, 2, 2):
             for dy in range(-1, 2, 2):
                 if 0 <= z + dz < Z and 0 <= y + dy < Y:
-                    for x in range(X - 1):
-                        if _determinant(u, z, y, dz, dy, x, x, scale) < limit:
+                    for x in range(X):
+                        if x > 0 and _determinant(u, z, y, dz, dy, x, -1, scale) < limit:
                             out[z, y, x] = True
-                        if _determinant(u, z, y, dz, dy, x + 1, x, scale) < limit:
-                            out[z, y, x + 1] = True
+                        if x < X - 1 and _determinant(u, z, y, dz, dy, x, 1, scale) < limit:
+                            out[z, y, x] = True
 
 
 @njit(**JIT)
-def _determinant(u, z, y, dz, dy, x, cell, scale):
-    """det(I + grad u) at the sample (z, y, x), derivatives towards z + dz, y + dy and along the cell in x."""
+def _determinant(u, z, y, dz, dy, x, dx, scale):
+    """det(I + grad u) at the sample (z, y, x), from the differences to z + dz, y + dy and x + dx."""
     one = np.float32(1)
     kz = np.float32(dz) * scale[0]
     ky = np.float32(dy) * scale[1]
+    kx = np.float32(dx) * scale[2]
     az = one + kz * (u[0, z + dz, y, x] - u[0, z, y, x])
     ay = kz * (u[1, z + dz, y, x] - u[1, z, y, x])
     ax = kz * (u[2, z + dz, y, x] - u[2, z, y, x])
     bz = ky * (u[0, z, y + dy, x] - u[0, z, y, x])
     by = one + ky * (u[1, z, y + dy, x] - u[1, z, y, x])
     bx = ky * (u[2, z, y + dy, x] - u[2, z, y, x])
-    cz = scale[2] * (u[0, z, y, cell + 1] - u[0, z, y, cell])
-    cy = scale[2] * (u[1, z, y, cell + 1] - u[1, z, y, cell])
-    cx = one + scale[2] * (u[2, z, y, cell + 1] - u[2, z, y, cell])
+    cz = kx * (u[0, z, y, x + dx] - u[0, z, y, x])
+    cy = kx * (u[1, z, y, x + dx] - u[1, z, y, x])
+    cx = one + kx * (u[2, z, y, x + dx] - u[2, z, y, x])
     return cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,9 +51,12 @@ class Statistics:
         """True for an image that is constant, or of zeros where its logarithm is wanted."""
         return self.std <= 0 or (self.contrast == "log" and self.unit <= 0)
 
-    def variance(self, halvings: int) -> float:
-        """Local variance of the scaled image after so many halvings (the last known one beyond)."""
-        return self.local_variance[min(halvings, len(self.local_variance) - 1)]
+    def variance(self, level: np.ndarray, halvings: int) -> float:
+        """Local variance of the scaled image after so many halvings: the known one, or `level`'s own."""
+        if self.local_variance:
+            return self.local_variance[min(halvings, len(self.local_variance) - 1)]
+        v1, v2 = _local_variance(level, max(1, level.shape[0] // 32))
+        return v2 / v1 if v1 > 0 else 0.0
 
 
 def intensity_statistics(
@@ -82,46 +85,44 @@ def intensity_statistics(
     values), ``local_variance`` (per level: mean variance in windows of 5^3, weighted by itself, in units
     of ``std``^2).
 
-    Raises
-    ------
-    ValueError
-        For values that are not finite.
     """
     parts = [images] if isinstance(images, np.ndarray) else images
-    moments = [_moments(part) for part in parts]
+    known = block_statistics(parts, contrast)
+    if known.empty:
+        return asdict(replace(known, local_variance=(0.0,)))
+    sums = np.zeros((halvings + 1, 2))
+    for part in parts:
+        level = scale(part, known)
+        for k in range(halvings + 1):
+            sums[k] += _local_variance(level, max(1, level.shape[0] // 32))
+            level = halve(level)
+    variance = [float(v2 / v1) if v1 > 0 else 0.0 for v1, v2 in sums]
+    for k in range(1, len(variance)):
+        variance[k] = variance[k] or variance[k - 1]  # a level too small for a window
+    return asdict(replace(known, local_variance=tuple(variance)))
+
+
+def block_statistics(parts: Sequence[np.ndarray], contrast: Contrast) -> Statistics:
+    """The statistics of an image given in parts, without its local variance."""
+    moments = [_moments(np.ascontiguousarray(part, np.float32)) for part in parts]
     count = sum(m[0] for m in moments)
     unit = sum(m[1] for m in moments) / max(count, 1)
-    if not np.isfinite(unit):
-        raise ValueError("the image to register holds values that are not finite; wanted numbers everywhere")
-    draft = Statistics(contrast, unit, 0.0, 1.0, ())
-    if draft.empty:
-        return asdict(Statistics(contrast, unit, 0.0, 0.0, (0.0,)))
-    total = total2 = 0.0
-    variance = np.zeros((halvings + 1, 2))
-    for part in parts:
-        level = scale(part, draft)
-        _, first, second = _moments(level)
-        total += first
-        total2 += second
-        for k in range(halvings + 1):
-            if min(level.shape) >= 5:
-                variance[k] += _local_variance(level, max(1, level.shape[0] // 32))
-            if k < halvings:
-                level = halve(level)
-    mean = total / count
-    square = max(total2 / count - mean * mean, 0.0)
+    mean, square = unit, sum(m[2] for m in moments) / max(count, 1)
+    if contrast != "linear":
+        draft = Statistics(contrast, unit, 0.0, 1.0, ())
+        if draft.empty:
+            return replace(draft, std=0.0)
+        moments = [_moments(scale(part, draft)) for part in parts]
+        mean, square = (sum(m[k] for m in moments) / count for k in (1, 2))
+    variance = square - mean * mean
     # A constant image leaves rounding errors: one part in 10^5 of the mean is no contrast.
-    if square <= (1e-5 * mean) ** 2 or square == 0:
-        return asdict(Statistics(contrast, unit, mean, 0.0, (0.0,)))
-    local = [float(v2 / v1 / square) if v1 > 0 else 0.0 for v1, v2 in variance]
-    for k in range(1, len(local)):
-        local[k] = local[k] or local[k - 1]
-    return asdict(Statistics(contrast, unit, mean, float(np.sqrt(square)), tuple(local)))
+    std = float(np.sqrt(variance)) if variance > (1e-5 * mean) ** 2 else 0.0
+    return Statistics(contrast, unit, mean, std, ())
 
 
 def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
     """The values to compare, float32: contrast applied, mean 0 and standard deviation 1 by `statistics`."""
-    out = image.astype(np.float32)
+    out = image.astype(np.float32, order="C")
     if statistics.contrast != "linear":
         np.maximum(out, 0, out=out)
     if statistics.contrast == "root":
