@@ -60,7 +60,8 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     ValueError
         When the file does not start as NRRD files do, or its header does not end.
     """
-    text, ends = b"", []
+    text = b""
+    ends: list[int] = []
     with open(path, "rb") as file:
         while not ends and len(text) < _LONGEST and (more := file.read(_PIECE)):
             text += more
