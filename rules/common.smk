@@ -342,19 +342,20 @@ def roi_points(wildcards):
     ]
 
 
-def figure_paths():
+def figures(*names):
+    """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
-    for name in PROJECT.tiled:
-        paths += [
-            f"{RESULTS}/images/{name}/figures/{figure}.png"
-            for figure in ("positions", "illumination")
-        ]
-    for name in PROJECT.registrations:
-        base = f"{RESULTS}/registrations/{name}/figures"
-        paths += [
-            f"{base}/{figure}.png" for figure in ("overlay", "deformation", "jacobian")
-        ]
-        paths += [f"{base}/blocks_{stage}.png" for stage in PROJECT.stages(name)]
+    for kind in names:
+        if kind in ("positions", "illumination"):
+            paths += [f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled]
+            continue
+        for name in PROJECT.registrations:
+            stages = PROJECT.stages(name)
+            base = f"{RESULTS}/registrations/{name}/figures"
+            if kind == "block_map":
+                paths += [f"{base}/blocks_{stage}.png" for stage in stages]
+            elif kind == "overlay" or stages:
+                paths.append(f"{base}/{kind}.png")
     return paths
 
 
@@ -366,6 +367,7 @@ def report_contents():
             name: {
                 "fixed": row.fixed,
                 "moving": row.moving,
+                "channels": {"fixed": row.fixed_channel, "moving": row.moving_channel},
                 "stages": PROJECT.stages(name),
                 "rois": rois_of(name),
             }

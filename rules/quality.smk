@@ -87,9 +87,11 @@ rule render_report:
         html=report(
             "<results>/report.html", caption="../report/report.rst", category="Report"
         ),
-        figures=report(
-            figure_paths(), caption="../report/figure.rst", category="Pictures"
-        ),
+        positions=report(figures("positions"), caption="../report/positions.rst", category="Images"),
+        illumination=report(figures("illumination"), caption="../report/illumination.rst", category="Images"),
+        overlay=report(figures("overlay"), caption="../report/overlay.rst", category="Registrations"),
+        deformation=report(figures("deformation"), caption="../report/deformation.rst", category="Registrations"),
+        block_map=report(figures("block_map"), caption="../report/block_map.rst", category="Registrations"),
     log:
         "<logs>/render_report.log",
     benchmark:
@@ -101,6 +103,7 @@ rule render_report:
         mem_mb=2000,
     params:
         contents=report_contents(),
+        results=RESULTS,
         code=code("render_report"),
     script:
         "../scripts/render_report.py"

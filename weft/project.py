@@ -35,6 +35,7 @@ class ImageRow(Model):
     )
     labels: bool = Field(False, description="`yes` for a label image: never interpolated.")
     channels: list[str] | None = Field(None, description="Names of the channels, comma-separated.")
+    options: dict[str, str] = Field(default_factory=dict, description="Further options of the reader, `name=value;name=value`.")
     dark: float | str | None = Field(
         None, description="Source of the dark offset for this image; overrides `illumination.dark`."
     )
@@ -57,6 +58,16 @@ class ImageRow(Model):
     @classmethod
     def _list(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.split("=", 1) for part in value.split(";")]
+        if any(len(part) != 2 for part in parts):
+            raise ValueError(f"options must read name=value;name=value; found {value!r}")
+        return {name.strip(): text.strip() for name, text in parts}
 
     @field_validator("labels", mode="before")
     @classmethod

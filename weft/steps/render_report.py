@@ -1,0 +1,152 @@
+"""Rule render_report: the pictures of a run and the page that shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from weft import receipts
+from weft.figures.block_map import block_map
+from weft.figures.deformation import deformation
+from weft.figures.illumination import illumination
+from weft.figures.overlay import overlay
+from weft.figures.positions import positions
+from weft.figures.report import Picture, Section, Table, render_report as render
+from weft.logs import log
+from weft.quality.gates import read_quality_table
+from weft.steps.check_quality import comparison
+from weft.steps.measure_links import read_links
+from weft.steps.solve_poses import read_poses
+from weft.steps.sources import load_illumination
+from weft.transforms import open_transform
+
+REGIONS = 40  # rows of the region table that the page shows
+
+
+def render_report(
+    *,
+    parts: list[str],
+    table: str,
+    contents: dict[str, Any],
+    results: str,
+    code: str,
+    html: str,
+    **_: Any,
+) -> None:
+    """Draw every picture, then the page. What it shows is named in ``contents``."""
+    root = Path(results)
+    sections = [_image_section(root / "images" / name, name) for name in contents["images"]]
+    for name, facts in contents["registrations"].items():
+        sections.append(_registration_section(root, name, facts))
+    sections.append(_cost_section(root))
+    gates = read_quality_table(table)
+    render(sections, html, title="weft report", subtitle=f"{len(contents['images'])} stitched images, {len(contents['registrations'])} registrations", gates=gates)
+
+
+def _image_section(folder: Path, name: str) -> Section:
+    tiles = receipts.read(folder / "tiles.json")
+    names = [tile["name"] for tile in tiles["tiles"]]
+    solved = read_poses(str(folder / "poses.tsv"))
+    status = pd.read_csv(folder / "poses.tsv", sep="\t")["status"].replace({"neighbours": "unlinked", "stage_only": "unlinked"})
+    links = read_links(str(folder / "links.tsv"), names)
+    pairs = np.array([[link.i, link.j] for link in links]).reshape(-1, 2)
+    residuals = np.array([link.displacement - (solved[link.j] - solved[link.i]) for link in links]).reshape(-1, 3)
+    figures = folder / "figures"
+    positions(
+        np.array([tile["position"] for tile in tiles["tiles"]]),
+        solved,
+        np.asarray(tiles["shape"]) * np.asarray(tiles["spacing"]),
+        figures / "positions.png",
+        f"{name}: positions of the tiles",
+        names=names,
+        status=list(status),
+        links=pairs,
+        residuals=residuals,
+        used=np.array([link.status == "ok" for link in links]),
+    )
+    lights = [load_illumination(folder / "illumination.json", c) for c in range(len(tiles["channels"]))]
+    illumination(
+        np.stack([light.gain for light in lights]),
+        np.stack([light.dark for light in lights]),
+        figures / "illumination.png",
+        f"{name}: illumination",
+        channels=tiles["channels"],
+    )
+    log.info("drew %s", name)
+    rows = pd.read_csv(folder / "links.tsv", sep="\t").to_dict("records")
+    return Section(
+        f"Image {name}",
+        [
+            Picture(figures / "positions.png", "Tile positions", f"Where the tiles of {name} lie by the stage and by the solve"),
+            Picture(figures / "illumination.png", "Illumination", f"Gain and dark of each channel of {name}"),
+            Table("Links", rows, caption="Displacement (um) of the second tile relative to the first, as measured."),
+        ],
+    )
+
+
+def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Section:
+    folder = root / "registrations" / name
+    figures = folder / "figures"
+    receipt = {role: str(root / "images" / facts[role] / "image.json") for role in ("fixed", "moving")}
+    pair = comparison(
+        receipt["fixed"], receipt["moving"], str(folder / "affine.json"), str(folder / "transform.json"), facts["channels"]
+    )
+    grid = pair["grid"]
+    values = receipts.read(folder / "quality.json")["values"]
+    overlay(
+        pair["fixed"],
+        pair["after"],
+        grid.spacing,
+        figures / "overlay.png",
+        f"{name}: {facts['moving']} (green) on {facts['fixed']} (magenta)",
+        before=pair["before"],
+        captions=(f"affine, NCC {values['ncc_affine']:.3f}", f"final, NCC {values['ncc']:.3f}"),
+    )
+    items: list[Picture | Table] = [
+        Picture(figures / "overlay.png", "Overlay", f"{facts['moving']} on {facts['fixed']} before and after the deformation")
+    ]
+    sequence = open_transform(folder / "transform.json")
+    _, displacements, _ = sequence.split()
+    if displacements is not None:
+        jacobian = sequence.jacobian_determinant(displacements.grid)
+        deformation(
+            pair["fixed"], grid, displacements.field, displacements.grid, jacobian, figures / "deformation.png", f"{name}: deformation"
+        )
+        items.append(Picture(figures / "deformation.png", "Deformation and change of volume", "Grid lines moved by the transform, and the logarithm of its Jacobian"))
+    for stage in facts["stages"]:
+        path = figures / f"blocks_{stage}.png"
+        block_map(folder / "stages" / stage / "ledger.tsv", path, f"{name}: blocks of stage {stage}")
+        items.append(Picture(path, f"Blocks of stage {stage}", f"What became of each block of stage {stage}"))
+    numbers = [{"number": key, "value": value} for key, value in sorted(values.items())]
+    items.append(Table("Numbers", numbers))
+    if facts["rois"]:
+        regions = pd.read_csv(folder / "rois" / "regions.csv")
+        regions = regions[(regions["side"] == "both") & (regions["voxels"] > 0)].sort_values("voxels", ascending=False)
+        columns = [c for c in ("id", "acronym", "name", "voxels", "volume_mm3", "cells") if c in regions]
+        rows = regions.head(REGIONS)[columns].fillna("").to_dict("records")
+        items.append(Table("Largest regions", rows, bars=("voxels",), caption="All regions: rois/regions.csv"))
+    log.info("drew %s", name)
+    return Section(f"Registration {name}", items)
+
+
+def _cost_section(root: Path) -> Section:
+    """Wall time and peak memory of each rule, from the benchmarks."""
+    rows = []
+    for folder in sorted((root / "benchmarks").glob("*")):
+        paths = [folder] if folder.is_file() else sorted(folder.rglob("*.jsonl"))
+        jobs = [receipts.read(path) for path in paths if path.suffix == ".jsonl" and path.stat().st_size]
+        if jobs:
+            seconds = [float(job["s"]) for job in jobs]
+            memory = [float(job["max_rss"]) for job in jobs if job.get("max_rss") not in (None, "NA", "-")]
+            rows.append(
+                {
+                    "rule": folder.stem,
+                    "jobs": len(jobs),
+                    "seconds": round(sum(seconds), 1),
+                    "peak memory (MB)": round(max(memory), 0) if memory else "",
+                }
+            )
+    return Section("Costs", [Table("Rules", rows, bars=("seconds",), caption="Wall seconds of all jobs of a rule, and the largest of their memories.")] if rows else [])
