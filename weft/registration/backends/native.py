@@ -11,8 +11,8 @@ fitted, so a smaller tolerance is not a better result.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import maximum_filter
@@ -29,7 +29,6 @@ from weft.registration.backends.native_field import (
     upsample,
 )
 from weft.registration.backends.native_images import (
-    Contrast,
     Statistics,
     block_statistics,
     halve,
@@ -37,6 +36,7 @@ from weft.registration.backends.native_images import (
     scale,
 )
 from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
+from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
 
 __all__ = ["NativeSettings", "backend_version", "intensity_statistics", "minimal_jacobian", "register"]
@@ -45,107 +45,6 @@ SMALLEST_LEVEL = 12  # voxels per axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels per axis at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
-
-
-@dataclass(frozen=True)
-class NativeSettings:
-    """Settings of the native engine.
-
-    Levels are counted in halvings of the block's own resolution. The entries of `iterations` and `sigma`
-    belong to levels 0, 1, ...; the last entry holds for all coarser ones.
-
-    Parameters
-    ----------
-    levels
-        Which levels to run, coarsest first, each one finer than the one before. Levels at which the block
-        has fewer than 12 voxels along an axis are left out (never the last). Without level 0 a
-        registration costs a third and is more robust against noise.
-    iterations
-        Most steps per level.
-    sigma
-        Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
-        voxels of the level). Wider at level 0, where noise is strongest.
-    damping
-        lambda: added to the diagonal of the normal equations, per voxel. Larger steps less where there is
-        little texture, and keeps volumes more plausible; 0.005 follows a clean pair of the same
-        contrast more closely.
-    noise_floor
-        Added to the variances, as a share of the image's typical local variance.
-    robustness
-        kappa: windows that fit badly count by kappa / (kappa + 1 - rho^2). Smaller ignores missing tissue
-        and changed contrast better.
-    tolerance
-        A level ends when a step raised the mean of rho^2 by less.
-    step_limit
-        Longest step, voxels of the level.
-    jacobian_floor
-        No step may bring a Jacobian determinant of x -> x + u(x) below this.
-    contrast
-        ``linear`` compares the values, ``root`` their square roots, ``log`` log(1 + value / mean): see
-        `intensity_statistics`.
-    intensity
-        ``{"fixed": ..., "moving": ...}`` as `intensity_statistics` gives them for the whole images at
-        this resolution; by default each block is scaled by itself.
-
-    Raises
-    ------
-    ValueError
-        For a value out of its range.
-    """
-
-    levels: tuple[int, ...] = (3, 2, 1, 0)
-    iterations: tuple[int, ...] = (12,)
-    sigma: tuple[float, ...] = (2.0, 1.5)
-    damping: float = 0.02
-    noise_floor: float = 0.005
-    robustness: float = 0.3
-    tolerance: float = 0.001
-    step_limit: float = 1.0
-    jacobian_floor: float = 0.1
-    contrast: Contrast = "root"
-    intensity: Mapping[str, Mapping[str, Any]] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("levels", "iterations", "sigma"):
-            value = getattr(self, name)
-            values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-            object.__setattr__(self, name, values)
-        falling = tuple(range(self.levels[0], self.levels[-1] - 1, -1)) if self.levels else ()
-        if not self.levels or self.levels != falling or not 0 <= self.levels[-1] <= self.levels[0] <= 16:
-            self._refuse("levels", "levels 0 to 16, each one less than the one before, as 3, 2, 1, 0")
-        if not self.iterations or min(self.iterations) < 0:
-            self._refuse("iterations", "counts of 0 or more")
-        if not self.sigma or not 0.3 <= min(self.sigma) <= max(self.sigma) <= 20:
-            self._refuse("sigma", "widths from 0.3 to 20 cells")
-        for name in ("damping", "noise_floor", "robustness"):
-            if not 0 < getattr(self, name) < float("inf"):
-                self._refuse(name, "a number above 0")
-        if not 0 <= self.tolerance < 1:
-            self._refuse("tolerance", "a number from 0 to below 1")
-        if not 0 < self.step_limit <= 2:
-            self._refuse("step_limit", "more than 0 and at most 2 voxels")
-        if not 0 < self.jacobian_floor < 1:
-            self._refuse("jacobian_floor", "a number between 0 and 1")
-        if self.contrast not in get_args(Contrast):
-            self._refuse("contrast", " or ".join(get_args(Contrast)))
-        if self.intensity is not None and set(self.intensity) != {"fixed", "moving"}:
-            self._refuse("intensity", "the statistics of 'fixed' and of 'moving'")
-
-    def _refuse(self, name: str, wanted: str) -> None:
-        raise ValueError(f"setting {name} of backend native is {getattr(self, name)!r}; wanted {wanted}")
-
-    @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any]) -> NativeSettings:
-        """Settings by name; unknown names are a ValueError."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(settings) - set(known))
-        if unknown:
-            raise ValueError(f"backend native has no setting {', '.join(unknown)}; it has {', '.join(known)}")
-        return cls(**settings)
-
-    def at(self, values: tuple, level: int) -> Any:
-        """The entry of `iterations` or `sigma` that belongs to a level."""
-        return values[min(level, len(values) - 1)]
 
 
 @dataclass

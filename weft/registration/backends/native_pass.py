@@ -17,6 +17,9 @@ the size of the image is allocated: a ring of five warped planes and a few rows 
 Rows of intermediates lie in *one* 1-D buffer at the constant pitch `PITCH`: the compiler then proves that
 they do not overlap and vectorises without run-time checks. Everything is float32, in one thread and in a
 fixed order.
+
+The kernels stay in one file: a cached kernel is compiled anew when its own file changes, not when that of a
+kernel it calls does.
 """
 
 from __future__ import annotations
