@@ -34,6 +34,7 @@ def import_image(
     options = {
         name: image[name] for name in ("spacing", "orientation", "labels", "channels") if image.get(name)
     }
+    options |= image["options"]
     opened = open_source(path, format=None if image["format"] == "auto" else image["format"], **options)
     if not isinstance(opened, Image):
         raise ValueError(f"{path}: holds tiles, not an image; name their format in images.tsv")

@@ -19,6 +19,7 @@ from weft.stores import open_image
 def open_tiles(path: str, source: dict[str, Any]) -> TileSet:
     """The raw tiles of an image, as its row of images.tsv says."""
     options = {name: source[name] for name in ("spacing", "channels", "orientation") if source.get(name)}
+    options |= source["options"]
     tiles = open_source(path, format=source["format"], **options)
     if not isinstance(tiles, TileSet):
         raise ValueError(
