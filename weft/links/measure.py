@@ -22,6 +22,9 @@ _STEPS = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if s
 # Search at half resolution along axes that are long enough to have plenty of voxels left.
 _BIN_FROM = 48
 
+# A rival peak of less than this part of the best one's significance rests on too few voxels to count.
+_SLIVER = 0.6
+
 
 def measure_link(
     tiles: TileSet,
@@ -102,13 +105,14 @@ def measure_link(
     shift, rival, ratio = _search(a, b, center, window, settings)
     if shift is None:
         return _no_link(i, j, stage, "low_ncc")
-    shift, ncc = _climb(a, b, shift)
+    least = settings.min_overlap * min(a.size, b.size)
+    shift, ncc = _climb(a, b, shift, least)
     part, top = _parabola(a, b, shift, ncc)
     displacement = shift + part + base
     distinct = False
     if rival is not None and ratio > settings.max_peak_ratio:
         # Close: judge the rival at full resolution, where the grid does not favour either.
-        rival_top = _parabola(a, b, *_climb(a, b, rival))[1]
+        rival_top = _parabola(a, b, *_climb(a, b, rival, least))[1]
         ratio = float(np.clip(rival_top / max(top, 1e-6), 0, 1))
         distinct = (1 - min(top, 1.0) ** 2) < settings.distinct * (1 - min(rival_top, 1.0) ** 2)
     offset = np.abs(displacement - expected)
@@ -234,31 +238,43 @@ def _search(a, b, center, window, settings) -> tuple[np.ndarray | None, np.ndarr
         shift = top + low
         ncc, shared = ncc_at(a, b, shift)
         if shared >= least:
-            scored.append((ncc, shift))
+            scored.append((_significance(ncc, shared), ncc, shift))
     if not scored:
         return None, None, 1.0
-    best, shift = max(scored, key=lambda entry: entry[0])
+    _, best, shift = max(scored, key=lambda entry: entry[0])
     if best <= 0:
         return shift * factors, None, 1.0
-    summit, best = _climb(a, b, shift)
+    summit, best = _climb(a, b, shift, least)
+    height = _significance(best, ncc_at(a, b, summit)[1])
     rival, ratio = None, 0.0
-    for ncc, other in scored:
-        # A shoulder of the best peak (as along an edge) leads up to it; what stays apart is a rival.
-        if np.abs(other - summit).max() > 2:
-            other, ncc = _climb(a, b, other)
-            if np.abs(other - summit).max() > 2 and ncc / best > ratio:
-                rival, ratio = other * factors, min(1.0, float(ncc / best))
+    for _, _, start in scored:
+        # A shoulder of the best peak (as along an edge) leads up to it; what stays apart is a rival,
+        # unless its NCC rests on a sliver.
+        other, ncc = _climb(a, b, start, least)
+        apart = np.abs(other - summit).max() > 2 and (other >= low).all() and (other <= high).all()
+        if apart and ncc / best > ratio and _significance(ncc, ncc_at(a, b, other)[1]) > _SLIVER * height:
+            rival, ratio = other * factors, min(1.0, float(ncc / best))
     return summit * factors, rival, ratio
 
 
-def _climb(a, b, shift, limit: int = 12) -> tuple[np.ndarray, float]:
-    """Follow the NCC uphill, one voxel along one axis at a time."""
-    seen = {tuple(shift): ncc_at(a, b, shift)[0]}
+def _significance(ncc: float, shared: int) -> float:
+    """Fisher's z of a correlation over so many voxels, up to a constant: a high NCC of few is worth less."""
+    return float(np.arctanh(np.clip(ncc, -0.999, 0.999)) * np.sqrt(shared))
+
+
+def _climb(a, b, shift, least: float, limit: int = 12) -> tuple[np.ndarray, float]:
+    """Follow the NCC uphill, one voxel along one axis at a time, where ``least`` voxels are shared."""
+
+    def height(place) -> float:
+        ncc, shared = ncc_at(a, b, np.array(place))
+        return ncc if shared >= least else -1.0
+
+    seen = {tuple(shift): height(shift)}
     for _ in range(limit):
         around = [tuple(shift + step) for step in _STEPS]
         for place in around:
             if place not in seen:
-                seen[place] = ncc_at(a, b, np.array(place))[0]
+                seen[place] = height(place)
         best = max(around, key=seen.__getitem__)
         if seen[best] <= seen[tuple(shift)]:
             break
