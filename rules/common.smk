@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from weft.code_digest import code_digest
-from weft.config import ConfigError
 from weft.project import Project
 from weft.readers.fingerprint import fingerprint
+from weft.refusals import ConfigError
 from snakemake.exceptions import WorkflowError
 
 if not config and Path("config/config.yaml").is_file():
@@ -17,8 +17,10 @@ def load_project():
     """The project, or one sentence that says what is wrong with its settings."""
     where = ", ".join(str(path) for path in workflow.configfiles) or "config"
     try:
-        return Project(config, workflow.basedir, where)
-    except (ConfigError, FileNotFoundError) as error:
+        project = Project(config, workflow.basedir, where)
+        project.check_sources()
+        return project
+    except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
 

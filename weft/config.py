@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
-import re
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from weft.refusals import suggest
+from weft.registration.contract import BUILTIN, ENTRY_POINTS
+from weft.registration.ledger import STATUSES
+from weft.registration.orientation import validate_orientation
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Voxels = tuple[Count, Count, Count]
+# A channel may be called 0: YAML reads that as a number.
+Channel = Annotated[str, Field(coerce_numbers_to_str=True)]
 Policy = Literal["fail", "warn", "ignore"]
 
 
 class Model(BaseModel):
     """Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Batches(Model):
@@ -71,7 +78,7 @@ class Illumination(Model):
 class Links(Model):
     """Measurement of the displacement between overlapping tiles."""
 
-    channel: str | None = Field(None, description="Channel that is measured (default: the first).")
+    channel: Channel | None = Field(None, description="Channel that is measured (default: the first).")
     search: tuple[Positive, Positive, Positive] = Field(
         (20.0, 20.0, 20.0),
         description="Search window around the stage's displacement, voxels (z, y, x), either way.",
@@ -173,6 +180,14 @@ class Stage(Model):
         description="Share of a block's voxels that must show content; below it the block is `empty`.",
     )
 
+    @field_validator("backend")
+    @classmethod
+    def _installed(cls, value: str) -> str:
+        known = [*BUILTIN, *sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))]
+        if value not in known and ":" not in value:
+            raise ValueError(f"there is no backend {value!r}{suggest(value, known)}")
+        return value
+
     @model_validator(mode="after")
     def _even(self) -> Stage:
         if self.block != "whole" and self.block % 2:
@@ -203,7 +218,7 @@ class Invert(Model):
 class Warp(Model):
     """Resampling through the final transform."""
 
-    channels: list[str] | None = Field(None, description="Channels to warp (default: all).")
+    channels: list[Channel] | None = Field(None, description="Channels to warp (default: all).")
     spacing: Positive | None = Field(
         None, description="Voxel size, um, of warped images (default: that of the target image)."
     )
@@ -245,12 +260,13 @@ class RegistrationSettings(Model):
     invert: Invert = Field(default_factory=Invert, description="The other direction.")
     warp: Warp = Field(default_factory=Warp, description="Resampling.")
 
-    @model_validator(mode="after")
-    def _unique(self) -> RegistrationSettings:
-        names = [stage.name for stage in self.stages]
+    @field_validator("stages")
+    @classmethod
+    def _unique(cls, stages: list[Stage]) -> list[Stage]:
+        names = [stage.name for stage in stages]
         if len(set(names)) < len(names):
-            raise ValueError(f"stages must have different names; found {names}")
-        return self
+            raise ValueError(f"wanted different names; found {', '.join(names)}")
+        return stages
 
 
 class PhantomSettings(Model):
@@ -302,7 +318,10 @@ class Config(RegistrationSettings):
         default_factory=_default_gates,
         description="Quality gates by the name of the number; a gate given here replaces the default of that name, the others stay.",
     )
-    rerun_status: list[str] = Field(default_factory=list, description="Redo the blocks with these statuses.")
+    rerun_status: list[str] = Field(
+        default_factory=list,
+        description=f"Redo the blocks with these statuses, of {', '.join(STATUSES)}.",
+    )
     raw_digest: Literal["files", "stat"] = Field(
         "files",
         description="Digest raw tiles by their bytes, or only by name, size and time (faster, weaker).",
@@ -314,53 +333,31 @@ class Config(RegistrationSettings):
         default_factory=list, description="Modules from outside that add readers or backends."
     )
 
-    @model_validator(mode="after")
-    def _gates(self) -> Config:
-        self.gates = {**_default_gates(), **self.gates}
-        return self
+    @field_validator("results")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if Path(value).name in ("", "..") or set("{}") & set(value):
+            raise ValueError(f"wanted the path of a folder of its own, without braces; found {value!r}")
+        return value
 
+    @field_validator("fixed_orientation", "moving_orientation")
+    @classmethod
+    def _code(cls, value: str | None) -> str | None:
+        return validate_orientation(value) if value else None
 
-class ConfigError(ValueError):
-    """A setting that cannot be used, in one sentence."""
+    @field_validator("gates")
+    @classmethod
+    def _gates(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
+        known = _default_gates()
+        for name in gates:
+            if name not in known:
+                raise ValueError(f"there is no gate {name!r}{suggest(name, known)}")
+        return {**known, **gates}
 
-
-def parse(model: type[Model], value: Any, where: str) -> Any:
-    """A model made of plain data.
-
-    Raises
-    ------
-    ConfigError
-        In one sentence: where, which setting, what was found, what is wanted.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise ConfigError(sentence(model, error, where)) from None
-
-
-def sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
-    """The first problem of a validation error as one sentence."""
-    first = error.errors()[0]
-    path = [
-        str(part)
-        for part in first["loc"]
-        if not re.match(r"^(function|literal|constrained|tuple|int|str|float|list)\b", str(part))
-        or str(part) in _fields(model)
-    ]
-    name = ".".join(path) or "the settings"
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path[-1], _fields(model), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"{where}: there is no setting {name!r}{hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    found = "" if first["type"] in ("missing", "value_error") else f"; found {first['input']!r}"
-    return f"{where}: {name}: {message[0].lower()}{message[1:]}{found}"
-
-
-def _fields(model: type[BaseModel]) -> list[str]:
-    """Names of all fields of a model and of the models inside it."""
-    names: list[str] = []
-    schema = model.model_json_schema()
-    for part in (schema, *schema.get("$defs", {}).values()):
-        names += part.get("properties", {})
-    return names
+    @field_validator("rerun_status")
+    @classmethod
+    def _statuses(cls, statuses: list[str]) -> list[str]:
+        for status in statuses:
+            if status not in STATUSES:
+                raise ValueError(f"there is no status {status!r}{suggest(status, STATUSES)}")
+        return statuses

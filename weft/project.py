@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, field_validator
 
-from weft.config import NAME, Config, ConfigError, Model, Name, RegistrationSettings, parse
+from weft.config import NAME, Channel, Config, Model, Name, RegistrationSettings, Stage
+from weft.readers import detect_format, formats
+from weft.refusals import ConfigError, parse, suggest
 from weft.registration.orientation import validate_orientation
 
 TILED = ("colm", "tiff_tiles")
 PAIR = "pair"
+EMPTY_TILES = "empty_tiles"
 
 
 class ImageRow(Model):
@@ -34,8 +35,10 @@ class ImageRow(Model):
         None, description="Voxel size, um, `z,y,x`; overrides what the file says."
     )
     labels: bool = Field(False, description="`yes` for a label image: never interpolated.")
-    channels: list[str] | None = Field(None, description="Names of the channels, comma-separated.")
-    options: dict[str, str] = Field(default_factory=dict, description="Further options of the reader, `name=value;name=value`.")
+    channels: list[Channel] | None = Field(None, description="Names of the channels, comma-separated.")
+    options: dict[str, str] = Field(
+        default_factory=dict, description="Further options of the reader, `name=value;name=value`."
+    )
     dark: float | str | None = Field(
         None, description="Source of the dark offset for this image; overrides `illumination.dark`."
     )
@@ -51,7 +54,7 @@ class ImageRow(Model):
         except ValueError:
             numbers = ()
         if len(numbers) != 3 or not all(0 < n < float("inf") for n in numbers):
-            raise ValueError(f"voxel sizes must be three positive numbers `z,y,x` in um; found {value!r}")
+            raise ValueError(f"wanted three positive numbers z,y,x in um; found {value!r}")
         return numbers
 
     @field_validator("channels", mode="before")
@@ -72,7 +75,26 @@ class ImageRow(Model):
     @field_validator("labels", mode="before")
     @classmethod
     def _flag(cls, value: Any) -> Any:
-        return {"yes": True, "no": False}.get(value, value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if value.lower() not in ("yes", "no"):
+            raise ValueError(f"wanted yes or no; found {value!r}")
+        return value.lower() == "yes"
+
+    @field_validator("dark", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return value
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "auto" and value not in formats():
+            raise ValueError(f"there is no reader {value!r}{suggest(value, formats())}")
+        return value
 
     @field_validator("orientation")
     @classmethod
@@ -110,6 +132,9 @@ class RegistrationRow(Model):
     )
 
 
+Row = TypeVar("Row", ImageRow, RegistrationRow)
+
+
 class Project:
     """All that the rules ask of the configuration.
 
@@ -134,12 +159,16 @@ class Project:
         self.plain = {key: value for key, value in config.items() if value is not None}
         self.config: Config = parse(Config, self.plain, where)
         self.results = self.config.results.rstrip("/")
+        self.images: dict[str, ImageRow]
+        self.registrations: dict[str, RegistrationRow]
         if self.config.fixed or self.config.moving:
             self._pair()
         else:
             self._tables()
-        self._check_registrations()
+        self._settings = {name: self._check(row) for name, row in self.registrations.items()}
         self._check_names()
+        for field, source in self._sources():
+            self._check_inside(field, source)
 
     # ------------------------------------------------------------------ tables
     def _pair(self) -> None:
@@ -152,101 +181,160 @@ class Project:
             raise ConfigError(
                 f"{self.where}: fixed and moving cannot be given beside tables; remove images and registrations"
             )
-        rows = [("fixed", c.fixed, c.fixed_orientation), ("moving", c.moving, c.moving_orientation)]
-        self.images = {
-            name: parse(
-                ImageRow, {"image": name, "source": source, "orientation": code}, f"{self.where}: {name}"
+        if c.fixed == c.moving:
+            raise ConfigError(
+                f"{self.where}: fixed and moving are both {c.fixed!r}; an image cannot be registered to itself"
             )
-            for name, source, code in rows
+        self.images = {
+            "fixed": ImageRow(image="fixed", source=c.fixed, orientation=c.fixed_orientation),
+            "moving": ImageRow(image="moving", source=c.moving, orientation=c.moving_orientation),
         }
         self.registrations = {PAIR: RegistrationRow(registration=PAIR, fixed="fixed", moving="moving")}
 
     def _tables(self) -> None:
-        if not self.config.images:
+        c = self.config
+        for name in ("fixed_orientation", "moving_orientation"):
+            if getattr(c, name):
+                raise ConfigError(
+                    f"{self.where}: {name} is given without fixed and moving; use the table of images"
+                )
+        if not c.images:
             raise ConfigError(
-                f"{self.where}: images: found nothing; give a table of images, or fixed and moving"
+                f"{self.where}: images: found nothing; wanted a table of images, or fixed and moving"
             )
-        self.images = _read_table(self.config.images, ImageRow, "image")
-        table = self.config.registrations
-        self.registrations = _read_table(table, RegistrationRow, "registration") if table else {}
+        self.images = _read_table(c.images, ImageRow, "image")
+        self.registrations = (
+            _read_table(c.registrations, RegistrationRow, "registration") if c.registrations else {}
+        )
 
-    def _check_registrations(self) -> None:
-        table = self.config.registrations or self.where
-        self._settings: dict[str, RegistrationSettings] = {}
-        for name, row in self.registrations.items():
-            where = f"{table}: registration {name!r}"
-            for role in ("fixed", "moving", "labels"):
-                image = getattr(row, role)
-                if image is not None and image not in self.images:
-                    close = difflib.get_close_matches(image, self.images, 1)
-                    hint = (
-                        f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(self.images)}"
-                    )
-                    raise ConfigError(
-                        f"{where}: {role} names the image {image!r}, which is not in {self.config.images or self.where}{hint}"
-                    )
-            if row.fixed == row.moving:
+    # ------------------------------------------------------------------ checks
+    def _check(self, row: RegistrationRow) -> RegistrationSettings:
+        """Refuse a registration that makes no sense; its settings, its recipe included."""
+        where = f"{self.config.registrations or self.where}: registration {row.registration!r}"
+        table = self.config.images or self.where
+        for role in ("fixed", "moving", "labels"):
+            image = getattr(row, role)
+            if image is not None and image not in self.images:
                 raise ConfigError(
-                    f"{where}: fixed and moving are both {row.fixed!r}; an image cannot be registered to itself"
+                    f"{where}: {role} names the image {image!r}, which is not in {table}{suggest(image, self.images)}"
                 )
-            for role in ("fixed", "moving"):
-                if self.images[getattr(row, role)].labels:
-                    raise ConfigError(
-                        f"{where}: {role} is the label image {getattr(row, role)!r}; wanted an image with intensities"
-                    )
-            if row.labels and not self.images[row.labels].labels:
+        if row.fixed == row.moving:
+            raise ConfigError(
+                f"{where}: fixed and moving are both {row.fixed!r}; an image cannot be registered to itself"
+            )
+        for role in ("fixed", "moving"):
+            image = self.images[getattr(row, role)]
+            if image.labels:
                 raise ConfigError(
-                    f"{where}: labels names {row.labels!r}, which images.tsv does not mark as labels"
+                    f"{where}: {role} is the label image {image.image!r}; wanted an image with intensities"
                 )
-            self._settings[name] = self._with_recipe(row, where)
+            self._check_channel(image, getattr(row, f"{role}_channel"), f"{where}: {role}_channel")
+        if row.labels and not self.images[row.labels].labels:
+            raise ConfigError(
+                f"{where}: labels names {row.labels!r}, which {table} does not mark as labels; "
+                "wanted an image with `yes` in the column labels"
+            )
+        return self._with_recipe(row, where)
 
     def _with_recipe(self, row: RegistrationRow, where: str) -> RegistrationSettings:
-        fields = set(RegistrationSettings.model_fields)
+        fields = RegistrationSettings.model_fields
         plain = {key: value for key, value in self.plain.items() if key in fields}
         if row.recipe:
             path = self.root / "config" / "recipes" / f"{row.recipe}.yaml"
             if not path.is_file():
                 known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-                raise ConfigError(f"{where}: there is no recipe {row.recipe!r}; there are {', '.join(known)}")
-            recipe = yaml.safe_load(path.read_text()) or {}
-            plain = _merge(plain, {key: value for key, value in recipe.items() if key in fields})
+                raise ConfigError(f"{where}: there is no recipe {row.recipe!r}{suggest(row.recipe, known)}")
+            where = f"{where}: recipe {row.recipe!r}"
+            plain = _merge(plain, yaml.safe_load(path.read_text()) or {})
         return parse(RegistrationSettings, plain, where)
 
     def _check_names(self) -> None:
-        for image in self.config.precomputed:
+        named = [(f"precomputed[{n}]", image) for n, image in enumerate(self.config.precomputed)]
+        named += [(f"points.{name}.image", points.image) for name, points in self.config.points.items()]
+        for field, image in named:
             if image not in self.images:
                 raise ConfigError(
-                    f"{self.where}: precomputed names the image {image!r}, which is not in the table of images"
+                    f"{self.where}: {field} names the image {image!r}, "
+                    f"which is not in the table of images{suggest(image, self.images)}"
                 )
-        for name, points in self.config.points.items():
-            if points.image not in self.images:
-                raise ConfigError(
-                    f"{self.where}: points.{name}.image names {points.image!r}, which is not in the table of images"
-                )
-        for row in self.images.values():
-            self.path(row.source)
+        for name in self.tiled:
+            self._check_channel(self.images[name], self.config.links.channel, f"{self.where}: links.channel")
 
-    # ------------------------------------------------------------------ paths
-    def path(self, source: str) -> str:
-        """A source's path: as it is when absolute, else below `data_root`.
+    def _check_channel(self, image: ImageRow, channel: str | None, where: str) -> None:
+        """Refuse a channel that the table of images does not name; what a file holds is seen when it is opened."""
+        if channel is not None and image.channels and channel not in image.channels:
+            raise ConfigError(
+                f"{where}: image {image.image!r} has no channel {channel!r}{suggest(channel, image.channels)}"
+            )
+
+    def _sources(self) -> Iterator[tuple[str, str]]:
+        """Every path that the settings name, with where it is named."""
+        table = self.config.images or self.where
+        for name, row in self.images.items():
+            yield f"{table}: image {name!r}: source", row.source
+            if isinstance(row.dark, str) and row.dark != EMPTY_TILES:
+                yield f"{table}: image {name!r}: dark", row.dark
+        for name, registration in self.registrations.items():
+            if registration.ontology:
+                yield f"{self.config.registrations}: registration {name!r}: ontology", registration.ontology
+        for name, points in self.config.points.items():
+            yield f"{self.where}: points.{name}.path", points.path
+        if isinstance(self.config.illumination.dark, str) and self.config.illumination.dark != EMPTY_TILES:
+            yield f"{self.where}: illumination.dark", self.config.illumination.dark
+
+    def _check_inside(self, field: str, source: str) -> None:
+        if self._phantom_makes(source) and not self.config.phantom:
+            raise ConfigError(f"{field}: {source!r} is made by the phantom, and `phantom` is not set")
+        if ".." in Path(source).parts and not Path(source).is_absolute():
+            raise ConfigError(
+                f"{field}: the path {source!r} leaves data_root {self.config.data_root!r}; "
+                "give an absolute path if that is meant"
+            )
+
+    def check_sources(self) -> None:
+        """Refuse sources that are missing, of an unknown format, or without a voxel size, before any job.
 
         Raises
         ------
         ConfigError
-            When a relative path leaves `data_root`.
+            In one sentence.
         """
-        if source.startswith(f"{self.results}/") or Path(source).is_absolute():
-            return source
+        for field, source in self._sources():
+            path = self.path(source)
+            if not self._phantom_makes(source) and not Path(path).exists():
+                raise ConfigError(f"{field}: there is no file or folder {path!r}")
+        table = self.config.images or self.where
+        for name, row in self.images.items():
+            path = self.path(row.source)
+            if row.format == "auto" and not self.made_by_phantom(name):
+                try:
+                    form = detect_format(path)
+                except ValueError as error:
+                    raise ConfigError(f"{table}: image {name!r}: source: {error}") from None
+                if form == "tiff_stack" and Path(path).is_dir() and not row.spacing:
+                    raise ConfigError(
+                        f"{table}: image {name!r}: spacing is missing; a folder of TIFF planes does not state it, "
+                        "wanted three positive numbers z,y,x in um"
+                    )
+                if form in TILED:
+                    raise ConfigError(
+                        f"{table}: image {name!r}: format is missing; {path!r} holds tiles, wanted {form!r}"
+                    )
+
+    # ------------------------------------------------------------------ paths
+    def path(self, source: str) -> str:
+        """A source's path: as it is when absolute or below the results, else below `data_root`."""
         root = self.config.data_root
-        if ".." in Path(source).parts:
-            raise ConfigError(
-                f"{self.where}: the path {source!r} leaves data_root {root!r}; give an absolute path if that is meant"
-            )
-        return source if root == "." else f"{root.rstrip('/')}/{source}"
+        if root == "." or Path(source).is_absolute() or source.startswith(f"{self.results}/"):
+            return source
+        return f"{root.rstrip('/')}/{source}"
 
     def made_by_phantom(self, image: str) -> bool:
         """Whether an image's source is written by the phantom."""
-        return self.images[image].source.startswith(f"{self.results}/phantom/")
+        return self._phantom_makes(self.images[image].source)
+
+    def _phantom_makes(self, source: str) -> bool:
+        return source.startswith(f"{self.results}/phantom/")
 
     # ------------------------------------------------------------------ what the rules ask
     @property
@@ -262,7 +350,7 @@ class Project:
         """Names of its stages, coarse to fine."""
         return [stage.name for stage in self.settings(registration).stages]
 
-    def stage(self, registration: str, stage: str) -> Any:
+    def stage(self, registration: str, stage: str) -> Stage:
         """Settings of one stage."""
         return next(s for s in self.settings(registration).stages if s.name == stage)
 
@@ -284,25 +372,48 @@ class Project:
         return "|".join(what) or f"(?!x)x{NAME}"
 
 
-def _read_table(path: str, model: type[Model], key: str) -> dict[str, Any]:
-    """Rows of a TSV table by their name."""
+def _read_table(path: str, model: type[Row], key: str) -> dict[str, Row]:
+    """Rows of a TSV table by their name; empty lines and lines that begin with # do not count."""
     if not Path(path).is_file():
         raise ConfigError(f"{path}: the table of {key}s is missing")
-    with open(path, newline="") as handle:
-        lines = [line for line in handle if line.strip() and not line.startswith("#")]
-    rows: dict[str, Any] = {}
-    for number, raw in enumerate(csv.DictReader(lines, delimiter="\t"), 2):
-        if None in raw or None in raw.values():
-            raise ConfigError(f"{path}: row {number} does not have as many cells as the heading")
-        value = {k.strip(): v.strip() for k, v in raw.items() if v and v.strip()}
-        row = parse(model, value, f"{path}: row {number}")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; wanted a plain text table") from None
+    lines = [
+        (number, [cell.strip() for cell in line.split("\t")])
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if len(lines) < 2:
+        raise ConfigError(f"{path}: the table of {key}s has no rows")
+    _check_heading(lines[0][1], model, f"{path}: line {lines[0][0]}")
+    rows: dict[str, Row] = {}
+    for number, cells in lines[1:]:
+        where = f"{path}: line {number}"
+        if len(cells) != len(lines[0][1]):
+            raise ConfigError(
+                f"{where}: found {len(cells)} cells; wanted {len(lines[0][1])}, as many as the heading"
+            )
+        row = parse(model, {k: v for k, v in zip(lines[0][1], cells, strict=True) if v}, where)
         name = getattr(row, key)
         if name in rows:
-            raise ConfigError(f"{path}: row {number}: {key} {name!r} stands twice; names must be different")
+            raise ConfigError(f"{where}: {key} {name!r} stands twice; names must be different")
         rows[name] = row
-    if not rows:
-        raise ConfigError(f"{path}: the table of {key}s has no rows")
     return rows
+
+
+def _check_heading(columns: list[str], model: type[Model], where: str) -> None:
+    known = model.model_fields
+    for column in columns:
+        if column not in known:
+            tabs = "" if len(columns) > 1 else " (columns are separated by tabs)"
+            raise ConfigError(f"{where}: there is no column {column!r}{suggest(column, known)}{tabs}")
+        if columns.count(column) > 1:
+            raise ConfigError(f"{where}: column {column!r} stands twice")
+    for column, field in known.items():
+        if field.is_required() and column not in columns:
+            raise ConfigError(f"{where}: column {column!r} is missing; found {', '.join(columns)}")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
