@@ -20,6 +20,8 @@ Count = Annotated[int, Field(ge=1)]
 Voxels = tuple[Count, Count, Count]
 # A channel may be called 0: YAML reads that as a number.
 Channel = Annotated[str, Field(coerce_numbers_to_str=True)]
+# What a JSON schema can say of an orientation code.
+CODE: dict[str, Any] = {"pattern": "^[rlapsiRLAPSI]{3}$"}
 Policy = Literal["fail", "warn", "ignore"]
 
 
@@ -234,18 +236,30 @@ class Gate(Model):
     )
 
 
-def _default_gates() -> dict[str, Gate]:
-    return {
-        "links_failed_fraction": Gate(max=0.5, policy="warn"),
-        "link_residual_p95_voxel": Gate(max=3.0, policy="warn"),
-        "clipped_fraction": Gate(max=0.001, policy="warn"),
-        "affine_score": Gate(min=0.3, policy="warn"),
-        "blocks_failed_fraction": Gate(max=0.2, policy="warn"),
-        "folded_fraction": Gate(max=0.001, policy="warn"),
-        "round_trip_p95_voxel": Gate(max=1.0, policy="warn"),
-        "round_trip_outside_fraction": Gate(max=0.05, policy="warn"),
-        "ncc_gain": Gate(min=0.0, policy="warn"),
-    }
+# Default gate and meaning of every number that can be gated.
+GATES = {
+    "links_failed_fraction": (Gate(max=0.5), "Share of the links with content that could not be measured."),
+    "link_residual_p95_voxel": (
+        Gate(max=3.0),
+        "95th percentile of what the solve leaves over at a link, smallest voxel edges.",
+    ),
+    "clipped_fraction": (Gate(max=0.001), "Share of the fused voxels that were clipped to the type."),
+    "affine_score": (Gate(min=0.3), "Score of the affine, 0 to 1."),
+    "blocks_failed_fraction": (Gate(max=0.2), "Share of a stage's blocks with content that failed."),
+    "folded_fraction": (
+        Gate(max=0.001),
+        "Share of a stage's displacement field with a Jacobian determinant of 0 or less.",
+    ),
+    "round_trip_p95_voxel": (
+        Gate(max=1.0),
+        "95th percentile of the error of transform and inverse, smallest voxel edges of the fixed image.",
+    ),
+    "round_trip_outside_fraction": (
+        Gate(max=0.05),
+        "Share of the fixed voxels that leave the domain of a field on the way there and back.",
+    ),
+    "ncc_gain": (Gate(min=0.0), "Correlation of fixed and warped image, less that under the affine alone."),
+}
 
 
 class RegistrationSettings(Model):
@@ -298,8 +312,12 @@ class Config(RegistrationSettings):
     )
     fixed: str | None = Field(None, description="For two files without tables: path of the fixed image.")
     moving: str | None = Field(None, description="For two files without tables: path of the moving image.")
-    fixed_orientation: str | None = Field(None, description="With `fixed`: its orientation code.")
-    moving_orientation: str | None = Field(None, description="With `moving`: its orientation code.")
+    fixed_orientation: str | None = Field(
+        None, description="With `fixed`: its orientation code.", json_schema_extra=CODE
+    )
+    moving_orientation: str | None = Field(
+        None, description="With `moving`: its orientation code.", json_schema_extra=CODE
+    )
     batches: Batches = Field(default_factory=Batches, description="Jobs per step.")
     store: Store = Field(default_factory=Store, description="Layout on disk.")
     illumination: Illumination = Field(default_factory=Illumination, description="Flat-field and dark.")
@@ -315,7 +333,7 @@ class Config(RegistrationSettings):
     )
     points: dict[Name, Points] = Field(default_factory=dict, description="Tables of points to warp, by name.")
     gates: dict[str, Gate] = Field(
-        default_factory=_default_gates,
+        default_factory=dict,
         description="Quality gates by the name of the number; a gate given here replaces the default of that name, the others stay.",
     )
     rerun_status: list[str] = Field(
@@ -348,11 +366,10 @@ class Config(RegistrationSettings):
     @field_validator("gates")
     @classmethod
     def _gates(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
-        known = _default_gates()
         for name in gates:
-            if name not in known:
-                raise ValueError(f"there is no gate {name!r}{suggest(name, known)}")
-        return {**known, **gates}
+            if name not in GATES:
+                raise ValueError(f"there is no gate {name!r}{suggest(name, GATES)}")
+        return {**{name: gate for name, (gate, _) in GATES.items()}, **gates}
 
     @field_validator("rerun_status")
     @classmethod

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
-from weft.config import NAME, Channel, Config, Model, Name, RegistrationSettings, Stage
+from weft.config import CODE, NAME, Channel, Config, Model, Name, RegistrationSettings, Stage
 from weft.readers import detect_format, formats
 from weft.refusals import ConfigError, parse, suggest
 from weft.registration.orientation import validate_orientation
 
 TILED = ("colm", "tiff_tiles")
 PAIR = "pair"
+# What the cells of a table look like before they are read.
+NUMBERS = WithJsonSchema({"type": "string", "pattern": r"^[^,]+,[^,]+,[^,]+$", "examples": ["5,1.8,1.8"]})
+TEXTS = WithJsonSchema({"type": "string", "examples": ["autofluorescence,signal"]})
+FLAG = WithJsonSchema({"type": "string", "enum": ["yes", "no"]})
 EMPTY_TILES = "empty_tiles"
 
 
@@ -30,12 +34,15 @@ class ImageRow(Model):
     orientation: str | None = Field(
         None,
         description="Three letters, one per axis (z, y, x): where the axis points as its index grows (r/l, a/p, s/i).",
+        json_schema_extra=CODE,
     )
-    spacing: tuple[float, float, float] | None = Field(
+    spacing: Annotated[tuple[float, float, float], NUMBERS] | None = Field(
         None, description="Voxel size, um, `z,y,x`; overrides what the file says."
     )
-    labels: bool = Field(False, description="`yes` for a label image: never interpolated.")
-    channels: list[Channel] | None = Field(None, description="Names of the channels, comma-separated.")
+    labels: Annotated[bool, FLAG] = Field(False, description="`yes` for a label image: never interpolated.")
+    channels: Annotated[list[Channel], TEXTS] | None = Field(
+        None, description="Names of the channels, comma-separated."
+    )
     options: dict[str, str] = Field(
         default_factory=dict, description="Further options of the reader, `name=value;name=value`."
     )
