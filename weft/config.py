@@ -294,7 +294,7 @@ class PhantomSettings(Model):
 class Points(Model):
     """A table of points that travels through a registration."""
 
-    path: str = Field(description="CSV or Parquet with columns z, y, x in um.")
+    path: str = Field(description="CSV or Parquet with columns z, y, x in um; relative to `data_root`.")
     image: Name = Field(description="The image in whose space the points lie.")
 
 
@@ -333,7 +333,7 @@ class Config(RegistrationSettings):
     )
     points: dict[Name, Points] = Field(default_factory=dict, description="Tables of points to warp, by name.")
     gates: dict[str, Gate] = Field(
-        default_factory=dict,
+        default_factory=lambda: {name: gate for name, (gate, _) in GATES.items()},
         description="Quality gates by the name of the number; a gate given here replaces the default of that name, the others stay.",
     )
     rerun_status: list[str] = Field(

@@ -19,6 +19,7 @@ PAIR = "pair"
 # What the cells of a table look like before they are read.
 NUMBERS = WithJsonSchema({"type": "string", "pattern": r"^[^,]+,[^,]+,[^,]+$", "examples": ["5,1.8,1.8"]})
 TEXTS = WithJsonSchema({"type": "string", "examples": ["autofluorescence,signal"]})
+PAIRS = WithJsonSchema({"type": "string", "examples": ["check=full"]})
 FLAG = WithJsonSchema({"type": "string", "enum": ["yes", "no"]})
 EMPTY_TILES = "empty_tiles"
 
@@ -43,7 +44,7 @@ class ImageRow(Model):
     channels: Annotated[list[Channel], TEXTS] | None = Field(
         None, description="Names of the channels, comma-separated."
     )
-    options: dict[str, str] = Field(
+    options: Annotated[dict[str, str], PAIRS] = Field(
         default_factory=dict, description="Further options of the reader, `name=value;name=value`."
     )
     dark: float | str | None = Field(
@@ -76,7 +77,7 @@ class ImageRow(Model):
             return value
         parts = [part.split("=", 1) for part in value.split(";")]
         if any(len(part) != 2 for part in parts):
-            raise ValueError(f"options must read name=value;name=value; found {value!r}")
+            raise ValueError(f"wanted name=value;name=value; found {value!r}")
         return {name.strip(): text.strip() for name, text in parts}
 
     @field_validator("labels", mode="before")

@@ -62,6 +62,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; there are {', '.join(known)}" if 0 < len(known) <= LISTED else ""
 
 
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models inside a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
 def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
     """The first problem of a validation error as one sentence."""
     problems = error.errors()
@@ -109,7 +117,7 @@ def _belongs(model: type[BaseModel], path: list[str | int]) -> str:
     sections = [
         section
         for section, field in model.model_fields.items()
-        for part in _models(field.annotation)
+        for part in models_in(field.annotation)
         if name in part.model_fields
     ]
     if sections and not difflib.get_close_matches(name, known, 1):
@@ -122,16 +130,8 @@ def _model_at(model: type[BaseModel], path: list[str | int]) -> type[BaseModel]:
     for part in path:
         field = model.model_fields.get(str(part))
         if field is not None:
-            model = next(_models(field.annotation), model)
+            model = next(models_in(field.annotation), model)
     return model
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models inside a type."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models(part)
 
 
 def _path(location: tuple[str | int, ...]) -> list[str | int]:
