@@ -24,7 +24,9 @@ _LEAST_PLANES = 32
 _MOST_SEAMS = 24
 _SLABS_PER_SEAM = 32
 # Pull of a coefficient towards zero, relative to one group of equations, times its degree squared.
-_RIDGE = 1e-3
+_RIDGE = 1e-2
+# Weight of a direction of gradients relative to one seam: enough for what narrow seams leave open.
+_GRADIENT_SHARE = 10.0
 _ITERATIONS = 10
 # A gain outside these is not a lamp's: the fit ran away where no tissue was.
 _PLAUSIBLE = (0.05, 20.0)
@@ -57,7 +59,7 @@ def fit_illumination(
     they saw the same content, so that log(signal i) - log(signal j) = log gain(p_i) - log gain(p_j)
     whatever the content is; the tiles' displacements are measured for it. *Gradients*: differences of
     neighbouring blocks inside the tissue, which hold the gain's gradient plus the content's; borders of
-    regions are outliers to them. Seams decide almost everything; gradients what seams cannot see (patterns
+    regions are outliers to them. Seams decide most; gradients what seams cannot see (patterns
     of the period of the tiles) or where there are no neighbours.
 
     Parameters
@@ -145,19 +147,20 @@ def _fit(samples: Samples, seams: Sequence[Seam], method: str, shape: tuple[int,
     """Coefficients of log gain, (27,)."""
     if method != "log_irls":
         return _fit_plane(samples, method, shape)
-    groups = [*_gradients(samples, shape), *(_seam_equations(s, shape) for s in seams)]
-    groups = [g for g in groups if g.weights.any()]
+    groups = [(_GRADIENT_SHARE, g) for g in _gradients(samples, shape)]
+    groups += [(1.0, _seam_equations(s, shape)) for s in seams]
+    groups = [(importance, g) for importance, g in groups if g.weights.any()]
     degrees = np.array([p + q for p, q in basis.TERMS], float)
     coefficients: np.ndarray = np.zeros(len(degrees))
     for _ in range(_ITERATIONS):
         matrix: np.ndarray = np.diag(_RIDGE * degrees**2)
         vector = np.zeros(len(degrees))
-        for group in groups:
+        for importance, group in groups:
             residual = group.values - (group.terms @ coefficients).astype(np.float32)
             scale = _spread(residual, group.weights)
             weights = group.weights / (1 + (residual / (2 * scale)) ** 2)
-            # Each group counts once, however many rows it has, by the inverse of its variance.
-            share = 1 / (group.weights.sum() * scale**2)
+            # However many rows a group has, it counts by its importance and the inverse of its variance.
+            share = importance / (group.weights.sum() * scale**2)
             total = weights.sum(0, dtype=float)
             matrix += share * (group.terms.T * total) @ group.terms
             vector += share * group.terms.T @ (weights * group.values).sum(0, dtype=float)
