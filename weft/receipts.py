@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 RECORDS = ".weft"
+LOCKS = ".locks"
 
 
 # ---------------------------------------------------------------------------------- digests
@@ -92,6 +94,11 @@ def write_text(path: str | Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def relative_paths(receipt: str | Path, paths: Iterable[str]) -> list[str]:
+    """Paths (of the batches that a receipt gathers) relative to the receipt's folder, for its provenance."""
+    return [os.path.relpath(path, Path(receipt).parent) for path in paths]
+
+
 def write_provenance(receipt: str | Path, **facts: Any) -> None:
     """Write how a receipt's thing was made: settings, code, inputs, versions. No rule reads it."""
     facts["versions"] = environment("numba", "zarr", "scipy")
@@ -123,7 +130,7 @@ def record_path(folder: str | Path, key: str, suffix: str = ".json") -> Path:
 @contextlib.contextmanager
 def job_lock(receipt: str | Path) -> Iterator[None]:
     """Hold the lock of a job: one that outlived a killed run is waited for, not raced."""
-    path = Path(receipt).parent / ".locks" / f"{Path(receipt).name}.lock"
+    path = Path(receipt).parent / LOCKS / f"{Path(receipt).name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -166,7 +173,8 @@ class KeyedStore:
     @property
     def path(self) -> Path:
         """Where to write (and find) regions: the public store when it has this key, else the partial one."""
-        return self.public if (self.public / RECORDS / self.key).is_dir() else self.partial
+        known = not self.public.is_symlink() and (self.public / RECORDS / self.key).is_dir()
+        return self.public if known else self.partial
 
     def start(self) -> None:
         """Make the folder of the records, so that the store is known by its key from now on."""
@@ -181,7 +189,10 @@ class KeyedStore:
         return self.record(region).exists()
 
     def finish(self, region: str, shards: dict[str, str], **facts: Any) -> None:
-        """Record a region after its voxels are written: the digest of each of its shards, and facts."""
+        """Record a region after its voxels are written: the digest of each of its shards, and facts.
+
+        What is no array is recorded as ``files``, the digest of each file by its path in the store.
+        """
         write(self.record(region), {"shards": shards, **facts})
 
     def records(self, regions: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -203,15 +214,24 @@ class KeyedStore:
         return found
 
     def data_digest(self, records: dict[str, dict[str, Any]]) -> str:
-        """Merkle root over the digests of all shards."""
-        return digest(
-            sorted((name, value) for record in records.values() for name, value in record["shards"].items())
-        )
+        """Merkle root over the digests of all shards (and files)."""
+        parts = [record.get(kind, {}) for record in records.values() for kind in ("shards", "files")]
+        return digest(sorted(entry for part in parts for entry in part.items()))
 
-    def publish(self) -> None:
-        """Give a complete store its public name, in place of an older one."""
+    def publish(self, *spoken_by: str | Path) -> None:
+        """Give a complete store its public name, in place of an older one.
+
+        Parameters
+        ----------
+        spoken_by
+            Receipts that speak of the store by its public name. They are removed before another store takes
+            that name, so that no receipt ever describes a store that it was not written for.
+        """
+        _sweep(self.path)
         if self.path == self.public:
             return
+        for receipt in spoken_by:
+            Path(receipt).unlink(missing_ok=True)
         old = self.public.with_name(f"{self.public.name}.old-{os.getpid()}")
         if self.public.is_symlink():
             self.public.unlink()
@@ -221,3 +241,33 @@ class KeyedStore:
         shutil.rmtree(old, ignore_errors=True)
         for stale in self.public.parent.glob(f"{self.public.name}.old-*"):
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file is what a killed writer left half-written: of `write_text`, of a block, or of zarr."""
+    return _UNFINISHED.fullmatch(name) is not None
+
+
+def file_digests(folder: str | Path) -> dict[str, str]:
+    """Digest of every file below a folder by its path in it, but for the folder's own records."""
+    folder = Path(folder)
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.relative_to(folder) for path in paths]
+    return {
+        name.as_posix(): file_digest(path)
+        for path, name in zip(paths, names, strict=True)
+        if name.parts[0] not in (RECORDS, LOCKS)
+    }
+
+
+def _sweep(store: Path) -> None:
+    """Remove from a complete store what killed writers left half-written, and its locks."""
+    for folder, names, files in os.walk(store):
+        for name in filter(is_unfinished, files):
+            (Path(folder) / name).unlink(missing_ok=True)
+        if LOCKS in names:
+            names.remove(LOCKS)
+            shutil.rmtree(Path(folder) / LOCKS, ignore_errors=True)
+
+
+_UNFINISHED = re.compile(r"\..+\.\d+(\.npy)?|.+\.[0-9a-f]{32}\.partial")

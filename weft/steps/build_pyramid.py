@@ -54,6 +54,6 @@ def build_pyramid(
                 keyed.finish(f"0-{name}", {f"0{shard}": value for shard, value in record["shards"].items()})
         records = keyed.records(f"0-{name}" for name in names)
         records |= add_levels(keyed, grids, store=store, name=image["image"], threads=threads, **about)
-        keyed.publish()
+        keyed.publish(receipt)
+        receipts.write_provenance(receipt, key=keyed.key, settings=settings, code=code)
         receipts.write(receipt, image_facts(keyed, records, grids, dtype=facts["dtype"], **about))
-    receipts.write_provenance(receipt, key=keyed.key, settings=settings, code=code)

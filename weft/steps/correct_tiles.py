@@ -62,14 +62,14 @@ def correct_tiles(
                 list(pool.map(one, [label for label in labels if not keyed.done(label)]))
             open_level(place).attrs["grid"] = grid.to_json()
             records |= keyed.records(labels)
-        keyed.publish()
-    receipts.write(
-        receipt,
-        {
-            "store": keyed.public.name,
-            "tiles": [tile.name for tile in raw.tiles],
-            "clipped": sum(record["clipped"] for record in records.values()),
-            "data": keyed.data_digest(records),
-        },
-    )
-    receipts.write_provenance(receipt, key=keyed.key, code=code)
+        keyed.publish(receipt)
+        receipts.write_provenance(receipt, key=keyed.key, code=code)
+        receipts.write(
+            receipt,
+            {
+                "store": keyed.public.name,
+                "tiles": [tile.name for tile in raw.tiles],
+                "clipped": sum(record["clipped"] for record in records.values()),
+                "data": keyed.data_digest(records),
+            },
+        )

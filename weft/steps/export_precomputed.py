@@ -18,13 +18,17 @@ def export_precomputed(*, image: str, code: str, receipt: str) -> None:
     store = receipts.KeyedStore(Path(receipt).with_name("precomputed"), key)
     with receipts.job_lock(receipt):
         if not store.done("all"):
-            shutil.rmtree(store.partial, ignore_errors=True)
+            for place in (store.path, store.partial):
+                shutil.rmtree(place, ignore_errors=True)
             write_precomputed(opened, store.partial, segmentation=opened.labels, progress=_tell)
-            store.start()
-            store.finish("all", {"precomputed": facts["data"]})
-        store.publish()
-    receipts.write(receipt, {"store": "precomputed", "mips": len(opened.levels), "data": facts["data"]})
-    receipts.write_provenance(receipt, key=store.key, code=code)
+            store.finish("all", {}, files=receipts.file_digests(store.partial))
+        records = store.records(["all"])
+        store.publish(receipt)
+        receipts.write_provenance(receipt, key=store.key, code=code)
+        receipts.write(
+            receipt,
+            {"store": store.public.name, "mips": len(opened.levels), "data": store.data_digest(records)},
+        )
 
 
 def _tell(done: int, total: int) -> None:

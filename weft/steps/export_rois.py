@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def export_rois(
     annotation, label_facts = open_received(labels)
     atlas = receipts.read(fixed)
     if annotation.grid != image.grid:
-        raise ValueError(f"{labels}: the annotation's grid is not that of {names['moving']!r}; leave warp.spacing empty")
+        raise ValueError(
+            f"{labels}: the annotation's grid is not that of {names['moving']!r}; leave warp.spacing empty"
+        )
     cells = [pd.read_parquet(path)[["z", "y", "x"]].to_numpy(float) for path in points]
     tree = Ontology.read(ontology) if ontology else _flat_ontology(annotation)
     sequence = open_transform(inverse)
@@ -59,22 +62,32 @@ def export_rois(
     )
     if table.attrs["unknown_regions"]:
         log.warning("the ontology does not know the regions %s", table.attrs["unknown_regions"][:20])
-    outside = {name: int(value) for name, value in table.attrs.items() if name.endswith("outside")}
+    outside = {str(k): int(value) for k, value in table.attrs.items() if str(k).endswith("outside")}
     table.attrs = {}
     write_csv(table, csv)
     write_parquet(table, parquet)
-    data = receipts.digest([facts["data"], label_facts["data"], receipts.file_digest(csv)])
-    store = receipts.KeyedStore(Path(receipt).with_name("regions.ome.zarr"), receipts.digest([data, code]))
-    if not store.done("all"):
-        _write_store(store.path, table, annotation, Path(labels).parent / label_facts["store"])
-        store.start()
-        store.finish("all", {"regions": receipts.file_digest(csv)})
-    store.publish()
-    receipts.write(
-        receipt,
-        {"store": store.public.name, "regions": int(table["id"].nunique()), **outside, "data": receipts.file_digest(csv)},
+    made_of = [facts["data"], label_facts["data"], receipts.file_digest(csv), code]
+    store = receipts.KeyedStore(
+        Path(receipt).with_name("regions.ome.zarr"), receipts.digest([made_of, receipts.environment("zarr")])
     )
-    receipts.write_provenance(receipt, key=store.key, code=code)
+    with receipts.job_lock(receipt):
+        if not store.done("all"):
+            for place in (store.path, store.partial):
+                shutil.rmtree(place, ignore_errors=True)
+            _write_store(store.partial, table, annotation, Path(labels).parent / label_facts["store"])
+            store.finish("all", {}, files=receipts.file_digests(store.partial))
+        records = store.records(["all"])
+        store.publish(receipt)
+        receipts.write_provenance(receipt, key=store.key, code=code)
+        receipts.write(
+            receipt,
+            {
+                "store": store.public.name,
+                "regions": int(table["id"].nunique()),
+                **outside,
+                "data": store.data_digest(records),
+            },
+        )
 
 
 def _blocks(
@@ -88,7 +101,9 @@ def _blocks(
         _, where = split_name(name, array)
         ids = annotation.levels[0].read(0, where)
         sides = _sides(image.grid.crop(where), sequence, grid, atlas["orientation"])
-        intensities = np.stack([image.levels[0].read(channel, where) for channel in range(len(image.channels))])
+        intensities = np.stack(
+            [image.levels[0].read(channel, where) for channel in range(len(image.channels))]
+        )
         yield MeasuredBlock(where, ids, sides, intensities)
 
 
@@ -139,7 +154,11 @@ def _write_store(path: Path, table: pd.DataFrame, annotation: Image, source: Pat
     for n in range(len(grids)):
         link_level(source / str(n), path / "labels" / "annotation" / str(n))
     group.attrs["ome"] = image_metadata(
-        grids, channels=annotation.channels, orientation=annotation.orientation, labels=True, name="annotation"
+        grids,
+        channels=annotation.channels,
+        orientation=annotation.orientation,
+        labels=True,
+        name="annotation",
     )
     write_roi_table(
         path, "regions", roi_table(table), kind="masking_roi_table", label_image="annotation", overwrite=True

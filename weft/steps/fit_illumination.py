@@ -40,25 +40,26 @@ def fit_illumination(
     def one(channel: int) -> Illumination:
         return fit(raw, channel, dark=darks[channel], method=settings["method"], samples=settings["planes"])
 
-    if not store.done("all"):
-        with ThreadPoolExecutor(threads) as pool:
-            fitted = list(pool.map(one, range(len(raw.channels))))
-        shards = {}
-        for name in ("gain", "dark"):
-            planes = np.stack([getattr(value, name) for value in fitted])
-            zarr.save_array(str(store.path / name), planes, zarr_format=3)
-            shards[name] = receipts.array_digest(planes)
-        store.finish("all", shards, reports=[value.report for value in fitted])
-        log.info("fitted %d channels", len(fitted))
-    records = store.records(["all"])
-    store.publish()
-    receipts.write(
-        receipt,
-        {
-            "store": store.public.name,
-            "channels": list(raw.channels),
-            "reports": records["all"]["reports"],
-            "data": store.data_digest(records),
-        },
-    )
-    receipts.write_provenance(receipt, key=store.key, settings=settings, code=code)
+    with receipts.job_lock(receipt):
+        if not store.done("all"):
+            with ThreadPoolExecutor(threads) as pool:
+                fitted = list(pool.map(one, range(len(raw.channels))))
+            shards = {}
+            for name in ("gain", "dark"):
+                planes = np.stack([getattr(value, name) for value in fitted])
+                zarr.save_array(str(store.path / name), planes, zarr_format=3)
+                shards[name] = receipts.array_digest(planes)
+            store.finish("all", shards, reports=[value.report for value in fitted])
+            log.info("fitted %d channels", len(fitted))
+        records = store.records(["all"])
+        store.publish(receipt)
+        receipts.write_provenance(receipt, key=store.key, settings=settings, code=code)
+        receipts.write(
+            receipt,
+            {
+                "store": store.public.name,
+                "channels": list(raw.channels),
+                "reports": records["all"]["reports"],
+                "data": store.data_digest(records),
+            },
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -71,49 +70,52 @@ def fuse_tiles(
         with ThreadPoolExecutor(threads) as pool:
             for _ in progress(pool.map(one, todo), len(todo), "fuse_tiles: regions"):
                 pass
-    log.info("made %d of %d regions", len(todo), len(mine))
-    receipts.write(
-        receipt,
-        {
-            "image": index["image"],
-            "key": keyed.key,
-            "grid": grid.to_json(),
-            "channels": list(raw.channels),
-            "orientation": raw.orientation,
-            "regions": mine,
-        },
-    )
+        log.info("made %d of %d regions", len(todo), len(mine))
+        receipts.write(
+            receipt,
+            {
+                "image": index["image"],
+                "key": keyed.key,
+                "grid": grid.to_json(),
+                "channels": list(raw.channels),
+                "orientation": raw.orientation,
+                "regions": mine,
+            },
+        )
 
 
 def gather_fused(*, batches: list[str], gates: dict[str, Any], code: str, receipt: str, quality: str) -> None:
     """Check that every region is there under one key, publish the voxels, and count what was clipped."""
     parts = [receipts.read(path) for path in batches]
     keyed = receipts.KeyedStore(Path(receipt).with_name("fused.zarr"), one_key(parts, receipt))
-    array = open_level(keyed.path, "r")
-    check_complete(parts, region_names(array), receipt)
-    records = keyed.records(region_names(array))
-    counts: dict[str, int] = {}
-    for record in records.values():
-        for name, count in record["counts"].items():
-            counts[name] = counts.get(name, 0) + count
-    clipped = sum(count for name, count in counts.items() if name.startswith("clipped"))
-    image = parts[0]["image"]
-    values = {"clipped_fraction": clipped / max(counts.get("voxels", 0), 1), **counts}
-    write_quality(quality, "fuse_tiles", image, values, gates)
-    keyed.publish()
-    facts = {name: parts[0][name] for name in ("grid", "channels", "orientation")}
-    receipts.write(
-        receipt,
-        {
-            "store": keyed.public.name,
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
-            "data": keyed.data_digest(records),
-            "metadata": metadata_digest(keyed.public),
-            **facts,
-        },
-    )
-    receipts.write_provenance(receipt, key=keyed.key, code=code, batches=batch_names(receipt, batches))
+    with receipts.job_lock(receipt):
+        array = open_level(keyed.path, "r")
+        check_complete(parts, region_names(array), receipt)
+        records = keyed.records(region_names(array))
+        counts: dict[str, int] = {}
+        for record in records.values():
+            for name, count in record["counts"].items():
+                counts[name] = counts.get(name, 0) + count
+        clipped = sum(count for name, count in counts.items() if name.startswith("clipped"))
+        image = parts[0]["image"]
+        values = {"clipped_fraction": clipped / max(counts.get("voxels", 0), 1), **counts}
+        write_quality(quality, "fuse_tiles", image, values, gates)
+        keyed.publish(receipt)
+        receipts.write_provenance(
+            receipt, key=keyed.key, code=code, batches=receipts.relative_paths(receipt, batches)
+        )
+        facts = {name: parts[0][name] for name in ("grid", "channels", "orientation")}
+        receipts.write(
+            receipt,
+            {
+                "store": keyed.public.name,
+                "shape": list(array.shape),
+                "dtype": str(array.dtype),
+                "data": keyed.data_digest(records),
+                "metadata": metadata_digest(keyed.public),
+                **facts,
+            },
+        )
 
 
 # ---------------------------------------------------------------------------------- shared by batched stores
@@ -146,8 +148,3 @@ def check_complete(parts: list[dict[str, Any]], names: list[str], receipt: str) 
         raise ValueError(
             f"{receipt}: {len(missing)} of {len(names)} regions were dealt to no batch, e.g. {missing[:1]}; rerun the batches"
         )
-
-
-def batch_names(receipt: str, batches: list[str]) -> list[str]:
-    """Paths of batch receipts relative to the folder of the receipt that gathers them, for `weft verify`."""
-    return [os.path.relpath(path, Path(receipt).parent) for path in batches]

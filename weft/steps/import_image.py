@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weft import receipts
 from weft.grid import Grid
 from weft.image import Image
@@ -47,14 +45,12 @@ def import_image(
         "orientation": opened.orientation,
         "labels": opened.labels,
     }
+    key = receipts.digest([state, image, about, settings, store, code, receipts.environment("numba", "zarr")])
+    receipts.write_provenance(receipt, key=key, source=path, settings=image, code=code)
     if _is_pyramid(path, opened) and not image.get("spacing"):
         _reference(path, opened, about, receipt)
     else:
-        key = receipts.digest(
-            [state, image, about, settings, store, code, receipts.environment("numba", "zarr")]
-        )
         _convert(opened, about, key, settings, store, receipt, image["image"], threads)
-    receipts.write_provenance(receipt, source=path, settings=image, code=code)
 
 
 def _is_pyramid(path: str, image: Image) -> bool:
@@ -74,12 +70,6 @@ def _reference(path: str, image: Image, about: dict[str, Any], receipt: str) -> 
             f"{link}: exists and was made from another source; remove it, or give the image another name"
         )
     link.symlink_to(Path(path).resolve(), target_is_directory=True)
-    data = image.levels[0].data
-    slabs = [
-        receipts.array_digest(image.levels[0].read(channel, (slice(z, z + 64), slice(None), slice(None))))
-        for channel in range(len(image.channels))
-        for z in range(0, image.grid.shape[0], 64)
-    ]
     log.info("referenced %s", path)
     receipts.write(
         receipt,
@@ -87,13 +77,24 @@ def _reference(path: str, image: Image, about: dict[str, Any], receipt: str) -> 
             "store": link.name,
             "referenced": True,
             "shape": [len(image.channels), *image.grid.shape],
-            "dtype": str(np.dtype(data.dtype)),
+            "dtype": str(image.dtype),
             "grid": image.grid.to_json(),
             "levels": len(image.levels),
-            "data": receipts.digest(slabs),
+            "data": referenced_digest(image),
             "metadata": metadata_digest(link),
             **about,
         },
+    )
+
+
+def referenced_digest(image: Image) -> str:
+    """Data digest of an image that is only referenced: over slabs of its finest level."""
+    return receipts.digest(
+        [
+            receipts.array_digest(image.levels[0].read(channel, (slice(z, z + 64), slice(None), slice(None))))
+            for channel in range(len(image.channels))
+            for z in range(0, image.grid.shape[0], 64)
+        ]
     )
 
 
@@ -129,5 +130,5 @@ def _convert(
                 pass
         records = keyed.records(f"0-{region}" for region in names)
         records |= add_levels(keyed, grids, store=store, name=name, threads=threads, **about)
-        keyed.publish()
+        keyed.publish(receipt)
         receipts.write(receipt, image_facts(keyed, records, grids, dtype=dtype, **about))

@@ -82,8 +82,10 @@ def invert_transform(
             "round_trip_outside_fraction": trip["outside"] / trip["voxels"],
         }
         write_quality(quality, "invert_transform", name, values, gates)
-        copy.publish()
-        store.publish()
+        copy.publish(transform)
+        store.publish(inverse)
+        receipts.write_provenance(transform, key=copy.key, code=code)
+        receipts.write_provenance(inverse, key=store.key, settings=settings, code=code)
         receipts.write(
             transform,
             {
@@ -108,4 +110,3 @@ def invert_transform(
                 "data": receipts.digest([store.data_digest(made), back]),
             },
         )
-    receipts.write_provenance(inverse, key=store.key, settings=settings, code=code)

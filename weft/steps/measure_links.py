@@ -47,7 +47,7 @@ def measure_links(
     facts = [receipts.array_digest(light.gain), receipts.array_digest(light.dark), settings, code]
     facts.append(receipts.environment("scipy"))
 
-    def one(name: str) -> tuple[dict[str, Any], bool]:
+    def one(name: str) -> tuple[str, dict[str, Any], bool]:
         i, j = (int(part) for part in name.split("-"))
         where = [list(raw.tiles[t].position) for t in (i, j)]
         key = receipts.digest([data[i], data[j], where, facts])
@@ -56,14 +56,17 @@ def measure_links(
             link = measure_link(raw, i, j, channel, light, search_voxels=settings["search"], settings=options)
             return _plain(link)
 
-        return receipts.cached(f"{cache}/links", key, make)
+        return key, *receipts.cached(f"{cache}/links", key, make)
 
-    with receipts.job_lock(receipt), ThreadPoolExecutor(threads) as pool:
-        found = list(progress(pool.map(one, mine), len(mine), "measure_links: links"))
-    log.info("made %d of %d links", sum(made for _, made in found), len(found))
-    receipts.write(
-        receipt, {"links": [{**link, "pair": name} for name, (link, _) in zip(mine, found, strict=True)]}
-    )
+    with receipts.job_lock(receipt):
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(progress(pool.map(one, mine), len(mine), "measure_links: links"))
+        log.info("made %d of %d links", sum(made for *_, made in found), len(found))
+        receipts.write_provenance(receipt, keys=[key for key, *_ in found], code=code)
+        receipts.write(
+            receipt,
+            {"links": [{**link, "pair": name} for name, (_, link, _) in zip(mine, found, strict=True)]},
+        )
 
 
 def gather_links(

@@ -98,7 +98,9 @@ def reduce_transform(
         reproducible = not any(record["status"] in MACHINE_DEPENDENT for record in records.values())
         subject = f"{Path(receipt).parents[2].name}/{stage['name']}"
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
-        store.publish()
+        store.publish(receipt)
+        names = receipts.relative_paths(receipt, batches)
+        receipts.write_provenance(receipt, key=store.key, settings=settings, code=code, batches=names)
         log.info("%d blocks, folded %.2g", len(records), facts_of_field["folded"])
         receipts.write(
             receipt,
@@ -117,15 +119,6 @@ def reduce_transform(
                 "data": receipts.digest([store.data_digest(made), affine.tolist()]),
             },
         )
-    receipts.write_provenance(
-        receipt, key=store.key, settings=settings, code=code, batches=_relative(batches, receipt)
-    )
-
-
-def _relative(batches: list[str], receipt: str) -> list[str]:
-    from weft.steps.fuse_tiles import batch_names
-
-    return batch_names(receipt, batches)
 
 
 def _halved(core: tuple[slice, ...], target: Grid) -> tuple[slice, ...]:

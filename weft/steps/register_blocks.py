@@ -74,7 +74,7 @@ def register_blocks(
         )  # type: ignore[arg-type]
         key = receipts.digest([name, _block_digests(block), facts])
         path = receipts.record_path(f"{cache}/blocks", key)
-        if path.exists() and receipts.read(path)["status"] not in rerun_status:
+        if path.exists() and receipts.read(path)["status"] not in (*MACHINE_DEPENDENT, *rerun_status):
             return key, False
         began = time.monotonic()
         try:
@@ -93,10 +93,11 @@ def register_blocks(
         _save(path, u, record, time.monotonic() - began)
         return key, True
 
-    with receipts.job_lock(receipt), ThreadPoolExecutor(threads) as pool:
-        done = list(progress(pool.map(one, mine), len(mine), "register_blocks: blocks"))
-    log.info("made %d of %d blocks", sum(made for _, made in done), len(mine))
-    receipts.write(receipt, {"blocks": {name: key for name, (key, _) in zip(mine, done, strict=True)}})
+    with receipts.job_lock(receipt):
+        with ThreadPoolExecutor(threads) as pool:
+            done = list(progress(pool.map(one, mine), len(mine), "register_blocks: blocks"))
+        log.info("made %d of %d blocks", sum(made for _, made in done), len(mine))
+        receipts.write(receipt, {"blocks": {name: key for name, (key, _) in zip(mine, done, strict=True)}})
 
 
 def background_value(image: Image, channel: int) -> float:

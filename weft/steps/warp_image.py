@@ -13,7 +13,7 @@ from weft.blocks import deal
 from weft.grid import Grid
 from weft.image import Image
 from weft.logs import log, progress
-from weft.steps.fuse_tiles import batch_names, check_complete, one_key, region_names, split_name
+from weft.steps.fuse_tiles import check_complete, one_key, region_names, split_name
 from weft.steps.levels import add_levels, image_facts, level_grids
 from weft.steps.sources import open_received
 from weft.stores.ome_zarr import create_level, open_level, write_region
@@ -45,9 +45,9 @@ def warp_image(
         array = _create(keyed, grid, len(channels), image.dtype, store)
         mine = deal(region_names(array), batch, batches)
         made = _warp_regions(keyed, array, image, channels, open_transform(transform), grid, mine, threads)
-    log.info("made %d of %d regions", made, len(mine))
-    about = {"channels": channels, "orientation": receipts.read(target)["orientation"], "labels": False}
-    receipts.write(receipt, {"key": keyed.key, "grid": grid.to_json(), "regions": mine, **about})
+        log.info("made %d of %d regions", made, len(mine))
+        about = {"channels": channels, "orientation": receipts.read(target)["orientation"], "labels": False}
+        receipts.write(receipt, {"key": keyed.key, "grid": grid.to_json(), "regions": mine, **about})
 
 
 def gather_warped(
@@ -67,8 +67,9 @@ def gather_warped(
         names = region_names(open_level(keyed.path / "0", "r"))
         check_complete(parts, names, receipt)
         about = {name: parts[0][name] for name in ("channels", "orientation", "labels")}
-        _publish(keyed, names, Grid.from_json(parts[0]["grid"]), about, settings, store, receipt, threads)
-    receipts.write_provenance(receipt, key=keyed.key, code=code, batches=batch_names(receipt, batches))
+        made_by = {"code": code, "batches": receipts.relative_paths(receipt, batches)}
+        grid = Grid.from_json(parts[0]["grid"])
+        _publish(keyed, names, grid, about, settings, store, receipt, threads, made_by)
 
 
 def warp_labels(
@@ -99,8 +100,7 @@ def warp_labels(
             "orientation": receipts.read(target)["orientation"],
             "labels": True,
         }
-        _publish(keyed, names, grid, about, pyramid, store, receipt, threads)
-    receipts.write_provenance(receipt, key=keyed.key, code=code)
+        _publish(keyed, names, grid, about, pyramid, store, receipt, threads, {"code": code})
 
 
 # ---------------------------------------------------------------------------------- shared
@@ -177,10 +177,12 @@ def _publish(
     store: dict[str, Any],
     receipt: str,
     threads: int,
+    made_by: dict[str, Any],
 ) -> None:
     grids = level_grids(grid, settings["smallest"])
     records = keyed.records(f"0-{name}" for name in names)
     records |= add_levels(keyed, grids, store=store, name=Path(receipt).stem, threads=threads, **about)
     dtype = open_level(keyed.path / "0", "r").dtype
-    keyed.publish()
+    keyed.publish(receipt)
+    receipts.write_provenance(receipt, key=keyed.key, **made_by)
     receipts.write(receipt, image_facts(keyed, records, grids, dtype=dtype, **about))

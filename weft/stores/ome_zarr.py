@@ -155,7 +155,7 @@ def link_level(source: str | Path, target: str | Path) -> None:
     """
     source, target = Path(source), Path(target)
     for folder, _, files in os.walk(source):
-        if receipts.RECORDS in Path(folder).parts:
+        if receipts.RECORDS in Path(folder).relative_to(source).parts:
             continue
         place = target / Path(folder).relative_to(source)
         place.mkdir(parents=True, exist_ok=True)
