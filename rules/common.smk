@@ -248,6 +248,21 @@ def rois_of(registration):
     return bool(PROJECT.registrations[registration].labels)
 
 
+def judged():
+    """What the judge of the phantom looks at: the registration of the image that is stitched from it."""
+    for name, row in PROJECT.registrations.items():
+        if row.moving in PROJECT.tiled and PROJECT.made_by_phantom(row.moving):
+            points = PROJECT.points(name, "forward")
+            if row.labels and points:
+                return {
+                    "registration": name,
+                    "moving": row.moving,
+                    "labels": row.labels,
+                    "points": points[0],
+                }
+    return None
+
+
 # ------------------------------------------------------------------ targets
 def image_targets():
     paths = []
@@ -296,7 +311,7 @@ def registration_targets():
                 for table in PROJECT.points(name, direction)
             ]
         if rois_of(name):
-            paths.append(f"{base}/rois/regions.csv")
+            paths += [f"{base}/rois/regions.{kind}" for kind in ("csv", "json")]
     return paths
 
 
@@ -310,7 +325,9 @@ def targets():
     paths = image_targets() + registration_targets() + quality_tables()
     paths += [f"{RESULTS}/quality.tsv", f"{RESULTS}/report.html"]
     if SETTINGS.phantom:
-        paths += [f"{RESULTS}/phantom/phantom.json", f"{RESULTS}/accuracy.json"]
+        paths += [f"{RESULTS}/phantom/phantom.json"]
+        if judged():
+            paths.append(f"{RESULTS}/accuracy.json")
     return paths
 
 
@@ -349,7 +366,9 @@ def figures(*names):
     paths = []
     for kind in names:
         if kind in ("positions", "illumination"):
-            paths += [f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled]
+            paths += [
+                f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
+            ]
             continue
         for name in PROJECT.registrations:
             stages = PROJECT.stages(name)

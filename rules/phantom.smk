@@ -39,7 +39,8 @@ rule judge_phantom:
     resources:
         mem_mb=2000,
     params:
-        settings=plain(SETTINGS.phantom) if SETTINGS.phantom else None,
+        about=judged(),
+        results=RESULTS,
         code=code("judge_phantom"),
     script:
         "../scripts/judge_phantom.py"

@@ -87,11 +87,29 @@ rule render_report:
         html=report(
             "<results>/report.html", caption="../report/report.rst", category="Report"
         ),
-        positions=report(figures("positions"), caption="../report/positions.rst", category="Images"),
-        illumination=report(figures("illumination"), caption="../report/illumination.rst", category="Images"),
-        overlay=report(figures("overlay"), caption="../report/overlay.rst", category="Registrations"),
-        deformation=report(figures("deformation"), caption="../report/deformation.rst", category="Registrations"),
-        block_map=report(figures("block_map"), caption="../report/block_map.rst", category="Registrations"),
+        positions=report(
+            figures("positions"), caption="../report/positions.rst", category="Images"
+        ),
+        illumination=report(
+            figures("illumination"),
+            caption="../report/illumination.rst",
+            category="Images",
+        ),
+        overlay=report(
+            figures("overlay"),
+            caption="../report/overlay.rst",
+            category="Registrations",
+        ),
+        deformation=report(
+            figures("deformation"),
+            caption="../report/deformation.rst",
+            category="Registrations",
+        ),
+        block_map=report(
+            figures("block_map"),
+            caption="../report/block_map.rst",
+            category="Registrations",
+        ),
     log:
         "<logs>/render_report.log",
     benchmark:

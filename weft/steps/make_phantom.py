@@ -20,7 +20,12 @@ def make_phantom(*, settings: dict[str, Any], code: str, receipt: str) -> None:
         for part in ("atlas", "sample", "truth", receipts.RECORDS):
             shutil.rmtree(folder / part, ignore_errors=True)
         options = {name: value for name, value in settings.items() if value is not None and name != "seed"}
-        make(folder, options, settings["seed"], progress=log.info)
+        make(folder, options, settings["seed"], progress=_tell)
         receipts.write(done, receipts.read(receipt))
     receipts.write(receipt, receipts.read(done))
     receipts.write_provenance(receipt, settings=settings, code=code)
+
+
+def _tell(done: int, total: int) -> None:
+    if done % max(total // 20, 1) == 0:
+        log.info("make_phantom: %d of %d planes", done, total)
