@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,13 +97,13 @@ class Grid:
         """The grid of ``array[region]`` (steps of 1; open ends allowed)."""
         bounds = [part.indices(n) for part, n in zip(region, self.shape, strict=True)]
         start = np.array([b[0] for b in bounds])
-        shape = tuple(b[1] - b[0] for b in bounds)
+        shape = _shape(b[1] - b[0] for b in bounds)
         return Grid(shape, self.spacing, tuple(self.to_physical(start)))
 
     def pad(self, voxels: int | tuple[int, int, int]) -> Grid:
         """The grid enlarged by ``voxels`` on either side of every axis."""
         margin = np.broadcast_to(np.asarray(voxels), 3)
-        shape = tuple(int(n + 2 * m) for n, m in zip(self.shape, margin, strict=True))
+        shape = _shape(n + 2 * m for n, m in zip(self.shape, margin, strict=True))
         return Grid(shape, self.spacing, tuple(self.to_physical(-margin)))
 
     def coarsen(self, factors: tuple[int, int, int]) -> Grid:
@@ -112,14 +113,14 @@ class Grid:
         rule of OME-NGFF). An incomplete last bin keeps the regular grid's centre.
         """
         f = np.asarray(factors)
-        shape = tuple(int(n) for n in -(-np.asarray(self.shape) // f))
+        shape = _shape(-(-np.asarray(self.shape) // f))
         spacing = tuple(np.asarray(self.spacing) * f)
         return Grid(shape, spacing, tuple(self.to_physical((f - 1) / 2)))
 
     def resample(self, spacing: float | Triple) -> Grid:
         """A grid of another spacing, um, that starts at the same lower face and covers this one."""
         new = np.broadcast_to(np.asarray(spacing, float), 3)
-        shape = tuple(int(n) for n in np.maximum(1, np.ceil(self.extent / new - 1e-6)))
+        shape = _shape(np.maximum(1, np.ceil(self.extent / new - 1e-6)))
         return Grid(shape, tuple(new), tuple(self.lower + new / 2))
 
     # ------------------------------------------------------------------ JSON
@@ -131,3 +132,8 @@ class Grid:
     def from_json(cls, value: dict[str, Any]) -> Grid:
         """The grid that `to_json` wrote."""
         return cls(tuple(value["shape"]), tuple(value["spacing"]), tuple(value["origin"]))
+
+
+def _shape(sizes: Iterable[Any]) -> Shape:
+    z, y, x = (int(n) for n in sizes)
+    return z, y, x

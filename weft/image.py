@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from weft.grid import Grid, Shape, Triple
 
 Region = tuple[slice, slice, slice]
+
+
+def box(start: Any, stop: Any) -> Region:
+    """Slices (z, y, x) from ``start`` to ``stop``, three whole numbers each."""
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,9 @@ class TileSet:
 
     def read(self, tile: int, channel: int = 0, region: Region | None = None) -> np.ndarray:
         """Voxels, (z, y, x), of a tile (by its place in ``tiles``); all of it by default."""
-        full = tuple(slice(*part.indices(n)) for part, n in zip(region or (slice(None),) * 3, self.shape, strict=True))
+        full = tuple(
+            slice(*part.indices(n)) for part, n in zip(region or (slice(None),) * 3, self.shape, strict=True)
+        )
         return self.reader(tile, channel, full)  # type: ignore[arg-type]
 
     def positions(self) -> np.ndarray:

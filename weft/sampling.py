@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import correlate1d
 
 from weft.grid import Grid
-from weft.image import Image
+from weft.image import Image, box
 
 TRUNCATE = 3.0  # reach of the antialiasing Gaussian, standard deviations
 
@@ -40,15 +40,13 @@ def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
         start = np.round(first).astype(int)
         stop = start + grid.shape
         if (start >= 0).all() and (stop <= source.shape).all():
-            return level.read(channel, tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))  # type: ignore[arg-type]
+            return level.read(channel, box(start, stop))
     sigma = 0.5 * np.sqrt(np.maximum(step**2 - 1, 0))
     reach = np.ceil(TRUNCATE * sigma).astype(int) + 1
     last = first + step * (np.asarray(grid.shape) - 1)
     low = np.clip(np.floor(first).astype(int) - reach, 0, np.asarray(source.shape) - 1)
     high = np.clip(np.ceil(last).astype(int) + reach + 1, low + 1, source.shape)
-    values = level.read(channel, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))).astype(
-        np.float32
-    )  # type: ignore[arg-type]
+    values = level.read(channel, box(low, high)).astype(np.float32)
     for axis in range(3):
         values = _smooth(values, sigma[axis], axis)
         values = _interpolate(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weft.grid import Grid
-from weft.image import Image
+from weft.image import Image, box
 from weft.registration.contract import Initial, Result, load_backend
 from weft.sampling import read_at
 from weft.transforms.interpolate import resample_field
@@ -63,8 +63,8 @@ def cut_block(
         Voxels of the moving image read around what the transform so far asks for: how far the block may still move.
     """
     u, u_grid = (None, None) if field is None else (_crop_field(*field, fixed_grid))
-    box = moving_region(fixed_grid, affine, u, u_grid, moving_stage, margin=margin)
-    moving_grid = None if box is None else moving_stage.crop(box)
+    region = moving_region(fixed_grid, affine, u, u_grid, moving_stage, margin=margin)
+    moving_grid = None if region is None else moving_stage.crop(region)
     voxels = None if moving_grid is None else read_at(*moving, moving_grid)
     return Block(read_at(*fixed, fixed_grid), fixed_grid, voxels, moving_grid, Initial(affine, u, u_grid))
 
@@ -142,5 +142,5 @@ def _crop_field(u: np.ndarray, grid: Grid, block: Grid) -> tuple[np.ndarray, Gri
     high = np.ceil(grid.to_index(block.upper)).astype(int) + 2
     low = np.clip(low, 0, np.asarray(grid.shape) - 1)
     high = np.clip(high, low + 1, grid.shape)
-    part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return np.ascontiguousarray(u[(slice(None), *part)]), grid.crop(part)  # type: ignore[arg-type]
+    part = box(low, high)
+    return np.ascontiguousarray(u[(slice(None), *part)]), grid.crop(part)

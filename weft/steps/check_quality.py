@@ -74,10 +74,14 @@ def comparison(
     spacing = max(max(grid.spacing), float((np.prod(grid.extent) / SAMPLES) ** (1 / 3)))
     grid = grid.resample(spacing)
     stage = images["moving"].grid.resample(spacing)
-    values = read_at(images["moving"], channel_of(images["moving"], channels["moving"]), stage).astype(np.float32)
+    values = read_at(images["moving"], channel_of(images["moving"], channels["moving"]), stage).astype(
+        np.float32
+    )
     found: dict[str, Any] = {
         "grid": grid,
-        "fixed": read_at(images["fixed"], channel_of(images["fixed"], channels["fixed"]), grid).astype(np.float32),
+        "fixed": read_at(images["fixed"], channel_of(images["fixed"], channels["fixed"]), grid).astype(
+            np.float32
+        ),
     }
     for name, path in (("before", affine), ("after", transform)):
         sequence = open_transform(path)
@@ -100,5 +104,3 @@ def _collect(parts: list[str]) -> dict[str, Any]:
         collected["values"].update({f"{prefix}{name}": value for name, value in part["values"].items()})
         collected["gates"] += part["gates"]
     return collected
-
-

@@ -9,7 +9,8 @@ import numpy as np
 import zarr
 
 from weft import receipts
-from weft.illumination import Illumination, fit_illumination as fit, resolve_dark
+from weft.illumination import Illumination, resolve_dark
+from weft.illumination import fit_illumination as fit
 from weft.logs import log
 from weft.steps.sources import open_tiles, tile_digests
 
@@ -47,7 +48,7 @@ def fit_illumination(
             shards = {}
             for name in ("gain", "dark"):
                 planes = np.stack([getattr(value, name) for value in fitted])
-                zarr.save_array(str(store.path / name), planes, zarr_format=3)
+                zarr.create_array(str(store.path / name), data=planes, zarr_format=3, overwrite=True)
                 shards[name] = receipts.array_digest(planes)
             store.finish("all", shards, reports=[value.report for value in fitted])
             log.info("fitted %d channels", len(fitted))

@@ -9,6 +9,7 @@ import numpy as np
 from weft import receipts
 from weft.blocks import cut, region, with_halo
 from weft.grid import Grid
+from weft.image import Region
 from weft.sampling import stage_grid
 
 SLACK = 1.25  # a block may be this much longer than asked for before an axis is cut once more
@@ -49,11 +50,12 @@ def stage_spacing(level: float | str, image: Grid) -> float:
     return float(level[1:]) * max(image.spacing) if isinstance(level, str) else float(level)
 
 
-def block_regions(plan: dict[str, Any], name: str) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def block_regions(plan: dict[str, Any], name: str) -> tuple[Region, Region]:
     """Core and core with halo of a block, slices (z, y, x) in the stage's grid."""
     shape = plan["grid"]["shape"]
     core = region(name, shape, plan["block"])
-    return core, with_halo(core, [plan["overlap"]] * 3, shape)
+    padded = with_halo(core, [plan["overlap"]] * 3, shape)
+    return core, padded  # type: ignore[return-value]
 
 
 def _even(n: int, parts: int) -> int:

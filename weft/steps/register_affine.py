@@ -7,7 +7,8 @@ from typing import Any
 
 from weft import receipts
 from weft.logs import log
-from weft.registration.affine import AffineResult, AffineSettings, finest_level, register_affine as register
+from weft.registration.affine import AffineResult, AffineSettings, finest_level
+from weft.registration.affine import register_affine as register
 from weft.steps.quality import write_quality
 from weft.steps.sources import channel_of, open_received
 

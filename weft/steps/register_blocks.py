@@ -71,7 +71,7 @@ def register_blocks(
         _, padded = block_regions(planned, name)
         block = cut_block(
             pick["fixed"], pick["moving"], grid.crop(padded), moving_stage, affine, field, planned["overlap"]
-        )  # type: ignore[arg-type]
+        )
         key = receipts.digest([name, _block_digests(block), facts])
         path = receipts.record_path(f"{cache}/blocks", key)
         if path.exists() and receipts.read(path)["status"] not in (*MACHINE_DEPENDENT, *rerun_status):

@@ -14,7 +14,8 @@ from weft.figures.deformation import deformation
 from weft.figures.illumination import illumination
 from weft.figures.overlay import overlay
 from weft.figures.positions import positions
-from weft.figures.report import Picture, Section, Table, render_report as render
+from weft.figures.report import Picture, Section, Table
+from weft.figures.report import render_report as render
 from weft.logs import log
 from weft.quality.gates import read_quality_table
 from weft.steps.check_quality import comparison
@@ -43,17 +44,27 @@ def render_report(
         sections.append(_registration_section(root, name, facts))
     sections.append(_cost_section(root))
     gates = read_quality_table(table)
-    render(sections, html, title="weft report", subtitle=f"{len(contents['images'])} stitched images, {len(contents['registrations'])} registrations", gates=gates)
+    render(
+        sections,
+        html,
+        title="weft report",
+        subtitle=f"{len(contents['images'])} stitched images, {len(contents['registrations'])} registrations",
+        gates=gates,
+    )
 
 
 def _image_section(folder: Path, name: str) -> Section:
     tiles = receipts.read(folder / "tiles.json")
     names = [tile["name"] for tile in tiles["tiles"]]
     solved = read_poses(str(folder / "poses.tsv"))
-    status = pd.read_csv(folder / "poses.tsv", sep="\t")["status"].replace({"neighbours": "unlinked", "stage_only": "unlinked"})
+    status = pd.read_csv(folder / "poses.tsv", sep="\t")["status"].replace(
+        {"neighbours": "unlinked", "stage_only": "unlinked"}
+    )
     links = read_links(str(folder / "links.tsv"), names)
     pairs = np.array([[link.i, link.j] for link in links]).reshape(-1, 2)
-    residuals = np.array([link.displacement - (solved[link.j] - solved[link.i]) for link in links]).reshape(-1, 3)
+    residuals = np.array([link.displacement - (solved[link.j] - solved[link.i]) for link in links]).reshape(
+        -1, 3
+    )
     figures = folder / "figures"
     positions(
         np.array([tile["position"] for tile in tiles["tiles"]]),
@@ -76,13 +87,21 @@ def _image_section(folder: Path, name: str) -> Section:
         channels=tiles["channels"],
     )
     log.info("drew %s", name)
-    rows = pd.read_csv(folder / "links.tsv", sep="\t").to_dict("records")
+    rows = _rows(pd.read_csv(folder / "links.tsv", sep="\t"))
     return Section(
         f"Image {name}",
         [
-            Picture(figures / "positions.png", "Tile positions", f"Where the tiles of {name} lie by the stage and by the solve"),
+            Picture(
+                figures / "positions.png",
+                "Tile positions",
+                f"Where the tiles of {name} lie by the stage and by the solve",
+            ),
             Picture(figures / "illumination.png", "Illumination", f"Gain and dark of each channel of {name}"),
-            Table("Links", rows, caption="Displacement (um) of the second tile relative to the first, as measured."),
+            Table(
+                "Links",
+                rows,
+                caption="Displacement (um) of the second tile relative to the first, as measured.",
+            ),
         ],
     )
 
@@ -92,7 +111,11 @@ def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Secti
     figures = folder / "figures"
     receipt = {role: str(root / "images" / facts[role] / "image.json") for role in ("fixed", "moving")}
     pair = comparison(
-        receipt["fixed"], receipt["moving"], str(folder / "affine.json"), str(folder / "transform.json"), facts["channels"]
+        receipt["fixed"],
+        receipt["moving"],
+        str(folder / "affine.json"),
+        str(folder / "transform.json"),
+        facts["channels"],
     )
     grid = pair["grid"]
     values = receipts.read(folder / "quality.json")["values"]
@@ -106,16 +129,32 @@ def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Secti
         captions=(f"affine, NCC {values['ncc_affine']:.3f}", f"final, NCC {values['ncc']:.3f}"),
     )
     items: list[Picture | Table] = [
-        Picture(figures / "overlay.png", "Overlay", f"{facts['moving']} on {facts['fixed']} before and after the deformation")
+        Picture(
+            figures / "overlay.png",
+            "Overlay",
+            f"{facts['moving']} on {facts['fixed']} before and after the deformation",
+        )
     ]
     sequence = open_transform(folder / "transform.json")
     _, displacements, _ = sequence.split()
     if displacements is not None:
         jacobian = sequence.jacobian_determinant(displacements.grid)
         deformation(
-            pair["fixed"], grid, displacements.field, displacements.grid, jacobian, figures / "deformation.png", f"{name}: deformation"
+            pair["fixed"],
+            grid,
+            displacements.field,
+            displacements.grid,
+            jacobian,
+            figures / "deformation.png",
+            f"{name}: deformation",
         )
-        items.append(Picture(figures / "deformation.png", "Deformation and change of volume", "Grid lines moved by the transform, and the logarithm of its Jacobian"))
+        items.append(
+            Picture(
+                figures / "deformation.png",
+                "Deformation and change of volume",
+                "Grid lines moved by the transform, and the logarithm of its Jacobian",
+            )
+        )
     for stage in facts["stages"]:
         path = figures / f"blocks_{stage}.png"
         block_map(folder / "stages" / stage / "ledger.tsv", path, f"{name}: blocks of stage {stage}")
@@ -124,12 +163,20 @@ def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Secti
     items.append(Table("Numbers", numbers))
     if facts["rois"]:
         regions = pd.read_csv(folder / "rois" / "regions.csv")
-        regions = regions[(regions["side"] == "both") & (regions["voxels"] > 0)].sort_values("voxels", ascending=False)
+        regions = regions[(regions["side"] == "both") & (regions["voxels"] > 0)].sort_values(
+            "voxels", ascending=False
+        )
         columns = [c for c in ("id", "acronym", "name", "voxels", "volume_mm3", "cells") if c in regions]
-        rows = regions.head(REGIONS)[columns].fillna("").to_dict("records")
-        items.append(Table("Largest regions", rows, bars=("voxels",), caption="All regions: rois/regions.csv"))
+        rows = _rows(regions.head(REGIONS)[columns].fillna(""))
+        items.append(
+            Table("Largest regions", rows, bars=("voxels",), caption="All regions: rois/regions.csv")
+        )
     log.info("drew %s", name)
     return Section(f"Registration {name}", items)
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _cost_section(root: Path) -> Section:
@@ -149,4 +196,16 @@ def _cost_section(root: Path) -> Section:
                     "peak memory (MB)": round(max(memory), 0) if memory else "",
                 }
             )
-    return Section("Costs", [Table("Rules", rows, bars=("seconds",), caption="Wall seconds of all jobs of a rule, and the largest of their memories.")] if rows else [])
+    return Section(
+        "Costs",
+        [
+            Table(
+                "Rules",
+                rows,
+                bars=("seconds",),
+                caption="Wall seconds of all jobs of a rule, and the largest of their memories.",
+            )
+        ]
+        if rows
+        else [],
+    )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
-from weft.poses import PoseSettings, solve_poses as solve
+from weft.poses import PoseSettings
+from weft.poses import solve_poses as solve
 from weft.steps.measure_links import read_links
 from weft.steps.quality import write_quality
 

@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec
 
 from weft import receipts
 from weft.grid import Grid
-from weft.image import Image, Level, Region
+from weft.image import Image, Region, box
 
 AXES = ("c", "z", "y", "x")
 # OME-NGFF RFC-4: the value says from where to where an axis runs.
@@ -70,10 +70,14 @@ def create_image(
         for n, grid in enumerate(grids):
             if arrays and str(n) not in group:
                 _create_level(Path(path) / str(n), grid, len(channels), dtype, chunk, shard)
-        group.attrs["ome"] = image_metadata(grids, channels=channels, orientation=orientation, labels=labels, name=name)
+        group.attrs["ome"] = image_metadata(
+            grids, channels=channels, orientation=orientation, labels=labels, name=name
+        )
 
 
-def create_level(path: str | Path, grid: Grid, channels: int, dtype: Any, *, chunk: Sequence[int], shard: Sequence[int]) -> zarr.Array:
+def create_level(
+    path: str | Path, grid: Grid, channels: int, dtype: Any, *, chunk: Sequence[int], shard: Sequence[int]
+) -> zarr.Array:
     """Create the sharded array (c, z, y, x) of one level, or open it where it is there already."""
     with receipts.job_lock(path):
         if (Path(path) / "zarr.json").exists():
@@ -81,7 +85,9 @@ def create_level(path: str | Path, grid: Grid, channels: int, dtype: Any, *, chu
         return _create_level(path, grid, channels, dtype, chunk, shard)
 
 
-def _create_level(path: str | Path, grid: Grid, channels: int, dtype: Any, chunk: Sequence[int], shard: Sequence[int]) -> zarr.Array:
+def _create_level(
+    path: str | Path, grid: Grid, channels: int, dtype: Any, chunk: Sequence[int], shard: Sequence[int]
+) -> zarr.Array:
     inner = [min(c, n) for c, n in zip(chunk, grid.shape, strict=True)]
     outer = [-(-min(s, n) // c) * c for s, n, c in zip(shard, grid.shape, inner, strict=True)]
     return zarr.create_array(
@@ -91,7 +97,9 @@ def _create_level(path: str | Path, grid: Grid, channels: int, dtype: Any, chunk
         shards=(1, *outer),
         dtype=dtype,
         fill_value=0,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
+        compressors=BloscCodec(
+            cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize
+        ),
         dimension_names=AXES,
         zarr_format=3,
     )
@@ -104,10 +112,13 @@ def open_level(path: str | Path, mode: str = "r+") -> zarr.Array:
 
 def shard_shape(array: zarr.Array) -> tuple[int, int, int]:
     """Voxels per shard, (z, y, x): what one writer may touch at a time."""
-    return tuple((array.shards or array.chunks)[1:])
+    z, y, x = (array.shards or array.chunks)[1:]
+    return z, y, x
 
 
-def write_region(array: zarr.Array, channel: int, region: Region, data: np.ndarray, prefix: str) -> dict[str, str]:
+def write_region(
+    array: zarr.Array, channel: int, region: Region, data: np.ndarray, prefix: str
+) -> dict[str, str]:
     """Write a region made of whole shards; give the digest of each shard's voxels.
 
     Parameters
@@ -124,7 +135,9 @@ def write_region(array: zarr.Array, channel: int, region: Region, data: np.ndarr
     step = shard_shape(array)
     starts = [range(part.start, part.stop, s) for part, s in zip(region, step, strict=True)]
     if any(part.start % s for part, s in zip(region, step, strict=True)):
-        raise ValueError(f"{array.path or array.store}: a region must start on a shard border; found {region}, shards are {step}")
+        raise ValueError(
+            f"{array.path or array.store}: a region must start on a shard border; found {region}, shards are {step}"
+        )
     if data.any():
         array[(channel, *region)] = data
     digests = {}
@@ -132,7 +145,8 @@ def write_region(array: zarr.Array, channel: int, region: Region, data: np.ndarr
         for y in starts[1]:
             for x in starts[2]:
                 part = tuple(
-                    slice(o - r.start, min(o + s, r.stop) - r.start) for o, s, r in zip((z, y, x), step, region, strict=True)
+                    slice(o - r.start, min(o + s, r.stop) - r.start)
+                    for o, s, r in zip((z, y, x), step, region, strict=True)
                 )
                 name = ".".join(str(v) for v in (channel, z // step[0], y // step[1], x // step[2]))
                 digests[f"{prefix}/{name}"] = receipts.array_digest(data[part])
@@ -144,7 +158,9 @@ def shard_voxels(store: str | Path, name: str) -> np.ndarray:
     prefix, index = name.rsplit("/", 1) if "/" in name else ("", name)
     array = open_level(Path(store) / prefix, "r")
     channel, *where = (int(i) for i in index.split("."))
-    region = tuple(slice(i * s, min((i + 1) * s, n)) for i, s, n in zip(where, shard_shape(array), array.shape[1:], strict=True))
+    step = np.array(shard_shape(array))
+    start = np.array(where) * step
+    region = box(start, np.minimum(start + step, array.shape[1:]))
     return np.asarray(array[(channel, *region)])
 
 
@@ -187,11 +203,18 @@ def image_metadata(
         }
         for n, grid in enumerate(grids)
     ]
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+    ome: dict[str, Any] = {
+        "version": "0.5",
+        "multiscales": [{"name": name, "axes": axes, "datasets": datasets}],
+    }
     if labels:
         ome["image-label"] = {"version": "0.5"}
     else:
-        ome["omero"] = {"channels": [{"label": channel, "color": _COLOURS[n % len(_COLOURS)]} for n, channel in enumerate(channels)]}
+        ome["omero"] = {
+            "channels": [
+                {"label": channel, "color": _COLOURS[n % len(_COLOURS)]} for n, channel in enumerate(channels)
+            ]
+        }
     return ome
 
 
@@ -199,14 +222,6 @@ def metadata_digest(store: str | Path) -> str:
     """Digest of all ``zarr.json`` of a store."""
     files = sorted(Path(store).rglob("zarr.json"))
     return receipts.digest([[str(f.relative_to(store)), receipts.file_digest(f)] for f in files])
-
-
-def level_of(image: Image, grid: Grid) -> Level:
-    """The level of an image that has this very grid."""
-    for level in image.levels:
-        if level.grid == grid:
-            return level
-    raise ValueError(f"no level of the image has the grid {grid}")
 
 
 _COLOURS = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
