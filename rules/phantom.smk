@@ -40,7 +40,6 @@ rule judge_phantom:
         mem_mb=2000,
     params:
         about=judged(),
-        results=RESULTS,
         code=code("judge_phantom"),
     script:
         "../scripts/judge_phantom.py"

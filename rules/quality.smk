@@ -121,7 +121,6 @@ rule render_report:
         mem_mb=2000,
     params:
         contents=report_contents(),
-        results=RESULTS,
         code=code("render_report"),
     script:
         "../scripts/render_report.py"

@@ -10,10 +10,10 @@ from weft.judge import judge
 
 
 def judge_phantom(
-    *, phantom: str, about: dict[str, Any], results: str, code: str, accuracy: str, **_: Any
+    *, phantom: str, about: dict[str, Any], code: str, accuracy: str, **_: Any
 ) -> None:
     """Compare the outputs of the run with the truth of its phantom; the truth is read here alone."""
-    root = Path(results)
+    root = Path(accuracy).parent
     image = root / "images" / about["moving"]
     registration = root / "registrations" / about["registration"]
     scores = judge(

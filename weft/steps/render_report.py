@@ -32,13 +32,12 @@ def render_report(
     parts: list[str],
     table: str,
     contents: dict[str, Any],
-    results: str,
     code: str,
     html: str,
     **_: Any,
 ) -> None:
     """Draw every picture, then the page. What it shows is named in ``contents``."""
-    root = Path(results)
+    root = Path(html).parent
     sections = [_image_section(root / "images" / name, name) for name in contents["images"]]
     for name, facts in contents["registrations"].items():
         sections.append(_registration_section(root, name, facts))
