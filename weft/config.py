@@ -116,6 +116,9 @@ class Fusion(Model):
     dtype: Literal["uint8", "uint16", "float32"] = Field(
         "uint16", description="Type of the fused image; values are rounded and clipped, and both are counted."
     )
+    offset: float = Field(
+        0.0, ge=0, description="Added to every voxel, counts: keeps noise around zero from being clipped."
+    )
 
 
 class Pyramid(Model):

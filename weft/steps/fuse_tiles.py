@@ -61,7 +61,7 @@ def fuse_tiles(
             channel, where = split_name(name, array)
             voxels, counts = fuse_region(
                 raw, channel, positions, lights[channel], grid, where,
-                blend=settings["blend"], dtype=settings["dtype"], cache=cache,
+                blend=settings["blend"], dtype=settings["dtype"], offset=settings["offset"], cache=cache,
             )  # fmt: skip
             if voxels is None:
                 voxels = np.zeros([part.stop - part.start for part in where], array.dtype)
@@ -96,9 +96,13 @@ def gather_fused(*, batches: list[str], gates: dict[str, Any], code: str, receip
         for record in records.values():
             for name, count in record["counts"].items():
                 counts[name] = counts.get(name, 0) + count
-        clipped = sum(count for name, count in counts.items() if name.startswith("clipped"))
-        image = parts[0]["image"]
-        values = {"clipped_fraction": clipped / max(counts.get("voxels", 0), 1), **counts}
+            image = parts[0]["image"]
+        voxels = max(counts["voxels"], 1)
+    # Noise around zero is clipped wherever there is no signal; what is lost at the top is signal.
+    values = {
+        "clipped_fraction": counts["clipped_high"] / voxels,
+        "clipped_low_fraction": counts["clipped_low"] / voxels,
+    }
         write_quality(quality, "fuse_tiles", image, values, gates)
         keyed.publish(receipt)
         receipts.write_provenance(
