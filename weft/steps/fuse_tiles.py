@@ -96,13 +96,13 @@ def gather_fused(*, batches: list[str], gates: dict[str, Any], code: str, receip
         for record in records.values():
             for name, count in record["counts"].items():
                 counts[name] = counts.get(name, 0) + count
-            image = parts[0]["image"]
+        image = parts[0]["image"]
         voxels = max(counts["voxels"], 1)
-    # Noise around zero is clipped wherever there is no signal; what is lost at the top is signal.
-    values = {
-        "clipped_fraction": counts["clipped_high"] / voxels,
-        "clipped_low_fraction": counts["clipped_low"] / voxels,
-    }
+        # Noise around zero is clipped wherever there is no signal; what is lost at the top is signal.
+        values = {
+            "clipped_fraction": counts["clipped_high"] / voxels,
+            "clipped_low_fraction": counts["clipped_low"] / voxels,
+        }
         write_quality(quality, "fuse_tiles", image, values, gates)
         keyed.publish(receipt)
         receipts.write_provenance(

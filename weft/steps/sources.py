@@ -12,12 +12,14 @@ import zarr
 from weft import receipts
 from weft.illumination import Illumination
 from weft.image import Image, TileSet
+from weft.plugins import import_plugins
 from weft.readers import open_source
 from weft.stores import open_image
 
 
 def open_tiles(path: str, source: dict[str, Any]) -> TileSet:
-    """The raw tiles of an image, as its row of images.tsv says."""
+    """The raw tiles of an image, as its row of images.tsv says (and the modules that the setting `plugins` names)."""
+    import_plugins(source.get("plugins", ()))
     options = {name: source[name] for name in ("spacing", "channels", "orientation") if source.get(name)}
     options |= source["options"]
     tiles = open_source(path, format=source["format"], **options)
