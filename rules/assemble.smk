@@ -24,7 +24,7 @@ rule fuse_tiles:
         settings=plain(SETTINGS.fusion),
         store=plain(SETTINGS.store),
         batches=SETTINGS.batches.fuse_tiles,
-        code=code("fuse_tiles", "weft.readers.*"),
+        code=code("fuse_tiles", *READERS),
     script:
         "../scripts/fuse_tiles.py"
 

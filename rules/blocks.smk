@@ -47,7 +47,7 @@ rule register_blocks:
         channels=channels_of,
         batches=SETTINGS.batches.register_blocks,
         rerun_status=SETTINGS.rerun_status,
-        code=lambda wildcards: code("register_blocks", plugin_modules(wildcards)),
+        code=lambda wildcards: code("register_blocks", stage_backend(wildcards)),
     script:
         "../scripts/register_blocks.py"
 

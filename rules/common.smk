@@ -6,6 +6,7 @@ from weft.code_digest import code_digest
 from weft.project import Project
 from weft.readers.fingerprint import fingerprint
 from weft.refusals import ConfigError
+from weft.registration.contract import backend_module
 from snakemake.exceptions import WorkflowError
 
 if not config and Path("config/config.yaml").is_file():
@@ -29,6 +30,7 @@ SETTINGS = PROJECT.config
 RESULTS = PROJECT.results
 CACHE = f"{RESULTS}/.weft"
 DIRECTIONS = {"": "forward", "inverse/": "inverse"}
+READERS = ("weft.readers.*", *SETTINGS.plugins)  # modules that may open a source
 
 
 wildcard_constraints:
@@ -66,7 +68,7 @@ def source_state(wildcards):
 
 
 def source_settings(wildcards):
-    return plain(PROJECT.images[wildcards.image])
+    return plain(PROJECT.images[wildcards.image], plugins=SETTINGS.plugins)
 
 
 def illumination_settings(wildcards):
@@ -116,10 +118,11 @@ def names_of(wildcards):
     return {"fixed": row.fixed, "moving": row.moving}
 
 
-def plugin_modules(wildcards):
+def stage_backend(wildcards):
     """The module of a stage's backend, so that its code counts in the digest."""
-    backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
-    return f"weft.registration.backends.{backend}"
+    return backend_module(
+        PROJECT.stage(wildcards.registration, wildcards.stage).backend
+    )
 
 
 # ------------------------------------------------------------------ inputs

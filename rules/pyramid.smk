@@ -50,7 +50,7 @@ rule import_image:
         image=source_settings,
         settings=plain(SETTINGS.pyramid),
         store=plain(SETTINGS.store),
-        code=code("import_image", "weft.readers.*"),
+        code=code("import_image", *READERS),
     script:
         "../scripts/import_image.py"
 

@@ -21,7 +21,7 @@ rule index_tiles:
         state=source_state,
         settings=source_settings,
         raw_digest=SETTINGS.raw_digest,
-        code=code("index_tiles", "weft.readers.*"),
+        code=code("index_tiles", *READERS),
     script:
         "../scripts/index_tiles.py"
 
@@ -46,7 +46,7 @@ rule fit_illumination:
         source=source_settings,
         settings=illumination_settings,
         dark=dark_state,
-        code=code("fit_illumination", "weft.readers.*"),
+        code=code("fit_illumination", *READERS),
     script:
         "../scripts/fit_illumination.py"
 
@@ -71,7 +71,7 @@ rule correct_tiles:
         path=source_path,
         source=source_settings,
         store=plain(SETTINGS.store),
-        code=code("correct_tiles", "weft.readers.*"),
+        code=code("correct_tiles", *READERS),
     script:
         "../scripts/correct_tiles.py"
 
@@ -98,7 +98,7 @@ rule measure_links:
         cache=CACHE,
         settings=plain(SETTINGS.links),
         batches=SETTINGS.batches.measure_links,
-        code=code("measure_links", "weft.readers.*"),
+        code=code("measure_links", *READERS),
     script:
         "../scripts/measure_links.py"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.util
 from pathlib import Path
 
 PACKAGE = "weft"
@@ -23,10 +24,11 @@ def code_digest(root: str | Path, script: str, extra: tuple[str, ...] = ()) -> s
         Path of the script, relative to ``root``.
     extra
         Modules that are loaded by name at run time (backends, readers) and so are not seen in imports;
-        a name that ends in ``.*`` stands for every module of that package.
+        a name that ends in ``.*`` stands for every module of that package. Plug-ins, modules of other
+        packages, count by themselves alone, not by what they import of those packages.
     """
     root = Path(root)
-    todo = list(_module(str(root / script))[1])
+    todo = list(_module((root / script).read_bytes())[1])
     for name in extra:
         if name.endswith(".*"):
             package = name[:-2]
@@ -37,22 +39,35 @@ def code_digest(root: str | Path, script: str, extra: tuple[str, ...] = ()) -> s
     found: dict[str, str] = {}
     while todo:
         name = todo.pop()
-        if name in found or not name.startswith(f"{PACKAGE}."):
+        path = None if name in found else _file(root, name, plugin=name in extra)
+        if path is None:
             continue
-        path = root.joinpath(*name.split("."))
-        path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-        if not path.is_file():
-            continue
-        found[name], names = _module(str(path))
+        found[name], names = _module(path.read_bytes())
         todo.extend(names)
     text = "\n".join(f"{name} {digest}" for name, digest in sorted(found.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _file(root: Path, name: str, *, plugin: bool) -> Path | None:
+    """The source of a module: of weft's own below ``root``, of a plug-in where Python finds it."""
+    if name.startswith(f"{PACKAGE}."):
+        path = root.joinpath(*name.split("."))
+        path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        return path if path.is_file() else None
+    if not plugin:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except ImportError:
+        return None
+    is_source = spec is not None and spec.has_location and str(spec.origin).endswith(".py")
+    return Path(str(spec.origin)) if spec is not None and is_source else None
+
+
 @functools.cache
-def _module(path: str) -> tuple[str, frozenset[str]]:
+def _module(source: bytes) -> tuple[str, frozenset[str]]:
     """Digest of a module's code and the names that it imports (each with its packages)."""
-    tree = ast.parse(Path(path).read_bytes())
+    tree = ast.parse(source)
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

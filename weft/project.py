@@ -10,11 +10,11 @@ import yaml
 from pydantic import Field, WithJsonSchema, field_validator
 
 from weft.config import CODE, NAME, Channel, Config, Model, Name, RegistrationSettings, Stage
-from weft.readers import detect_format, formats
+from weft.plugins import import_plugins
+from weft.readers import detect_format, formats, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
 from weft.registration.orientation import validate_orientation
 
-TILED = ("colm", "tiff_tiles")
 PAIR = "pair"
 # What the cells of a table look like before they are read.
 NUMBERS = WithJsonSchema({"type": "string", "pattern": r"^[^,]+,[^,]+,[^,]+$", "examples": ["5,1.8,1.8"]})
@@ -112,7 +112,7 @@ class ImageRow(Model):
     @property
     def tiled(self) -> bool:
         """Whether the source is tiles that have to be stitched."""
-        return self.format in TILED
+        return self.format in tiled_formats()
 
 
 class RegistrationRow(Model):
@@ -166,6 +166,10 @@ class Project:
         self.where = where
         self.plain = {key: value for key, value in config.items() if value is not None}
         self.config: Config = parse(Config, self.plain, where)
+        try:
+            import_plugins(self.config.plugins)  # they may bring formats that the table of images names
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
         self.results = self.config.results.rstrip("/")
         self.images: dict[str, ImageRow]
         self.registrations: dict[str, RegistrationRow]
@@ -324,7 +328,7 @@ class Project:
                         f"{table}: image {name!r}: spacing is missing; a folder of TIFF planes does not state it, "
                         "wanted three positive numbers z,y,x in um"
                     )
-                if form in TILED:
+                if form in tiled_formats():
                     raise ConfigError(
                         f"{table}: image {name!r}: format is missing; {path!r} holds tiles, wanted {form!r}"
                     )

@@ -20,6 +20,7 @@ __all__ = [
     "reader",
     "reader_identity",
     "register_reader",
+    "tiled_formats",
 ]
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ _BUILT_IN = {
     "volume": ("weft.readers.volume_file", "open_volume"),
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
 }
+_TILED = ("colm", "tiff_tiles")
 _registered: dict[str, Reader] = {}
+_registered_tiled: set[str] = set()
 
 
 def open_source(path: str | Path, format: str | None = "auto", **options: Any) -> Image | TileSet:
@@ -83,6 +86,11 @@ def formats() -> tuple[str, ...]:
     )
 
 
+def tiled_formats() -> tuple[str, ...]:
+    """Names of the readers that hand out tiles, which are still to be stitched."""
+    return (*_TILED, *sorted(_registered_tiled))
+
+
 def reader(name: str) -> Reader:
     """The function that opens a format, ``function(path, **options) -> Image | TileSet``.
 
@@ -101,8 +109,17 @@ def reader(name: str) -> Reader:
     raise ValueError(f"unknown format {name!r}; wanted one of {', '.join(formats())}")
 
 
-def register_reader(name: str, function: Reader) -> None:
+def register_reader(name: str, function: Reader, *, tiles: bool = False) -> None:
     """Add a reader under a new name, for instance from a module of the config's ``plugins``.
+
+    Parameters
+    ----------
+    name
+        What the column `format` of images.tsv calls it.
+    function
+        ``function(path, **options) -> Image | TileSet``; its options are keyword-only parameters.
+    tiles
+        Whether it gives the tiles of an image (`TileSet`) rather than an image.
 
     Raises
     ------
@@ -112,13 +129,20 @@ def register_reader(name: str, function: Reader) -> None:
     if name in _BUILT_IN:
         raise ValueError(f"reader {name!r} is one of weft's own; wanted another name")
     _registered[name] = function
+    if tiles:
+        _registered_tiled.add(name)
+    else:
+        _registered_tiled.discard(name)
 
 
 def reader_identity(name: str) -> str:
-    """What stands for a reader in the name of a result: ``weft``, or module, function and digest of a plug-in."""
-    function = reader(name)
-    if name in _BUILT_IN and name not in _registered:
+    """What stands for a reader in the name of a result: ``weft``, or module, function and digest of a plug-in.
+
+    ``"auto"`` finds weft's own readers only.
+    """
+    if name == "auto" or name in _BUILT_IN:
         return "weft"
+    function = reader(name)
     file = inspect.getsourcefile(function)
     digest = hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()[:16]
     return f"{function.__module__}.{function.__qualname__}@{digest}"

@@ -186,6 +186,17 @@ def load_backend(name: str) -> Backend:
     return backend
 
 
+def backend_module(name: str) -> str:
+    """Name of the module that a backend's function lies in.
+
+    Raises
+    ------
+    ValueError
+        When there is no such backend.
+    """
+    return _target(name).partition(":")[0]
+
+
 def backend_version(name: str) -> str:
     """What tells two versions of a backend's results apart: it belongs into the name of a result.
 

@@ -10,7 +10,8 @@ from weft import receipts
 from weft.grid import Grid
 from weft.image import Image
 from weft.logs import log, progress
-from weft.readers import open_source
+from weft.plugins import import_plugins
+from weft.readers import open_source, reader_identity
 from weft.steps.fuse_tiles import region_names, split_name
 from weft.steps.levels import add_levels, image_facts, level_grids
 from weft.stores.ome_zarr import create_level, metadata_digest, open_level, write_region
@@ -29,6 +30,7 @@ def import_image(
     phantom: str | None = None,
 ) -> None:
     """Bring an image in: a chunked pyramid (OME-Zarr) is referenced by a link, all else is converted."""
+    import_plugins(image.get("plugins", ()))
     options = {
         name: image[name] for name in ("spacing", "orientation", "labels", "channels") if image.get(name)
     }
@@ -45,7 +47,10 @@ def import_image(
         "orientation": opened.orientation,
         "labels": opened.labels,
     }
-    key = receipts.digest([state, image, about, settings, store, code, receipts.environment("numba", "zarr")])
+    facts = {name: value for name, value in image.items() if name != "plugins"}
+    identity = reader_identity(image["format"])
+    versions = receipts.environment("numba", "zarr")
+    key = receipts.digest([state, facts, identity, about, settings, store, code, versions])
     receipts.write_provenance(receipt, key=key, source=path, settings=image, code=code)
     if _is_pyramid(path, opened) and not image.get("spacing"):
         _reference(path, opened, about, receipt)
