@@ -308,7 +308,8 @@ def _search(
         )
         pool = sorted(pool + search.refine(starts[:refined]), key=lambda c: -c.fit.score)
         ranked = list(dict.fromkeys(start.orientation for start in starts))
-        numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
+        if ranked:
+            numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
         if pool and pool[0].fit.score >= settings.min_score:
             rivals = _different(reference, pool, pool[0])
             if not rivals or pool[0].fit.score >= settings.accept_margin * rivals[0].fit.score:
@@ -367,7 +368,10 @@ def _refine_fine(
         samples = np.count_nonzero(reference.mask)
         stride = max(1, round((samples / _FINE_SAMPLES) ** (1 / 3)))
         refiner = AffineRefiner(reference, other, stride)
-        fit = refiner.measure(start) if settings.method == "elastix" else refiner.run(start, settings.dof)
+        if settings.method == "elastix":
+            fit = refiner.measure(start)
+        else:
+            fit = refiner.run(start, settings.dof, overlap_power=0.0)
         matrix = np.linalg.inv(fit.matrix) if swapped else fit.matrix
     return replace(fit, matrix=matrix)
 

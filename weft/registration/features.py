@@ -11,7 +11,7 @@ from weft.grid import Grid
 
 _ACCEPTED_TISSUE = (0.03, 0.90)  # a mask outside this share of the field says nothing
 _HISTOGRAM_BINS = 256
-_DECADES = 1e3  # the logarithm resolves this range below the brightest voxels, whatever the camera's gain
+_DECADES = 1e2  # the logarithm resolves this range below the brightest voxels, whatever the camera's gain
 
 
 @dataclass(frozen=True)

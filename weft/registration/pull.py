@@ -38,6 +38,9 @@ def pull(
     values = np.zeros(grid.shape, np.float32)
     covered = np.zeros(grid.shape, bool)
     source = np.asarray(moving, np.float32)
+    if moving_mask is not None and moving_mask.any():
+        # Half-way across the mask's border the interpolation would mix in what is to be left out.
+        source = np.where(moving_mask, source, source[moving_mask].mean(dtype=np.float64)).astype(np.float32)
     upper = np.asarray(moving_grid.shape)[:, None] - 1
     for start in range(0, grid.shape[0], _PLANES):
         slab = grid.crop((slice(start, start + _PLANES), slice(None), slice(None)))

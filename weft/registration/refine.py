@@ -45,7 +45,7 @@ class Fit:
     @property
     def score(self) -> float:
         """NCC times the root of the overlap: correlation alone is largest for small overlaps."""
-        return self.ncc * self.overlap**0.5 if self.ncc > 0 else self.ncc
+        return _ascended(self, 0.5)
 
 
 class AffineRefiner:
@@ -53,7 +53,8 @@ class AffineRefiner:
 
     Minimises the squared difference between the fixed image and gain times the moving image plus offset,
     gain and offset solved for in every step (variable projection, Golub and Pereyra 1973), with
-    Levenberg-Marquardt damping; a step is taken only when it raises ``ncc * sqrt(overlap)``.
+    Levenberg-Marquardt damping; a step is taken only when it raises the correlation (times a power of the
+    overlap).
 
     Parameters
     ----------
@@ -74,7 +75,9 @@ class AffineRefiner:
         self._moving = np.ascontiguousarray(moving.image, np.float32)
         self._moving_mask = np.ascontiguousarray(moving.mask)
 
-    def run(self, matrix: np.ndarray, dof: int = 12, iterations: int = 15) -> Fit:
+    def run(
+        self, matrix: np.ndarray, dof: int = 12, iterations: int = 15, overlap_power: float = 0.5
+    ) -> Fit:
         """Refine an affine.
 
         Parameters
@@ -86,6 +89,9 @@ class AffineRefiner:
             start that is no similarity is replaced by the nearest one.
         iterations
             At most so many steps.
+        overlap_power
+            What is ascended is ``ncc * overlap ** overlap_power``. A half keeps a poor start from sliding out
+            of the overlap; 0 is right near the solution, where the overlap's own slope would shift it.
 
         Raises
         ------
@@ -100,6 +106,7 @@ class AffineRefiner:
         gain, offset = _gain_and_offset(self._evaluate(linear, shift, 1.0, 0.0)[2])
         hessian, gradient, sums = self._evaluate(linear, shift, gain, offset)
         best = self._fit(linear, shift, sums)
+        highest = _ascended(best, overlap_power)
         damping = 1e-2
         for _ in range(iterations):
             basis = _basis(linear, dof)
@@ -113,12 +120,13 @@ class AffineRefiner:
                 new_shift = shift + step[9:_SPATIAL]
                 sums = self._evaluate(new_linear, new_shift, gain, offset)[2]
                 fit = self._fit(new_linear, new_shift, sums)
-                if fit.score > best.score:
+                height = _ascended(fit, overlap_power)
+                if height > highest:
                     break
                 damping *= 4
             else:
                 break
-            gained, best = fit.score - best.score, fit
+            gained, highest, best = height - highest, height, fit
             linear, shift = new_linear, new_shift
             damping = max(damping / 6, 1e-6)
             if gained < _CONVERGED:
@@ -166,6 +174,11 @@ class AffineRefiner:
             sums,
         )
         return hessian, gradient, sums
+
+
+def _ascended(fit: Fit, overlap_power: float) -> float:
+    """What the refinement makes as large as it can."""
+    return fit.ncc * fit.overlap**overlap_power if fit.ncc > 0 else fit.ncc
 
 
 def _ncc(sums: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from weft.registration.pull import physical_points, pull, sample_field
 
 _VERSION = "1"  # of this module's own results
 _FEWEST_VOXELS = 1000
+_BINS = 32  # of the histograms of mutual information
 _METRICS = {
     "mutual_information": "AdvancedMattesMutualInformation",
     "correlation": "AdvancedNormalizedCorrelation",
@@ -93,8 +94,8 @@ def register(
     Returns
     -------
     Result
-        Total displacements on ``fixed_grid.coarsen((2, 2, 2))``; the metric is the correlation of the
-        block's voxels that are compared before and after.
+        Total displacements on ``fixed_grid.coarsen((2, 2, 2))``; the similarity is the correlation, or
+        the mutual information turned into one, of the voxels that can be compared before and after.
 
     Raises
     ------
@@ -115,6 +116,9 @@ def register(
     common = wanted & covered
     if np.count_nonzero(common) < _FEWEST_VOXELS or not np.ptp(target[common]) or not np.ptp(seen[common]):
         return _result(_compose(np.zeros((3, *grid.shape)), grid, initial), grid)
+    # elastix smooths across its masks and spans its histogram over whole images: nothing foreign may be there.
+    target = np.where(wanted, target, target[wanted].mean(dtype=np.float64)).astype(np.float32)
+    seen = np.where(covered, seen, seen[covered].mean(dtype=np.float64)).astype(np.float32)
     # With nothing to leave out elastix is told of no masks: looking them up costs time.
     found = run_elastix(
         target,
@@ -125,7 +129,7 @@ def register(
     )
     step = _bspline(found, fixed_grid, fixed_grid)
     before, after = _similarity(
-        target, seen, wanted, covered, step / np.c_[list(fixed_grid.spacing)][..., None, None]
+        options.metric, target, seen, wanted, covered, step / np.c_[list(fixed_grid.spacing)][..., None, None]
     )
     total = _compose(_bspline(found, fixed_grid, grid), grid, initial)
     return _result(total, grid, options.levels * options.iterations, before, after)
@@ -150,7 +154,7 @@ def _parameters(options: ElastixSettings, seed: int) -> dict[str, list[str]]:
         # The multi-metric class crashes with a single metric.
         "Registration": ["MultiResolutionRegistration"],
         "Metric": [_METRICS[options.metric]],
-        "NumberOfHistogramBins": ["32"],
+        "NumberOfHistogramBins": [str(_BINS)],
         "Transform": ["BSplineTransform"],
         "FinalGridSpacingInPhysicalUnits": [str(float(options.control_spacing))],
         "HowToCombineTransforms": ["Compose"],
@@ -210,16 +214,22 @@ def _compose(step: np.ndarray, grid: Grid, initial: Initial) -> np.ndarray:
 
 
 def _similarity(
-    fixed: np.ndarray, seen: np.ndarray, wanted: np.ndarray, covered: np.ndarray, step: np.ndarray
+    metric: str,
+    fixed: np.ndarray,
+    seen: np.ndarray,
+    wanted: np.ndarray,
+    covered: np.ndarray,
+    step: np.ndarray,
 ) -> tuple[float, float]:
-    """Correlation before and after a step, (3, z, y, x) voxels, over the voxels valid in both."""
+    """Similarity before and after a step, (3, z, y, x) voxels, over the voxels valid in both."""
     index = np.indices(fixed.shape, dtype=np.float64) + step
     after = map_coordinates(seen, index, order=1, mode="nearest")
     arrived = map_coordinates(covered.astype(np.float32), index, order=1, mode="constant") > 0.999
     valid = wanted & covered & arrived
     if np.count_nonzero(valid) < 2:
         return 0.0, 0.0
-    return _ncc(fixed[valid], seen[valid]), _ncc(fixed[valid], after[valid])
+    measure = _ncc if metric == "correlation" else _information
+    return measure(fixed[valid], seen[valid]), measure(fixed[valid], after[valid])
 
 
 def _ncc(a: np.ndarray, b: np.ndarray) -> float:
@@ -227,6 +237,16 @@ def _ncc(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     deviations = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / deviations if deviations > 0 else 0.0
+
+
+def _information(a: np.ndarray, b: np.ndarray) -> float:
+    """Mutual information as a correlation: sqrt(1 - exp(-2 MI)), 0 to 1 (Linfoot 1957)."""
+    joint, _, _ = np.histogram2d(a, b, _BINS)
+    joint /= joint.sum()
+    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    found = joint > 0
+    information = float((joint[found] * np.log(joint[found] / apart[found])).sum())
+    return float(np.sqrt(max(0.0, 1 - np.exp(-2 * information))))
 
 
 def _result(

@@ -1,0 +1,337 @@
+"""The affine start against transforms that are known because the moving image was made with them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from weft.grid import Grid
+from weft.registration.affine import AffineSettings, finest_level, register_affine, search_level
+from weft.registration.candidates import rotation_about, rotation_set
+from weft.registration.features import (
+    Feature,
+    local_normalisation,
+    otsu_threshold,
+    resample_isotropic,
+    tissue_mask,
+)
+from weft.registration.orientation import orientation_matrix
+from weft.registration.refine import AffineRefiner
+from weft.registration.translation import TranslationSearch
+
+GRID = Grid((44, 34, 40), (100.0, 100.0, 100.0), (500.0, -300.0, 50.0))
+
+
+def specimen(seed=0, symmetric=False):
+    """A textured body of no symmetry (or of left-right symmetry about the middle) in a dark field."""
+    rng = np.random.default_rng(seed)
+    shape = GRID.shape
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    body = (z / 0.75) ** 2 + (y / (0.55 + 0.15 * z)) ** 2 + (x / 0.7) ** 2 < 1
+    if not symmetric:
+        body |= (z - 0.5) ** 2 + (y + 0.3) ** 2 + (x - 0.45) ** 2 < 0.09
+    texture = (
+        gaussian_filter(rng.normal(size=shape), 1.3) * 6 + gaussian_filter(rng.normal(size=shape), 3) * 15
+    )
+    if symmetric:
+        texture = texture + texture[:, :, ::-1]
+        body = body & body[:, :, ::-1]
+    values = np.where(body, 800 * np.exp(0.5 * texture), 20.0)
+    return gaussian_filter(values, 0.6).astype(np.float32)
+
+
+def moved(fixed, matrix, grid, seed=1):
+    """The moving image on `grid`, of which `matrix` (fixed to moving) is the truth; other contrast, noise."""
+    back = np.linalg.inv(matrix)
+    index = np.indices(grid.shape).reshape(3, -1)
+    points = grid.to_physical(index.T) @ back[:3, :3].T + back[:3, 3]
+    values = map_coordinates(fixed, GRID.to_index(points).T, order=1, mode="nearest").reshape(grid.shape)
+    noise = np.random.default_rng(seed).normal(size=grid.shape)
+    shade = np.linspace(0.7, 1.3, grid.shape[0])[:, None, None]
+    return np.clip(3 * values**0.8 * shade + 4 * noise, 0, None).astype(np.uint16)
+
+
+def truth(orientation="pil", moving="pil", rotation=None, scale=1.0, shift=(0, 0, 0)):
+    """A known transform and a moving grid that holds the whole specimen."""
+    linear = scale * orientation_matrix(orientation, moving)
+    linear = linear if rotation is None else linear @ rotation
+    extent = np.abs(linear) @ GRID.extent * 0.95 + 400
+    spacing = (90.0, 110.0, 110.0)
+    grid = Grid(tuple(np.ceil(extent / spacing).astype(int)), spacing, (-1000.0, 0.0, 2000.0))
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    middle = 0.5 * (GRID.lower + GRID.upper)
+    matrix[:3, 3] = 0.5 * (grid.lower + grid.upper) + np.asarray(shift) - linear @ middle
+    return matrix, grid
+
+
+def error(matrix, expected):
+    """Mean distance, um, over a box that holds the specimen; a voxel has 100 um."""
+    difference = (matrix - expected)[:3]
+    corners = GRID.crop((slice(5, -5), slice(5, -5), slice(5, -5))).corners()
+    return np.linalg.norm(corners @ difference[:, :3].T + difference[:, 3], axis=1).mean()
+
+
+# ---------------------------------------------------------------------------------------------- the whole
+def test_codes_lead_to_the_affine():
+    rotation = rotation_about((1, 2, -1), 7)
+    expected, grid = truth(moving="ras", rotation=rotation, scale=1.06, shift=(150, -90, 200))
+    fixed = specimen()
+    result = register_affine(
+        fixed, GRID, moved(fixed, expected, grid), grid, fixed_orientation="pil", moving_orientation="ras"
+    )
+    assert result.accepted == "accept"
+    assert result.margin is None or result.margin > 1.5
+    assert error(result.matrix, expected) < 50
+    assert result.ncc > 0.8
+
+
+def test_orientation_is_found_and_named():
+    expected, grid = truth(moving="lsp", rotation=rotation_about((0, 1, 1), 4))
+    fixed = specimen()
+    result = register_affine(fixed, GRID, moved(fixed, expected, grid), grid, fixed_orientation="pil")
+    assert result.accepted == "accept"
+    assert result.moving_orientation == "lsp"
+    assert error(result.matrix, expected) < 50
+    assert any("mirror" in note for note in result.notes)  # handedness was assumed, and it says so
+
+
+def test_a_wrong_code_is_reported():
+    expected, grid = truth(moving="lsp")
+    fixed = specimen()
+    result = register_affine(
+        fixed,
+        GRID,
+        moved(fixed, expected, grid),
+        grid,
+        fixed_orientation="pil",
+        moving_orientation="las",
+        settings=AffineSettings(orientation="search"),
+    )
+    assert result.moving_orientation == "lsp"
+    assert result.accepted == "warn"
+    assert any("'lsp'" in note and "'las'" in note for note in result.notes)
+
+
+def test_rotation_and_scale_beyond_one_start_are_found_by_the_larger_efforts():
+    # Texture without an outline: nothing but the right rotation and scale makes it match.
+    fixed = 800 * np.exp(20 * gaussian_filter(np.random.default_rng(4).normal(size=GRID.shape), 2.5))
+    expected, grid = truth(rotation=rotation_about((2, -1, 1), 24), scale=1.25)
+    said = []
+    result = register_affine(
+        fixed,
+        GRID,
+        moved(fixed, expected, grid),
+        grid,
+        fixed_orientation="pil",
+        moving_orientation="pil",
+        progress=said.append,
+    )
+    assert sum("rotations" in sentence for sentence in said) > 1
+    assert result.accepted == "accept"
+    assert error(result.matrix, expected) < 100  # a voxel: these edges are soft
+
+
+def test_a_part_is_found_in_the_whole_whichever_is_fixed():
+    fixed = specimen()
+    expected, grid = truth(moving="ail", shift=(0, 50, 0))
+    whole = moved(fixed, expected, grid)
+    part = (slice(0, 24), slice(None), slice(None))
+    forward = register_affine(
+        fixed[part], GRID.crop(part), whole, grid, fixed_orientation="pil", moving_orientation="ail"
+    )
+    backward = register_affine(
+        whole, grid, fixed[part], GRID.crop(part), fixed_orientation="ail", moving_orientation="pil"
+    )
+    # Over the whole specimen, of which the part is little more than half.
+    assert error(forward.matrix, expected) < 100
+    assert error(np.linalg.inv(backward.matrix), expected) < 100
+
+
+def test_a_mirror_image_of_a_symmetric_specimen_is_refused_when_searched():
+    fixed = specimen(symmetric=True)
+    expected, grid = truth(moving="ail")
+    moving = moved(fixed, expected, grid)
+    asked = register_affine(
+        fixed,
+        GRID,
+        moving,
+        grid,
+        fixed_orientation="pil",
+        settings=AffineSettings(handedness="search"),
+    )
+    assert asked.accepted == "refuse"
+    assert any("left and right cannot be told" in note for note in asked.notes)
+
+
+def test_handedness_comes_from_the_codes():
+    fixed = specimen(symmetric=True)
+    expected, grid = truth(moving="air")  # a mirror image of what "ail" stores
+    told = register_affine(
+        fixed,
+        GRID,
+        moved(fixed, expected, grid),
+        grid,
+        fixed_orientation="pil",
+        moving_orientation="air",
+        settings=AffineSettings(orientation="search"),
+    )
+    assert told.accepted == "accept"
+    assert np.sign(np.linalg.det(told.matrix[:3, :3])) == np.sign(np.linalg.det(expected[:3, :3]))
+    assert error(told.matrix, expected) < 50
+
+
+def test_noise_is_refused():
+    a, b = (np.random.default_rng(k).normal(500, 50, GRID.shape) for k in (1, 2))
+    result = register_affine(a, GRID, b, GRID, fixed_orientation="pil", moving_orientation="pil")
+    assert result.accepted == "refuse"
+    assert result.score < 0.3
+
+
+def test_same_input_same_bytes():
+    expected, grid = truth(rotation=rotation_about((1, 0, 0), 5))
+    fixed = specimen()
+    moving = moved(fixed, expected, grid)
+    codes = {"fixed_orientation": "pil", "moving_orientation": "pil"}
+    first, second = (register_affine(fixed, GRID, moving, grid, **codes) for _ in range(2))
+    assert first.matrix.tobytes() == second.matrix.tobytes()
+    assert first.trials == second.trials
+
+
+# ------------------------------------------------------------------------------------------- bad input
+def test_bad_input_is_refused_in_one_sentence():
+    fixed = specimen()
+    with pytest.raises(ValueError, match="moving image has the same value everywhere"):
+        register_affine(fixed, GRID, np.zeros(GRID.shape), GRID)
+    with pytest.raises(ValueError, match="fixed image is of shape"):
+        register_affine(fixed[1:], GRID, fixed, GRID)
+    with pytest.raises(ValueError, match="repeats an axis"):
+        register_affine(fixed, GRID, fixed, GRID, fixed_orientation="pal")
+
+
+# ------------------------------------------------------------------------------------------- the parts
+def test_resampling_is_half_a_voxel_right():
+    grid = Grid((20, 24, 28), (10.0, 10.0, 10.0), (3.0, 0.0, -7.0))
+    ramp = grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)[:, 2].reshape(grid.shape)
+    values, level = resample_isotropic(ramp, grid, 20.0)
+    assert level == grid.resample(20.0)
+    places = level.to_physical(np.indices(level.shape).reshape(3, -1).T)[:, 2].reshape(level.shape)
+    np.testing.assert_allclose(values[:, :, 2:-2], places[:, :, 2:-2], atol=1e-3)
+
+
+def test_not_a_number_counts_as_zero():
+    grid = Grid((6, 6, 6), (1.0, 1.0, 1.0))
+    values, _ = resample_isotropic(np.full(grid.shape, np.nan), grid, 2.0)
+    assert not values.any()
+
+
+def test_otsu_splits_two_heaps():
+    rng = np.random.default_rng(0)
+    low, high = rng.normal(1, 0.1, 500), rng.normal(5, 0.3, 300)
+    assert low.max() < otsu_threshold(np.concatenate([low, high])) < high.min()
+
+
+def test_mask_that_says_nothing_is_the_whole_field():
+    speck = np.zeros((20, 20, 20), np.float32)
+    speck[10, 10, 10] = 5
+    assert tissue_mask(speck).all()
+
+
+def test_local_normalisation_removes_gain_and_shade():
+    fixed = specimen()
+    mask = np.zeros(GRID.shape, bool)
+    mask[8:36, 6:28, 8:32] = True
+    texture = np.log(fixed)
+    plain = local_normalisation(texture, mask, 3.0)
+    shaded = local_normalisation(2 * texture + 1, mask, 3.0)
+    np.testing.assert_allclose(plain, shaded, atol=1e-3)
+    assert not plain[~mask].any()
+
+
+def test_masked_correlation_finds_the_shift_despite_what_is_outside():
+    rng = np.random.default_rng(3)
+    world = gaussian_filter(rng.normal(size=(40, 40, 40)), 1).astype(np.float32)
+    fixed, moving = world[4:28, 6:30, 2:26].copy(), world[9:33, 4:28, 5:29].copy()
+    mask = np.ones(fixed.shape, bool)
+    mask[:, :5] = False
+    fixed[:, :5] = 1000  # rubbish outside the mask
+    found = TranslationSearch(fixed, mask, 0.3)(moving, np.ones(moving.shape, bool), peaks=2)
+    np.testing.assert_array_equal(found[0][1], (5, -2, 3))
+    assert found[0][0] == pytest.approx(1, abs=1e-3)
+    assert found[1][0] < 0.5
+
+
+@pytest.mark.parametrize("dof", [6, 7, 12])
+def test_refinement_recovers_what_its_freedom_allows(dof):
+    image = gaussian_filter(np.random.default_rng(0).normal(size=GRID.shape), 2).astype(np.float32)
+    feature = Feature(image / image.std(), np.ones(GRID.shape, bool), GRID)
+    expected = np.eye(4)
+    scale = 1.0 if dof == 6 else 1.04
+    expected[:3, :3] = scale * rotation_about((1, 1, 2), 3)
+    if dof == 12:
+        expected[:3, :3] = expected[:3, :3] @ np.diag([1.03, 0.98, 1.0])
+    middle = 0.5 * (GRID.lower + GRID.upper)
+    expected[:3, 3] = middle + np.array((60, -40, 80)) - expected[:3, :3] @ middle
+    index = np.indices(GRID.shape).reshape(3, -1)
+    back = np.linalg.inv(expected)
+    points = GRID.to_physical(index.T) @ back[:3, :3].T + back[:3, 3]
+    index = GRID.to_index(points)
+    known = GRID.contains(points).reshape(GRID.shape)
+    values = map_coordinates(feature.image, index.T, order=3, mode="nearest").reshape(GRID.shape)
+    fit = AffineRefiner(feature, Feature(2 * values.astype(np.float32) + 1, known, GRID)).run(
+        np.eye(4), dof, 40, overlap_power=0.0
+    )
+    assert error(fit.matrix, expected) < 5
+    assert fit.ncc > 0.97
+    singular = np.linalg.svd(fit.matrix[:3, :3], compute_uv=False)
+    if dof == 6:
+        np.testing.assert_allclose(singular, 1, atol=1e-9)
+    if dof == 7:
+        assert np.ptp(singular) < 1e-9
+
+
+def test_rotation_sets_are_rotations_of_the_stated_sizes():
+    for count in (1, 13, 33):
+        matrices = rotation_set(count)
+        assert len({np.round(m, 9).tobytes() for m in matrices}) == count
+        assert all(np.allclose(m @ m.T, np.eye(3)) and np.linalg.det(m) > 0 for m in matrices)
+    with pytest.raises(ValueError, match="no set of 7"):
+        rotation_set(7)
+
+
+def test_levels_are_not_finer_than_the_images():
+    coarse = Grid((10, 10, 10), (100.0, 100.0, 100.0))
+    fine = Grid((400, 100, 100), (5.0, 5.0, 5.0))
+    assert search_level(coarse, fine) == 100
+    assert finest_level(coarse, fine) == 100
+    assert finest_level(fine, fine) == pytest.approx(2000 / 64 / 4)
+
+
+# ------------------------------------------------------------------------------------------- real data
+def test_real_brain_is_found_in_the_template():
+    data = Path(os.environ.get("WEFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    planes = sorted((data / "brainreg_mouse/tests/data/input/brain").glob("*.tif"))
+    template = data / "allen_ccf_cloudreg/cloudreg/registration/atlases/average_template_200.nrrd"
+    if not planes or not template.exists():
+        pytest.skip("the real brain and the template are not here")
+    import SimpleITK
+    import tifffile
+
+    brain = np.stack([tifffile.imread(plane) for plane in planes])
+    atlas = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(template))).transpose(2, 1, 0)
+    result = register_affine(
+        atlas,
+        Grid(atlas.shape, (200.0, 200.0, 200.0)),
+        brain,
+        Grid(brain.shape, (50.0, 40.0, 40.0)),
+        fixed_orientation="pil",
+        moving_orientation="air",
+        settings=AffineSettings(orientation="search"),
+    )
+    assert result.accepted == "accept"
+    assert result.moving_orientation == "air"
+    assert result.score > 0.55
+    assert result.margin > 2.5
+    np.testing.assert_allclose(np.diag(result.matrix)[:3], (-1.09, 0.955, -1.005), atol=0.02)
