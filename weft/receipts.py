@@ -177,8 +177,22 @@ class KeyedStore:
         return self.public if known else self.partial
 
     def start(self) -> None:
-        """Make the folder of the records, so that the store is known by its key from now on."""
+        """Make the folder of the records, so that the store is known by its key from now on.
+
+        Raises
+        ------
+        ValueError
+            When something that weft did not make has the public name.
+        """
+        _check_own(self.public)
         (self.path / RECORDS / self.key).mkdir(parents=True, exist_ok=True)
+
+    def restart(self) -> None:
+        """Start a store that is written in one go: what a killed job left of it is removed."""
+        _check_own(self.public)
+        for place in (self.path, self.partial):
+            shutil.rmtree(place, ignore_errors=True)
+        self.start()
 
     def record(self, region: str) -> Path:
         """Where the record of a region lies, inside the store that it speaks of."""
@@ -226,21 +240,53 @@ class KeyedStore:
         spoken_by
             Receipts that speak of the store by its public name. They are removed before another store takes
             that name, so that no receipt ever describes a store that it was not written for.
+
+        Raises
+        ------
+        ValueError
+            When something that weft did not make has the public name.
         """
         _sweep(self.path)
-        if self.path == self.public:
-            return
-        for receipt in spoken_by:
-            Path(receipt).unlink(missing_ok=True)
-        old = self.public.with_name(f"{self.public.name}.old-{os.getpid()}")
-        if self.public.is_symlink():
-            self.public.unlink()
-        elif self.public.exists():
-            os.replace(self.public, old)
-        os.replace(self.partial, self.public)
+        if self.path != self.public:
+            with replaced(self.public, *spoken_by):
+                os.replace(self.partial, self.public)
+
+
+@contextlib.contextmanager
+def replaced(public: str | Path, *spoken_by: str | Path) -> Iterator[None]:
+    """Free a public name while the block gives it to another store (or link); the older store is removed at the end.
+
+    Parameters
+    ----------
+    public
+        The name. What is there is a store of weft or a link; what a link points to is left alone.
+    spoken_by
+        Receipts that speak of the older store; they are removed first.
+
+    Raises
+    ------
+    ValueError
+        When something that weft did not make has the name.
+    """
+    public = Path(public)
+    _check_own(public)
+    for receipt in spoken_by:
+        Path(receipt).unlink(missing_ok=True)
+    if public.is_symlink():
+        public.unlink()
+    elif public.exists():
+        os.replace(public, public.with_name(f"{public.name}.old-{os.getpid()}"))
+    yield
+    for old in public.parent.glob(f"{public.name}.old-*"):
         shutil.rmtree(old, ignore_errors=True)
-        for stale in self.public.parent.glob(f"{self.public.name}.old-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _check_own(public: Path) -> None:
+    """Refuse a name under which something lies that weft did not make: it is never removed."""
+    if public.exists() and not public.is_symlink() and not (public / RECORDS).is_dir():
+        raise ValueError(
+            f"{public}: exists and was not made by weft; wanted a free name, move it away and rerun"
+        )
 
 
 def is_unfinished(name: str) -> bool:

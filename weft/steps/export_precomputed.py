@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from weft import receipts
@@ -18,8 +17,7 @@ def export_precomputed(*, image: str, code: str, receipt: str) -> None:
     store = receipts.KeyedStore(Path(receipt).with_name("precomputed"), key)
     with receipts.job_lock(receipt):
         if not store.done("all"):
-            for place in (store.path, store.partial):
-                shutil.rmtree(place, ignore_errors=True)
+            store.restart()
             write_precomputed(opened, store.partial, segmentation=opened.labels, progress=_tell)
             store.finish("all", {}, files=receipts.file_digests(store.partial))
         records = store.records(["all"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,7 @@ def export_rois(
     )
     with receipts.job_lock(receipt):
         if not store.done("all"):
-            for place in (store.path, store.partial):
-                shutil.rmtree(place, ignore_errors=True)
+            store.restart()
             _write_store(store.partial, table, annotation, Path(labels).parent / label_facts["store"])
             store.finish("all", {}, files=receipts.file_digests(store.partial))
         records = store.records(["all"])

@@ -43,6 +43,7 @@ def fit_illumination(
 
     with receipts.job_lock(receipt):
         if not store.done("all"):
+            store.start()
             with ThreadPoolExecutor(threads) as pool:
                 fitted = list(pool.map(one, range(len(raw.channels))))
             shards = {}

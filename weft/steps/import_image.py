@@ -51,11 +51,13 @@ def import_image(
     identity = reader_identity(image["format"])
     versions = receipts.environment("numba", "zarr")
     key = receipts.digest([state, facts, identity, about, settings, store, code, versions])
-    receipts.write_provenance(receipt, key=key, source=path, settings=image, code=code)
-    if _is_pyramid(path, opened) and not image.get("spacing"):
-        _reference(path, opened, about, receipt)
-    else:
-        _convert(opened, about, key, settings, store, receipt, image["image"], threads)
+    with receipts.job_lock(receipt):
+        if _is_pyramid(path, opened) and not image.get("spacing"):
+            made = _reference(path, opened, about, receipt)
+        else:
+            made = _convert(opened, about, key, settings, store, receipt, image["image"], threads)
+        receipts.write_provenance(receipt, key=key, source=path, settings=image, code=code)
+        receipts.write(receipt, made)
 
 
 def _is_pyramid(path: str, image: Image) -> bool:
@@ -64,32 +66,23 @@ def _is_pyramid(path: str, image: Image) -> bool:
     )
 
 
-def _reference(path: str, image: Image, about: dict[str, Any], receipt: str) -> None:
+def _reference(path: str, image: Image, about: dict[str, Any], receipt: str) -> dict[str, Any]:
     """Put a link to a pyramid where the image belongs; digest its voxels slab by slab."""
     link = Path(receipt).with_name("image.ome.zarr")
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink():
-        link.unlink()
-    elif link.exists():
-        raise ValueError(
-            f"{link}: exists and was made from another source; remove it, or give the image another name"
-        )
-    link.symlink_to(Path(path).resolve(), target_is_directory=True)
+    with receipts.replaced(link, receipt):
+        link.symlink_to(Path(path).resolve(), target_is_directory=True)
     log.info("referenced %s", path)
-    receipts.write(
-        receipt,
-        {
-            "store": link.name,
-            "referenced": True,
-            "shape": [len(image.channels), *image.grid.shape],
-            "dtype": str(image.dtype),
-            "grid": image.grid.to_json(),
-            "levels": len(image.levels),
-            "data": referenced_digest(image),
-            "metadata": metadata_digest(link),
-            **about,
-        },
-    )
+    return {
+        "store": link.name,
+        "referenced": True,
+        "shape": [len(image.channels), *image.grid.shape],
+        "dtype": str(image.dtype),
+        "grid": image.grid.to_json(),
+        "levels": len(image.levels),
+        "data": referenced_digest(image),
+        "metadata": metadata_digest(link),
+        **about,
+    }
 
 
 def referenced_digest(image: Image) -> str:
@@ -112,28 +105,28 @@ def _convert(
     receipt: str,
     name: str,
     threads: int,
-) -> None:
+) -> dict[str, Any]:
+    """Write all levels of an image that is no pyramid yet."""
     keyed = receipts.KeyedStore(Path(receipt).with_name("image.ome.zarr"), key)
     grids: list[Grid] = level_grids(image.grid, settings["smallest"])
     dtype = image.dtype.newbyteorder("=")
-    with receipts.job_lock(receipt):
-        create_level(
-            keyed.path / "0", grids[0], len(image.channels), dtype, chunk=store["chunk"], shard=store["shard"]
-        )
-        keyed.start()
-        array = open_level(keyed.path / "0")
-        names = region_names(array)
+    keyed.start()
+    create_level(
+        keyed.path / "0", grids[0], len(image.channels), dtype, chunk=store["chunk"], shard=store["shard"]
+    )
+    array = open_level(keyed.path / "0")
+    names = region_names(array)
 
-        def one(region: str) -> None:
-            channel, where = split_name(region, array)
-            voxels = image.levels[0].read(channel, where).astype(dtype, copy=False)
-            keyed.finish(f"0-{region}", write_region(array, channel, where, voxels, "0"))
+    def one(region: str) -> None:
+        channel, where = split_name(region, array)
+        voxels = image.levels[0].read(channel, where).astype(dtype, copy=False)
+        keyed.finish(f"0-{region}", write_region(array, channel, where, voxels, "0"))
 
-        todo = [region for region in names if not keyed.done(f"0-{region}")]
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in progress(pool.map(one, todo), len(todo), "import_image: regions"):
-                pass
-        records = keyed.records(f"0-{region}" for region in names)
-        records |= add_levels(keyed, grids, store=store, name=name, threads=threads, **about)
-        keyed.publish(receipt)
-        receipts.write(receipt, image_facts(keyed, records, grids, dtype=dtype, **about))
+    todo = [region for region in names if not keyed.done(f"0-{region}")]
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in progress(pool.map(one, todo), len(todo), "import_image: regions"):
+            pass
+    records = keyed.records(f"0-{region}" for region in names)
+    records |= add_levels(keyed, grids, store=store, name=name, threads=threads, **about)
+    keyed.publish(receipt)
+    return image_facts(keyed, records, grids, dtype=dtype, **about)
