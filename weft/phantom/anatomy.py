@@ -21,6 +21,9 @@ NUCLEI = 20  # small regions nested in them
 REGIONS = DIVISIONS + NUCLEI + 1  # the last one is the ventricle
 MARGIN = 8  # atlas voxels around the tissue
 TEXTURE_SPACINGS = (8.0, 8.0, 4.0, 2.0)  # control spacing of the random fields, registration voxels
+# Folds of the surface, registration voxels. Without them nothing tells how far the outermost tissue slides
+# along a smooth surface, whose edge outshines the texture below it.
+RELIEF = 1.6
 UNIT_VARIANCE = 0.4794 ** (
     -1.5
 )  # makes the variance of a cubic spline of white coefficients one (mean over phase)
@@ -123,11 +126,11 @@ def anatomy_at(anatomy, z, y, x):
     """
     unit = anatomy.unit
     depth = depth_at(anatomy, z, y, x)
-    if depth < -3.0 * unit:
+    if depth < -3.5 * RELIEF * unit:
         return -1, 0.0, 0.0
     a = random_field(anatomy.vessel_a, 8.0 * unit, z, y, x)
     b = random_field(anatomy.vessel_b, 8.0 * unit, z, y, x)
-    depth += 0.6 * unit * (a + b)
+    depth += RELIEF * unit * min(3.0, max(-3.0, a + b))
     presence = min(1.0, max(0.0, depth / unit + 0.5))
     if presence <= 0.0:
         return -1, 0.0, 0.0
@@ -148,7 +151,7 @@ def anatomy_at(anatomy, z, y, x):
     coarse = random_field(anatomy.coarse, 4.0 * unit, z, y, x)
     fine = random_field(anatomy.fine, 2.0 * unit, z, y, x)
     vessel = math.exp(-(a * a + b * b) / 0.04)
-    brightness = anatomy.level[region] + 0.07 * coarse + 0.06 * fine + 0.45 * vessel
+    brightness = anatomy.level[region] + 0.09 * coarse + 0.08 * fine + 0.45 * vessel
     return (region if depth > 0.0 else -1), max(0.02, brightness), presence
 
 
@@ -244,22 +247,18 @@ def _box(centre: np.ndarray, half: np.ndarray) -> np.ndarray:
 def _spread(anatomy, grid: Grid, rng, count: int, *, apart: float, below: float) -> np.ndarray:
     """Points, (count, 3) um (z, y, |x - midline|), in one half of the tissue, each far from those before.
 
-    ``apart`` keeps them from the midline and ``below`` from the surface (um). Of 60 candidates the one
+    ``apart`` keeps them from the midline and ``below`` from the surface (um). Of up to 60 candidates the one
     farthest from its nearest predecessor is taken (Mitchell's best candidate, SIGGRAPH 1991).
     """
     midline = anatomy.cerebrum[0, 2]
     candidates = rng.uniform(0.0, np.asarray(grid.upper), (40_000, 3))
-    inside = np.array([depth_at(anatomy, *p) > below for p in candidates[:, :3]])
+    inside = np.array([depth_at(anatomy, *point) > below for point in candidates])
     candidates = candidates[inside & (candidates[:, 2] - midline >= apart)] - [0.0, 0.0, midline]
-    chosen = [candidates[0]]
-    start = 1
-    while len(chosen) < count:
-        batch = candidates[start : start + 60]
-        if len(batch) == 0:
-            raise ValueError(
-                f"phantom: no room for {count} regions; a larger scan or a smaller voxel is wanted"
-            )
+    if len(candidates) < count:
+        raise ValueError(f"phantom: no room for {count} regions; a larger scan is wanted")
+    batches = np.array_split(candidates[: 60 * count], count)
+    chosen = [batches[0][0]]
+    for batch in batches[1:]:
         gaps = np.min(np.linalg.norm(batch[:, None] - np.array(chosen)[None], axis=2), axis=1)
         chosen.append(batch[np.argmax(gaps)])
-        start += 60
     return np.array(chosen)
