@@ -52,6 +52,9 @@ def project(tmp_path, monkeypatch):
     return make
 
 
+NO_RECIPE = REGISTRATIONS.replace("lightsheet_brain", "")
+
+
 def row(column: str, value: str) -> str:
     """The good table of images with another cell in the row of the brain."""
     heading, brain, *others = IMAGES.splitlines()
@@ -180,6 +183,21 @@ REFUSED = {
     "unknown backend": (
         {"stages": [{"name": "one", "level": 50, "backend": "natve"}]},
         "my.yaml: stages[0].backend: there is no backend 'natve'; did you mean 'native'?",
+    ),
+    "unknown setting of a backend": (
+        {"stages": [{"name": "one", "level": 50, "settings": {"dampng": 0.1}}]},
+        "registrations.tsv: registration 'to_atlas': stages[0].settings: "
+        "backend native has no setting 'dampng'; did you mean 'damping'?",
+    ),
+    "setting of a backend out of range": (
+        {"stages": [{"name": "one", "level": 50, "settings": {"step_limit": 5}}]},
+        "registrations.tsv: registration 'to_atlas': stages[0].settings: "
+        "setting step_limit of backend native is 5; wanted more than 0 and at most 2 voxels",
+    ),
+    "plug-in that is not there": (
+        {"plugins": ["no_such_module"]},
+        "my.yaml: plugins: module 'no_such_module' cannot be imported (ModuleNotFoundError: No module named "
+        "'no_such_module'); wanted the name of a module that is installed or lies on PYTHONPATH",
     ),
     "unknown status": (
         {"rerun_status": ["errors"]},
@@ -315,8 +333,8 @@ def refuse(project, **changes) -> str:
 
 @pytest.mark.parametrize(("settings", "sentence"), REFUSED.values(), ids=REFUSED)
 def test_bad_settings_are_refused_in_one_sentence(project, settings, sentence):
-    found = refuse(project, **settings)
-    assert found == sentence
+    recipe = {"registration_rows": NO_RECIPE} if "stages" in settings else {}
+    assert refuse(project, **recipe, **settings) == sentence
 
 
 @pytest.mark.parametrize(("table", "sentence"), REFUSED_IMAGES.values(), ids=REFUSED_IMAGES)

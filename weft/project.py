@@ -13,6 +13,7 @@ from weft.config import CODE, NAME, Channel, Config, Model, Name, RegistrationSe
 from weft.plugins import import_plugins
 from weft.readers import detect_format, formats, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
+from weft.registration.backend_settings import check_settings
 from weft.registration.orientation import validate_orientation
 
 PAIR = "pair"
@@ -258,7 +259,13 @@ class Project:
                 raise ConfigError(f"{where}: there is no recipe {row.recipe!r}{suggest(row.recipe, known)}")
             where = f"{where}: recipe {row.recipe!r}"
             plain = _merge(plain, yaml.safe_load(path.read_text()) or {})
-        return parse(RegistrationSettings, plain, where)
+        settings = parse(RegistrationSettings, plain, where)
+        for number, stage in enumerate(settings.stages):
+            try:
+                check_settings(stage.backend, stage.settings)
+            except ValueError as error:
+                raise ConfigError(f"{where}: stages[{number}].settings: {error}") from None
+        return settings
 
     def _check_names(self) -> None:
         named = [(f"precomputed[{n}]", image) for n, image in enumerate(self.config.precomputed)]

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from weft.config import GATES, Config, Gate, Stage
 from weft.project import ImageRow, RegistrationRow
 from weft.refusals import models_in
+from weft.registration.backend_settings import settings_type
+from weft.registration.contract import BUILTIN
 
 SCHEMAS: dict[str, type[BaseModel]] = {"config": Config, "images": ImageRow, "registrations": RegistrationRow}
 
@@ -122,8 +124,9 @@ def _readme() -> str:
     parts.append(
         "## Settings of the backends\n\nWhat stands under `settings` of a stage; another backend has its own.\n"
     )
-    for name, settings in _backends():
-        parts += [f"### {name}\n", _dataclass_table(settings)]
+    for name in BUILTIN:
+        if settings := settings_type(name):
+            parts += [f"### {name}\n", _dataclass_table(settings)]
     return "\n".join(parts)
 
 
@@ -138,14 +141,6 @@ def _fields(model: type[BaseModel]) -> dict[str, Any]:
     """Fields of a model, its own before those of the model that it extends."""
     own = {name: field for name, field in model.model_fields.items() if name in model.__annotations__}
     return {**own, **model.model_fields}
-
-
-def _backends() -> Iterator[tuple[str, type]]:
-    from weft.registration.backends.elastix import ElastixSettings
-    from weft.registration.backends.native_settings import NativeSettings
-
-    yield "native", NativeSettings
-    yield "elastix", ElastixSettings
 
 
 def _model_table(model: type[BaseModel], heading: str = "setting") -> str:
