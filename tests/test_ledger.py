@@ -1,0 +1,68 @@
+"""Block table: same records, same bytes."""
+
+import pytest
+
+from weft.registration.ledger import (
+    COLUMNS,
+    FAILED,
+    MACHINE_DEPENDENT,
+    STATUSES,
+    read_ledger,
+    write_costs,
+    write_ledger,
+)
+
+RECORD = {
+    "block": "0.1.2",
+    "status": "ok",
+    "used": "deformable",
+    "metric_before": 1 / 3,
+    "metric_after": 0.5,
+    "largest_displacement_um": 123456.789,
+    "smallest_jacobian": 1e-9,
+    "iterations": 12,
+    "seed": 4294967295,
+    "data": "not a column",
+}
+
+
+def test_rows_come_back_in_order(tmp_path):
+    path = tmp_path / "ledger.tsv"
+    write_ledger(path, [RECORD, {**RECORD, "block": "0.0.0", "status": "empty", "used": "parent"}])
+    rows = read_ledger(path)
+    assert [row["block"] for row in rows] == ["0.1.2", "0.0.0"]
+    assert rows[0] == {
+        "block": "0.1.2",
+        "status": "ok",
+        "used": "deformable",
+        "metric_before": "0.333333",
+        "metric_after": "0.5",
+        "largest_displacement_um": "123457",
+        "smallest_jacobian": "1e-09",
+        "iterations": "12",
+        "seed": "4294967295",
+    }
+    assert path.read_text().splitlines()[0] == "\t".join(COLUMNS)
+
+
+def test_same_records_give_the_same_bytes(tmp_path):
+    write_ledger(tmp_path / "a.tsv", [RECORD])
+    write_ledger(tmp_path / "b.tsv", iter([dict(reversed(RECORD.items()))]))
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+    assert b"\r" not in (tmp_path / "a.tsv").read_bytes()
+
+
+def test_a_record_without_a_column_is_a_fault(tmp_path):
+    with pytest.raises(KeyError):
+        write_ledger(tmp_path / "a.tsv", [{"block": "0.0.0"}])
+
+
+def test_costs_are_a_table_of_their_own(tmp_path):
+    write_costs(tmp_path / "costs.tsv", [{"block": "0.0.0", "seconds": 1.25, "peak_memory_mb": 100.0}])
+    assert (tmp_path / "costs.tsv").read_text() == "block\tseconds\tpeak_memory_mb\n0.0.0\t1.25\t100\n"
+
+
+def test_statuses_are_sorted_into_kinds():
+    assert set(FAILED) < set(STATUSES)
+    assert set(MACHINE_DEPENDENT) < set(FAILED)
+    assert not {"ok", "empty"} & set(FAILED)
