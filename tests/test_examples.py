@@ -56,7 +56,7 @@ def test_tiles_are_the_block_under_gain_and_dark_where_the_truth_says(source, mo
     assert (error != 0).any(axis=0).all()
     whole = tuple(slice(0, size) for size in tiles.shape)
     for number, position in enumerate(truth[:, :3]):
-        corner = np.rint(position / (5, 2, 2)).astype(int) + (2, 8, 8)
+        corner = np.rint(position / (5, 2, 2)).astype(int) + np.array([2, 8, 8])
         region = tuple(slice(low, low + size) for low, size in zip(corner, tiles.shape, strict=True))
         rest = tiles.reader(number, 0, whole) - (gain * source[1][region] + 100.0)
         assert abs(rest.mean()) < 0.5
