@@ -49,7 +49,6 @@ rule check_quality:
         mem_mb=2000,
     params:
         channels=channels_of,
-        stages=lambda wildcards: PROJECT.stages(wildcards.registration),
         gates=gates("ncc_gain"),
         code=code("check_quality"),
     script:

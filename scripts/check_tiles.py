@@ -1,7 +1,7 @@
 """Collect an image's gates (rule check_tiles)."""
 
 from weft.logs import capture_log
-from weft.steps.check_quality import check_tiles
+from weft.steps.gather_quality import check_tiles
 
 with capture_log(snakemake.log[0]):
     check_tiles(

@@ -7,8 +7,8 @@ from typing import Any
 
 from weft import receipts
 from weft.grid import Grid
-from weft.steps.fuse_tiles import region_names
 from weft.steps.levels import add_levels, image_facts, level_grids
+from weft.steps.regions import region_names
 from weft.stores.ome_zarr import link_level, open_level
 
 

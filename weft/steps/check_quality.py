@@ -1,4 +1,4 @@
-"""Rules check_tiles, check_quality and gather_quality: the numbers of a run in one place."""
+"""Rule check_quality: what a registration gained."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ import numpy as np
 
 from weft import receipts
 from weft.grid import Grid
-from weft.quality.gates import write_quality_table
 from weft.quality.metrics import mutual_information, ncc
 from weft.sampling import read_at
-from weft.steps.quality import write_quality
+from weft.steps.quality import collect_quality, write_quality
 from weft.steps.sources import channel_of, open_received
 from weft.transforms import open_transform
 from weft.transforms.model import Sequence
 from weft.warp import warp_sequence
 
 SAMPLES = 4_000_000  # voxels on which a registration is compared
-
-
-def check_tiles(*, parts: list[str], code: str, quality: str) -> None:
-    """Collect the numbers and gates of an image's stages."""
-    receipts.write(quality, _collect(parts))
 
 
 def check_quality(
@@ -34,7 +28,6 @@ def check_quality(
     affine: str,
     transform: str,
     channels: dict[str, str | None],
-    stages: list[str],
     gates: dict[str, Any],
     code: str,
     quality: str,
@@ -52,13 +45,8 @@ def check_quality(
     values["ncc_gain"] = values["ncc"] - values["ncc_affine"]
     own = f"{quality}.own.json"
     write_quality(own, "check_quality", Path(quality).parent.name, values, gates)
-    receipts.write(quality, _collect([*parts, own]))
+    receipts.write(quality, collect_quality([*parts, own]))
     Path(own).unlink()
-
-
-def gather_quality(*, parts: list[str], code: str, table: str) -> None:
-    """Write every gate of the run as one table."""
-    write_quality_table((row for path in parts for row in receipts.read(path)["gates"]), table)
 
 
 def comparison(
@@ -93,14 +81,3 @@ def comparison(
 
 def _warp(values: np.ndarray, stage: Grid, sequence: Sequence, grid: Grid) -> np.ndarray:
     return warp_sequence(values, stage, sequence, grid)[0]
-
-
-def _collect(parts: list[str]) -> dict[str, Any]:
-    collected: dict[str, Any] = {"values": {}, "gates": []}
-    for path in parts:
-        part = receipts.read(path)
-        stage = Path(path).parent.name if Path(path).name == "quality.json" else ""
-        prefix = f"{stage}." if stage else ""
-        collected["values"].update({f"{prefix}{name}": value for name, value in part["values"].items()})
-        collected["gates"] += part["gates"]
-    return collected

@@ -11,8 +11,9 @@ import numpy as np
 from weft import receipts
 from weft.grid import Grid
 from weft.logs import progress
-from weft.steps.fuse_tiles import region_names, split_name
-from weft.steps.sources import load_illumination, open_tiles
+from weft.steps.illumination import load_illumination
+from weft.steps.regions import region_names, split_name
+from weft.steps.sources import open_tiles
 from weft.stores.ome_zarr import create_level, open_level, write_region
 
 

@@ -16,7 +16,7 @@ from weft.image import Image
 from weft.logs import log, progress
 from weft.ontology import Ontology, Structure
 from weft.rois import LEFT, NONE, RIGHT, MeasuredBlock, measure_regions, roi_table
-from weft.steps.fuse_tiles import region_names, split_name
+from weft.steps.regions import region_names, split_name
 from weft.steps.sources import open_received
 from weft.stores.ome_zarr import image_metadata, link_level, open_level
 from weft.stores.tables import write_csv, write_parquet, write_roi_table

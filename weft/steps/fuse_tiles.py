@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
-from weft.blocks import cut, deal, index_of, region
+from weft.blocks import deal
 from weft.fusion import TileCache, fuse_region, output_grid
 from weft.logs import log, progress
+from weft.steps.illumination import load_illumination
 from weft.steps.quality import write_quality
-from weft.steps.solve_poses import read_poses
-from weft.steps.sources import load_illumination, open_tiles
-from weft.stores.ome_zarr import create_level, metadata_digest, open_level, shard_shape, write_region
+from weft.steps.regions import check_complete, one_key, region_names, split_name
+from weft.steps.sources import open_tiles
+from weft.steps.tile_tables import read_poses
+from weft.stores.ome_zarr import create_level, metadata_digest, open_level, write_region
 
 
 def fuse_tiles(
@@ -119,36 +121,4 @@ def gather_fused(*, batches: list[str], gates: dict[str, Any], code: str, receip
                 "metadata": metadata_digest(keyed.public),
                 **facts,
             },
-        )
-
-
-# ---------------------------------------------------------------------------------- shared by batched stores
-def region_names(array: Any) -> list[str]:
-    """Names ``c.i.j.k`` of the shards of a level (c, z, y, x), in z-order."""
-    return cut(array.shape, (1, *shard_shape(array)))
-
-
-def split_name(name: str, array: Any) -> tuple[int, tuple[slice, slice, slice]]:
-    """Channel and slices (z, y, x) of a region's name."""
-    parts = region(name, array.shape, (1, *shard_shape(array)))
-    return index_of(name)[0], parts[1:]  # type: ignore[return-value]
-
-
-def one_key(parts: list[dict[str, Any]], receipt: str) -> str:
-    """The key under which all batches were made."""
-    keys = sorted({part["key"] for part in parts})
-    if len(keys) != 1:
-        raise ValueError(
-            f"{receipt}: its batches were made from different inputs or settings (keys {', '.join(keys)}); rerun them"
-        )
-    return keys[0]
-
-
-def check_complete(parts: list[dict[str, Any]], names: list[str], receipt: str) -> None:
-    """That the batches made every region once."""
-    made = [name for part in parts for name in part["regions"]]
-    if sorted(made) != sorted(names):
-        missing = sorted(set(names) - set(made))
-        raise ValueError(
-            f"{receipt}: {len(missing)} of {len(names)} regions were dealt to no batch, e.g. {missing[:1]}; rerun the batches"
         )

@@ -12,8 +12,8 @@ from weft.image import Image
 from weft.logs import log, progress
 from weft.plugins import import_plugins
 from weft.readers import open_source, reader_identity
-from weft.steps.fuse_tiles import region_names, split_name
 from weft.steps.levels import add_levels, image_facts, level_grids
+from weft.steps.regions import region_names, split_name
 from weft.stores.ome_zarr import create_level, metadata_digest, open_level, write_region
 
 

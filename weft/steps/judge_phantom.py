@@ -9,9 +9,7 @@ from weft import receipts
 from weft.judge import judge
 
 
-def judge_phantom(
-    *, phantom: str, about: dict[str, Any], code: str, accuracy: str, **_: Any
-) -> None:
+def judge_phantom(*, phantom: str, about: dict[str, Any], code: str, accuracy: str, **_: Any) -> None:
     """Compare the outputs of the run with the truth of its phantom; the truth is read here alone."""
     root = Path(accuracy).parent
     image = root / "images" / about["moving"]

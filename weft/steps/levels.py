@@ -12,7 +12,7 @@ from weft import receipts
 from weft.grid import Grid
 from weft.logs import progress
 from weft.pyramid import downsample, plan_levels
-from weft.steps.fuse_tiles import region_names, split_name
+from weft.steps.regions import region_names, split_name
 from weft.stores.ome_zarr import create_image, create_level, metadata_digest, open_level, write_region
 
 

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weft import receipts
 from weft.blocks import deal
 from weft.links import Link, LinkSettings, candidate_links, measure_link
 from weft.logs import log, progress
-from weft.steps.sources import load_illumination, open_tiles, tile_digests
+from weft.steps.illumination import load_illumination
+from weft.steps.quality import write_quality
+from weft.steps.sources import open_tiles, tile_digests
 
 COLUMNS = ("tile_a", "tile_b", "z", "y", "x", "ncc", "peak_ratio", "overlap", "confidence", "status")
 
@@ -80,8 +80,6 @@ def gather_links(
     quality: str,
 ) -> None:
     """Write all links as a table, and the share of those that failed."""
-    from weft.steps.quality import write_quality
-
     index = receipts.read(tiles)
     names = [tile["name"] for tile in index["tiles"]]
     rows = [link for path in batches for link in receipts.read(path)["links"]]
@@ -104,25 +102,6 @@ def gather_links(
     write_quality(
         quality, "measure_links", image, {"links_failed_fraction": failed / max(len(judged), 1)}, gates
     )
-
-
-def read_links(path: str, names: list[str]) -> list[Link]:
-    """The links of a table, by the tiles' places in ``names``."""
-    with open(path, newline="") as handle:
-        rows = list(csv.DictReader(handle, delimiter="\t"))
-    return [
-        Link(
-            i=names.index(row["tile_a"]),
-            j=names.index(row["tile_b"]),
-            displacement=np.array([float(row[axis]) for axis in "zyx"]),
-            ncc=float(row["ncc"]),
-            peak_ratio=float(row["peak_ratio"]),
-            overlap=float(row["overlap"]),
-            confidence=float(row["confidence"]),
-            status=row["status"],  # type: ignore[arg-type]
-        )
-        for row in rows
-    ]
 
 
 def _plain(link: Link) -> dict[str, Any]:

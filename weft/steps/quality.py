@@ -41,6 +41,18 @@ def write_quality(
     receipts.write(path, {"values": _numbers(values), "gates": rows, **facts})
 
 
+def collect_quality(parts: list[str]) -> dict[str, Any]:
+    """Numbers and gates of several stages in one; those of a registration's stages carry the stage's name."""
+    collected: dict[str, Any] = {"values": {}, "gates": []}
+    for path in parts:
+        part = receipts.read(path)
+        stage = Path(path).parent.name if Path(path).name == "quality.json" else ""
+        prefix = f"{stage}." if stage else ""
+        collected["values"].update({f"{prefix}{name}": value for name, value in part["values"].items()})
+        collected["gates"] += part["gates"]
+    return collected
+
+
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
     """Values as JSON: what is not finite becomes null."""
     plain: dict[str, Any] = {}

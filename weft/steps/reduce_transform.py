@@ -11,9 +11,9 @@ from weft import receipts
 from weft.grid import Grid
 from weft.logs import log
 from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, write_costs, write_ledger
+from weft.steps.block_results import load_block, read_cost
 from weft.steps.plan_blocks import block_regions
 from weft.steps.quality import write_quality
-from weft.steps.register_blocks import load_block, read_cost
 from weft.transforms import open_transform
 from weft.transforms.formats.ngff import save_field
 from weft.transforms.jacobian import determinant

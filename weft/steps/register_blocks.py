@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import numpy as np
 
 from weft import receipts
 from weft.blocks import deal
@@ -20,6 +16,7 @@ from weft.registration.engine import Block, cut_block, register_block
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.ledger import MACHINE_DEPENDENT
 from weft.sampling import stage_grid
+from weft.steps.block_results import block_path, save_block
 from weft.steps.plan_blocks import block_regions
 from weft.steps.sources import channel_of, open_received
 from weft.transforms import open_transform
@@ -73,7 +70,7 @@ def register_blocks(
             pick["fixed"], pick["moving"], grid.crop(padded), moving_stage, affine, field, planned["overlap"]
         )
         key = receipts.digest([name, _block_digests(block), facts])
-        path = receipts.record_path(f"{cache}/blocks", key)
+        path = block_path(cache, key)
         if path.exists() and receipts.read(path)["status"] not in (*MACHINE_DEPENDENT, *rerun_status):
             return key, False
         began = time.monotonic()
@@ -90,7 +87,7 @@ def register_blocks(
             # A crashed backend costs its block and no other one.
             log.error("block %s: %s", name, error)
             u, record = None, {**_error_record(), "message": str(error)}
-        _save(path, u, record, time.monotonic() - began)
+        save_block(path, u, record, time.monotonic() - began)
         return key, True
 
     with receipts.job_lock(receipt):
@@ -109,18 +106,6 @@ def background_value(image: Image, channel: int) -> float:
     return float(content.min()) / 2 if content.size else 0.0
 
 
-def load_block(cache: str, key: str) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Total displacement, (3, z, y, x) um (None where the stage before is used), and record of a block."""
-    record = receipts.read(receipts.record_path(f"{cache}/blocks", key))
-    path = receipts.record_path(f"{cache}/blocks", key, ".npy")
-    return (np.load(path, allow_pickle=False) if record["used"] != "parent" else None), record
-
-
-def read_cost(cache: str, key: str) -> dict[str, Any]:
-    """What a block cost."""
-    return receipts.read(receipts.record_path(f"{cache}/blocks", key, ".cost.json"))
-
-
 def _block_digests(block: Block) -> list[Any]:
     """Digests of all that a block is made of."""
     arrays = [block.fixed, block.moving, block.initial.field]
@@ -130,21 +115,6 @@ def _block_digests(block: Block) -> list[Any]:
         [None if grid is None else grid.to_json() for grid in grids],
         block.initial.affine.tolist(),
     ]
-
-
-def _save(path: Any, u: np.ndarray | None, record: dict[str, Any], seconds: float) -> None:
-    """Write field, cost and, last, the record: a block is done when its record is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if u is not None:
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-        np.save(partial, u, allow_pickle=False)
-        os.replace(partial, path.with_suffix(".npy"))
-        record = {**record, "data": receipts.array_digest(u)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    receipts.write(
-        path.with_suffix(".cost.json"), {"seconds": round(seconds, 3), "peak_memory_mb": round(peak, 1)}
-    )
-    receipts.write(path, record)
 
 
 def _error_record() -> dict[str, Any]:

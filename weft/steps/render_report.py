@@ -19,9 +19,8 @@ from weft.figures.report import render_report as render
 from weft.logs import log
 from weft.quality.gates import read_quality_table
 from weft.steps.check_quality import comparison
-from weft.steps.measure_links import read_links
-from weft.steps.solve_poses import read_poses
-from weft.steps.sources import load_illumination
+from weft.steps.illumination import load_illumination
+from weft.steps.tile_tables import read_links, read_poses
 from weft.transforms import open_transform
 
 REGIONS = 40  # rows of the region table that the page shows

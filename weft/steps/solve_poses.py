@@ -11,8 +11,8 @@ import numpy as np
 from weft import receipts
 from weft.poses import PoseSettings
 from weft.poses import solve_poses as solve
-from weft.steps.measure_links import read_links
 from weft.steps.quality import write_quality
+from weft.steps.tile_tables import read_links
 
 COLUMNS = ("tile", "z", "y", "x", "stage_z", "stage_y", "stage_x", "status", "component", "residual_um")
 
@@ -51,11 +51,3 @@ def solve_poses(
         "tiles_without_link_fraction": float(np.mean([status != "ok" for status in solved.status])),
     }
     write_quality(quality, "solve_poses", index["image"], values, gates)
-
-
-def read_poses(path: str) -> np.ndarray:
-    """Solved positions, (n, 3) um, in the order of the table."""
-    with open(path, newline="") as handle:
-        return np.array(
-            [[float(row[axis]) for axis in "zyx"] for row in csv.DictReader(handle, delimiter="\t")]
-        )

@@ -6,11 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-
 from weft import receipts
-from weft.illumination import Illumination
 from weft.image import Image, TileSet
 from weft.plugins import import_plugins
 from weft.readers import open_source
@@ -42,15 +38,6 @@ def open_received(receipt: str | Path) -> tuple[Image, dict[str, Any]]:
         image, channels=tuple(facts["channels"]), orientation=facts["orientation"], labels=facts["labels"]
     )
     return image, facts
-
-
-def load_illumination(receipt: str | Path, channel: int) -> Illumination:
-    """Gain and dark of one channel."""
-    store = Path(receipt).parent / receipts.read(receipt)["store"]
-    planes = {
-        name: np.asarray(zarr.open_array(str(store / name), mode="r")[channel]) for name in ("gain", "dark")
-    }
-    return Illumination(planes["gain"], planes["dark"])
 
 
 def tile_digests(tiles: dict[str, Any], channel: int) -> list[str]:

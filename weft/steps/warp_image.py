@@ -13,8 +13,8 @@ from weft.blocks import deal
 from weft.grid import Grid
 from weft.image import Image
 from weft.logs import log, progress
-from weft.steps.fuse_tiles import check_complete, one_key, region_names, split_name
 from weft.steps.levels import add_levels, image_facts, level_grids
+from weft.steps.regions import check_complete, one_key, region_names, split_name
 from weft.steps.sources import open_received
 from weft.stores.ome_zarr import create_level, open_level, write_region
 from weft.transforms import open_transform

@@ -1,0 +1,36 @@
+"""Read the tables of an image's tiles: links.tsv and poses.tsv."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+
+from weft.links.model import Link
+
+
+def read_links(path: str, names: list[str]) -> list[Link]:
+    """The links of a table, by the tiles' places in ``names``."""
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    return [
+        Link(
+            i=names.index(row["tile_a"]),
+            j=names.index(row["tile_b"]),
+            displacement=np.array([float(row[axis]) for axis in "zyx"]),
+            ncc=float(row["ncc"]),
+            peak_ratio=float(row["peak_ratio"]),
+            overlap=float(row["overlap"]),
+            confidence=float(row["confidence"]),
+            status=row["status"],  # type: ignore[arg-type]
+        )
+        for row in rows
+    ]
+
+
+def read_poses(path: str) -> np.ndarray:
+    """Solved positions, (n, 3) um, in the order of the table."""
+    with open(path, newline="") as handle:
+        return np.array(
+            [[float(row[axis]) for axis in "zyx"] for row in csv.DictReader(handle, delimiter="\t")]
+        )
