@@ -90,6 +90,25 @@ def test_the_init_of_a_package_on_the_way_counts(package):
     assert len({before, changed, digest(package)}) == 3
 
 
+def test_of_a_package_that_hands_names_on_only_those_asked_for_count(package):
+    (package / "weft/many/__init__.py").write_text(
+        '"""Contents."""\nfrom weft.many.one import VALUE\nfrom weft.unused import VALUE as other\n\n__all__ = ["VALUE", "other"]\n'
+    )
+    (package / "scripts/work.py").write_text("from weft.many import VALUE\n")
+    before = digest(package)
+    edit(package, "weft/unused.py", "VALUE = 1", "VALUE = 2")
+    assert digest(package) == before
+    edit(package, "weft/many/one.py", "VALUE = 1", "VALUE = 2")
+    changed = digest(package)
+    assert changed != before
+    for importing in ("from weft.many import other", "from weft import many", "import weft.many"):
+        (package / "scripts/work.py").write_text(f"{importing}\n")
+        before = digest(package)
+        edit(package, "weft/unused.py", "VALUE = 2", "VALUE = 3")
+        assert digest(package) != before, importing
+        edit(package, "weft/unused.py", "VALUE = 3", "VALUE = 2")
+
+
 def test_modules_loaded_by_name(package):
     plain = digest(package)
     named, many = digest(package, "weft.named"), digest(package, "weft.many.*")

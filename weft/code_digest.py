@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "weft"
 
@@ -28,7 +29,7 @@ def code_digest(root: str | Path, script: str, extra: tuple[str, ...] = ()) -> s
         packages, count by themselves alone, not by what they import of those packages.
     """
     root = Path(root)
-    todo = list(_module((root / script).read_bytes())[1])
+    todo = list(_module((root / script).read_bytes()).imported)
     for name in extra:
         if name.endswith(".*"):
             package = name[:-2]
@@ -36,16 +37,42 @@ def code_digest(root: str | Path, script: str, extra: tuple[str, ...] = ()) -> s
             todo += [f"{package}.{path.stem}" for path in folder.glob("*.py")]
         else:
             todo.append(name)
-    found: dict[str, str] = {}
+    followed: set[str] = set()
+    found: dict[str, _Module] = {}
     while todo:
         name = todo.pop()
-        path = None if name in found else _file(root, name, plugin=name in extra)
-        if path is None:
+        if name in followed:
             continue
-        found[name], names = _module(path.read_bytes())
-        todo.extend(names)
-    text = "\n".join(f"{name} {digest}" for name, digest in sorted(found.items()))
+        followed.add(name)
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            here = ".".join(parts[:end])
+            if here not in found:
+                path = _file(root, here, plugin=here in extra)
+                if path is None:
+                    continue
+                found[here] = _module(path.read_bytes())
+            module = found[here]
+            if module.contents is None:
+                todo.extend(module.imported)
+            elif here == name:
+                todo.extend(module.contents.values())
+            elif parts[end] in module.contents:
+                todo.append(module.contents[parts[end]])
+    text = "\n".join(f"{name} {module.digest}" for name, module in sorted(found.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Module(NamedTuple):
+    """What the digest needs to know of a module.
+
+    ``imported`` are the names that it imports, each after its module. ``contents`` is for a module that only
+    hands names on (the table of contents of a package): where each comes from; only those asked for count.
+    """
+
+    digest: str
+    imported: frozenset[str]
+    contents: dict[str, str] | None
 
 
 def _file(root: Path, name: str, *, plugin: bool) -> Path | None:
@@ -65,21 +92,28 @@ def _file(root: Path, name: str, *, plugin: bool) -> Path | None:
 
 
 @functools.cache
-def _module(source: bytes) -> tuple[str, frozenset[str]]:
-    """Digest of a module's code and the names that it imports (each with its packages)."""
+def _module(source: bytes) -> _Module:
+    """A module's digest and the names that it imports."""
     tree = ast.parse(source)
-    names: set[str] = set()
+    imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
         _drop_docstring(node)
-    for name in list(names):
-        parts = name.split(".")
-        names.update(".".join(parts[:i]) for i in range(1, len(parts)))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(names)
+    return _Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imported), _contents(tree))
+
+
+def _contents(tree: ast.Module) -> dict[str, str] | None:
+    """Where a module that does nothing but hand names on has them from; None for any other."""
+    found: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            found.update((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
+        elif not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"):
+            return None
+    return found
 
 
 def _drop_docstring(node: ast.AST) -> None:
