@@ -172,8 +172,9 @@ class Stage(Model):
     level: Positive | Annotated[str, Field(pattern=r"^x[1-9][0-9]*$")] = Field(
         description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's largest voxel edge."
     )
-    block: Count | Literal["whole"] = Field(
-        "whole", description="Edge of a block, voxels of the level (even), or `whole`."
+    block: Count | Literal["whole", "auto"] = Field(
+        "auto",
+        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for 128, and one block where the volume is small.",
     )
     overlap: int = Field(16, ge=0, description="Halo of a block on either side, voxels of the level.")
     backend: str = Field("native", description="`native`, `elastix`, or a plug-in `module:function`.")
@@ -195,7 +196,7 @@ class Stage(Model):
 
     @model_validator(mode="after")
     def _even(self) -> Stage:
-        if self.block != "whole" and self.block % 2:
+        if isinstance(self.block, int) and self.block % 2:
             raise ValueError(f"block {self.block} of stage {self.name!r} must be even")
         if self.overlap % 2:
             raise ValueError(f"overlap {self.overlap} of stage {self.name!r} must be even")
@@ -270,7 +271,10 @@ class RegistrationSettings(Model):
 
     affine: Affine = Field(default_factory=Affine, description="The affine start.")
     stages: list[Stage] = Field(
-        default_factory=lambda: [Stage(name="coarse", level="x4"), Stage(name="fine", level="x1", block=128)],
+        default_factory=lambda: [
+            Stage(name="coarse", level="x4", block="whole"),
+            Stage(name="fine", level="x1"),
+        ],
         description="Stages of deformable registration, coarse to fine; empty for an affine alone.",
     )
     reduce: Reduce = Field(default_factory=Reduce, description="Blocks to one field.")

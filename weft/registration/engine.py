@@ -70,7 +70,13 @@ def cut_block(
 
 
 def register_block(
-    block: Block, *, backend: str, settings: Mapping[str, Any], background: tuple[float, float], min_content: float, seed: int
+    block: Block,
+    *,
+    backend: str,
+    settings: Mapping[str, Any],
+    background: tuple[float, float],
+    min_content: float,
+    seed: int,
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
     """Register one block and judge what came out.
 
@@ -87,8 +93,30 @@ def register_block(
         The *total* u, (3, z, y, x) float32 um, on ``block.fixed_grid.coarsen((2, 2, 2))``, or None where the
         stage before is to be used; and the block's row of the block table.
     """
-    record = {
-        "status": "ok",
+    record = parent_record("ok", seed)
+    if float(np.mean(block.fixed > background[0])) < min_content:
+        return None, {**record, "status": "empty"}
+    if block.moving is None or block.moving_grid is None or min(block.moving.shape) < 2:
+        return None, {**record, "status": "outside_moving"}
+    if float(np.mean(block.moving > background[1])) < min_content / 8:
+        return None, {**record, "status": "no_overlap"}
+    result = load_backend(backend)(
+        block.fixed,
+        block.fixed_grid,
+        block.moving,
+        block.moving_grid,
+        block.initial,
+        (None, None),
+        settings,
+        seed,
+    )
+    return _judge(block, result, record)
+
+
+def parent_record(status: str, seed: int) -> dict[str, Any]:
+    """The row of a block that leaves the stage before as it is."""
+    return {
+        "status": status,
         "used": "parent",
         "metric_before": 0.0,
         "metric_after": 0.0,
@@ -97,23 +125,17 @@ def register_block(
         "iterations": 0,
         "seed": seed,
     }
-    if float(np.mean(block.fixed > background[0])) < min_content:
-        return None, {**record, "status": "empty"}
-    if block.moving is None or block.moving_grid is None or min(block.moving.shape) < 2:
-        return None, {**record, "status": "outside_moving"}
-    if float(np.mean(block.moving > background[1])) < min_content / 8:
-        return None, {**record, "status": "no_overlap"}
-    result = load_backend(backend)(
-        block.fixed, block.fixed_grid, block.moving, block.moving_grid, block.initial, (None, None), settings, seed
-    )
-    return _judge(block, result, record)
 
 
 def _judge(block: Block, result: Result, record: dict[str, Any]) -> tuple[np.ndarray | None, dict[str, Any]]:
     """The gates of a block; a result that breaks one is not used."""
     grid = block.fixed_grid.coarsen((2, 2, 2))
     u = resample_field(result.displacement, result.grid, grid) if result.grid != grid else result.displacement
-    start = 0.0 if block.initial.field is None else resample_field(block.initial.field, block.initial.field_grid, grid)  # type: ignore[arg-type]
+    start = (
+        0.0
+        if block.initial.field is None
+        else resample_field(block.initial.field, block.initial.field_grid, grid)
+    )  # type: ignore[arg-type]
     record = {
         **record,
         "metric_before": float(result.metric_before),

@@ -12,6 +12,7 @@ from weft.grid import Grid
 from weft.image import Region
 from weft.sampling import stage_grid
 
+AUTO = 128  # edge of a block, voxels, when the config leaves it to weft; a smaller volume is one block
 SLACK = 1.25  # a block may be this much longer than asked for before an axis is cut once more
 
 
@@ -26,8 +27,8 @@ def plan_blocks(*, fixed: str, settings: dict[str, Any], code: str, plan: str) -
     image = Grid.from_json(receipts.read(fixed)["grid"])
     spacing = stage_spacing(settings["level"], image)
     grid = stage_grid(image, spacing)
-    size = settings["block"]
-    if size != "whole" and size > max(grid.shape):
+    size = AUTO if settings["block"] == "auto" else settings["block"]
+    if isinstance(settings["block"], int) and size > max(grid.shape):
         raise ValueError(
             f"stage {settings['name']!r}: block {size} is larger than the fixed image, which has {list(grid.shape)} voxels "
             f"(z, y, x) at {spacing:g} um; wanted a smaller number or `whole`"

@@ -12,7 +12,7 @@ from weft.grid import Grid
 from weft.image import Image
 from weft.logs import log, progress
 from weft.registration.contract import backend_version
-from weft.registration.engine import Block, cut_block, register_block
+from weft.registration.engine import Block, cut_block, parent_record, register_block
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.ledger import MACHINE_DEPENDENT
 from weft.sampling import stage_grid
@@ -73,6 +73,7 @@ def register_blocks(
         path = block_path(cache, key)
         if path.exists() and receipts.read(path)["status"] not in (*MACHINE_DEPENDENT, *rerun_status):
             return key, False
+        seed = int(receipts.digest([name, settings["settings"]])[:8], 16)
         began = time.monotonic()
         try:
             u, record = register_block(
@@ -81,12 +82,13 @@ def register_blocks(
                 settings=settings["settings"],
                 background=background,
                 min_content=settings["min_content"],
-                seed=int(receipts.digest([name, settings["settings"]])[:8], 16),
+                seed=seed,
             )
-        except RuntimeError as error:
-            # A crashed backend costs its block and no other one.
+        except (RuntimeError, TimeoutError) as error:
+            # A backend that crashes or hangs costs its block and no other one.
             log.error("block %s: %s", name, error)
-            u, record = None, {**_error_record(), "message": str(error)}
+            status = "timeout" if isinstance(error, TimeoutError) else "error"
+            u, record = None, {**parent_record(status, seed), "message": str(error)}
         save_block(path, u, record, time.monotonic() - began)
         return key, True
 
@@ -115,16 +117,3 @@ def _block_digests(block: Block) -> list[Any]:
         [None if grid is None else grid.to_json() for grid in grids],
         block.initial.affine.tolist(),
     ]
-
-
-def _error_record() -> dict[str, Any]:
-    return {
-        "status": MACHINE_DEPENDENT[1],
-        "used": "parent",
-        "metric_before": 0.0,
-        "metric_after": 0.0,
-        "largest_displacement_um": 0.0,
-        "smallest_jacobian": 1.0,
-        "iterations": 0,
-        "seed": 0,
-    }
