@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -131,26 +132,45 @@ def write_region(
         Voxels of the region, of the array's dtype.
     prefix
         Name of the level inside the store; names of shards are ``<prefix>/c.i.j.k``.
+
+    Raises
+    ------
+    ValueError
+        When the region is not made of whole shards, or ``data`` is of another shape or dtype.
     """
     step = shard_shape(array)
-    starts = [range(part.start, part.stop, s) for part, s in zip(region, step, strict=True)]
-    if any(part.start % s for part, s in zip(region, step, strict=True)):
+    for part, s, n in zip(region, step, array.shape[1:], strict=True):
+        if part.start % s or (part.stop % s and part.stop != n) or part.stop > n:
+            raise ValueError(
+                f"{_place(array)}: a region starts on a shard border and ends on one or at the array's end; "
+                f"found {region} for shards of {step} in {array.shape[1:]} voxels (z, y, x)"
+            )
+    shape = tuple(part.stop - part.start for part in region)
+    if data.shape != shape or data.dtype != array.dtype:
         raise ValueError(
-            f"{array.path or array.store}: a region must start on a shard border; found {region}, shards are {step}"
+            f"{_place(array)}: found {data.dtype} voxels of shape {data.shape}; wanted {array.dtype} of {shape}"
         )
-    if data.any():
+    corners = itertools.product(*(range(p.start, p.stop, s) for p, s in zip(region, step, strict=True)))
+    shards = {
+        (channel, *(o // s for o, s in zip(corner, step, strict=True))): tuple(
+            slice(o - p.start, min(o + s, p.stop) - p.start)
+            for o, s, p in zip(corner, step, region, strict=True)
+        )
+        for corner in corners
+    }
+    # A shard of zeros has no file; one that lies there nevertheless is removed by writing zeros.
+    bits = np.ascontiguousarray(data).view(np.uint8)
+    if bits.any() or any((_place(array) / array.metadata.encode_chunk_key(i)).exists() for i in shards):
         array[(channel, *region)] = data
-    digests = {}
-    for z in starts[0]:
-        for y in starts[1]:
-            for x in starts[2]:
-                part = tuple(
-                    slice(o - r.start, min(o + s, r.stop) - r.start)
-                    for o, s, r in zip((z, y, x), step, region, strict=True)
-                )
-                name = ".".join(str(v) for v in (channel, z // step[0], y // step[1], x // step[2]))
-                digests[f"{prefix}/{name}"] = receipts.array_digest(data[part])
-    return digests
+    return {
+        f"{prefix}/{'.'.join(map(str, index))}": receipts.array_digest(data[part])
+        for index, part in shards.items()
+    }
+
+
+def _place(array: zarr.Array) -> Path:
+    """Folder of an array."""
+    return Path(array.store.root) / array.path  # type: ignore[attr-defined]
 
 
 def shard_voxels(store: str | Path, name: str) -> np.ndarray:
