@@ -131,11 +131,9 @@ def _judge(block: Block, result: Result, record: dict[str, Any]) -> tuple[np.nda
     """The gates of a block; a result that breaks one is not used."""
     grid = block.fixed_grid.coarsen((2, 2, 2))
     u = resample_field(result.displacement, result.grid, grid) if result.grid != grid else result.displacement
-    start = (
-        0.0
-        if block.initial.field is None
-        else resample_field(block.initial.field, block.initial.field_grid, grid)
-    )  # type: ignore[arg-type]
+    start = np.zeros_like(u)
+    if block.initial.field is not None and block.initial.field_grid is not None:
+        start = resample_field(block.initial.field, block.initial.field_grid, grid)
     record = {
         **record,
         "metric_before": float(result.metric_before),
