@@ -27,7 +27,7 @@ def test_extent_runs_from_face_to_face():
 
 def test_contains_counts_whole_voxels():
     inside = [GRID.lower, GRID.upper, GRID.origin]
-    outside = [GRID.lower - [0.01, 0, 0], GRID.upper + [0, 0, 0.01]]
+    outside = [GRID.lower - 0.01, GRID.upper + np.array([0, 0, 0.01])]
     assert GRID.contains([*inside, *outside]).tolist() == [True, True, True, False, False]
 
 

@@ -130,18 +130,24 @@ def parent_record(status: str, seed: int) -> dict[str, Any]:
 def _judge(block: Block, result: Result, record: dict[str, Any]) -> tuple[np.ndarray | None, dict[str, Any]]:
     """The gates of a block; a result that breaks one is not used."""
     grid = block.fixed_grid.coarsen((2, 2, 2))
-    u = resample_field(result.displacement, result.grid, grid) if result.grid != grid else result.displacement
-    start = np.zeros_like(u)
-    if block.initial.field is not None and block.initial.field_grid is not None:
-        start = resample_field(block.initial.field, block.initial.field_grid, grid)
-    record = {
-        **record,
+    u = np.asarray(result.displacement, np.float32)
+    if u.shape != (3, *result.grid.shape):
+        raise ValueError(
+            f"a backend gave a displacement of shape {u.shape}; wanted (3, *{result.grid.shape}), its grid's"
+        )
+    metrics = {
         "metric_before": float(result.metric_before),
         "metric_after": float(result.metric_after),
         "iterations": int(result.iterations),
     }
-    if not np.isfinite(u).all():
+    if not (np.isfinite(u).all() and np.isfinite(list(metrics.values())).all()):
         return None, {**record, "status": "diverged"}
+    record = {**record, **metrics}
+    if result.grid != grid:
+        u = resample_field(u, result.grid, grid)
+    start = np.zeros_like(u)
+    if block.initial.field is not None and block.initial.field_grid is not None:
+        start = resample_field(block.initial.field, block.initial.field_grid, grid)
     moved = float(np.sqrt(((u - start) ** 2).sum(0).max()))
     smallest = float(smallest_determinant(u, grid).min()) if min(grid.shape) > 1 else 1.0
     record |= {"largest_displacement_um": moved, "smallest_jacobian": smallest}
