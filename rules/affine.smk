@@ -24,6 +24,6 @@ rule register_affine:
         channels=channels_of,
         names=names_of,
         gates=gates("affine_score"),
-        code=code("register_affine", "weft.registration.backends.elastix"),
+        code=code("register_affine"),
     script:
         "../scripts/register_affine.py"

@@ -17,7 +17,7 @@ rule plan_blocks:
     resources:
         mem_mb=2000,
     params:
-        settings=stage_settings,
+        settings=stage_settings("name", "level", "block", "overlap"),
         code=code("plan_blocks"),
     script:
         "../scripts/plan_blocks.py"
@@ -43,7 +43,7 @@ rule register_blocks:
         mem_mb=4000,
     params:
         cache=CACHE,
-        settings=stage_settings,
+        settings=stage_settings("backend", "settings", "min_content"),
         channels=channels_of,
         batches=SETTINGS.batches.register_blocks,
         rerun_status=SETTINGS.rerun_status,
@@ -78,7 +78,6 @@ rule reduce_transform:
     params:
         cache=CACHE,
         settings=registration_settings("reduce"),
-        stage=stage_settings,
         gates=gates("blocks_failed_fraction", "folded_fraction"),
         code=code("reduce_transform"),
     script:

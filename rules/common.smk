@@ -48,9 +48,9 @@ def code(script, *extra):
     return code_digest(workflow.basedir, f"scripts/{script}.py", extra)
 
 
-def plain(model, **more):
-    """Settings as plain data, for params."""
-    return {**model.model_dump(mode="json"), **more}
+def plain(model, *fields, **more):
+    """Settings (all, or those of these names) as plain data, for params."""
+    return {**model.model_dump(mode="json", include=set(fields) or None), **more}
 
 
 def source_path(wildcards):
@@ -68,16 +68,24 @@ def source_state(wildcards):
 
 
 def source_settings(wildcards):
-    return plain(PROJECT.images[wildcards.image], plugins=SETTINGS.plugins)
+    """What a reader needs to know of an image besides its path."""
+    fields = set(type(PROJECT.images[wildcards.image]).model_fields) - {
+        "source",
+        "dark",
+    }
+    return plain(PROJECT.images[wildcards.image], *fields, plugins=SETTINGS.plugins)
+
+
+def image_settings(wildcards):
+    return plain(PROJECT.images[wildcards.image], "image", "orientation")
 
 
 def illumination_settings(wildcards):
     dark = PROJECT.images[wildcards.image].dark
-    settings = plain(SETTINGS.illumination)
-    dark = settings["dark"] if dark is None else dark
+    dark = SETTINGS.illumination.dark if dark is None else dark
     if isinstance(dark, str) and dark != "empty_tiles":
         dark = PROJECT.path(dark)
-    return {**settings, "dark": dark}
+    return plain(SETTINGS.illumination, "method", "planes", dark=dark)
 
 
 def dark_state(wildcards):
@@ -95,17 +103,28 @@ def dark_state(wildcards):
         raise WorkflowError(f"illumination.dark: {error}") from None
 
 
-def registration_settings(part):
-    """Settings of one step of a registration, its recipe included."""
+def registration_settings(part, *fields):
+    """Settings (all, or those of these names) of one step of a registration, its recipe included."""
 
     def settings(wildcards):
-        return plain(getattr(PROJECT.settings(wildcards.registration), part))
+        return plain(getattr(PROJECT.settings(wildcards.registration), part), *fields)
 
     return settings
 
 
-def stage_settings(wildcards):
-    return plain(PROJECT.stage(wildcards.registration, wildcards.stage))
+def stage_settings(*fields):
+    """Those settings of a stage."""
+
+    def settings(wildcards):
+        return plain(PROJECT.stage(wildcards.registration, wildcards.stage), *fields)
+
+    return settings
+
+
+def warp_settings(wildcards):
+    """Settings of resampling; the channels that are named are the moving image's."""
+    settings = registration_settings("warp")(wildcards)
+    return {**settings, "channels": None} if wildcards.side else settings
 
 
 def channels_of(wildcards):
@@ -217,20 +236,6 @@ def points_path(wildcards):
     return PROJECT.path(SETTINGS.points[wildcards.table].path)
 
 
-def cell_tables(wildcards):
-    """Tables of points in the moving space, which are counted by region."""
-    return [
-        table_source(name) for name in PROJECT.points(wildcards.registration, "forward")
-    ]
-
-
-def cell_paths(wildcards):
-    return {
-        name: PROJECT.path(SETTINGS.points[name].path)
-        for name in PROJECT.points(wildcards.registration, "forward")
-    }
-
-
 def ontology_path(wildcards):
     ontology = PROJECT.registrations[wildcards.registration].ontology
     return PROJECT.path(ontology) if ontology else None
@@ -264,6 +269,23 @@ def judged():
                     "points": points[0],
                 }
     return None
+
+
+def judged_receipts():
+    """Receipts of what the judge opens."""
+    about = judged()
+    if about is None:
+        return []
+    image = f"{RESULTS}/images/{about['moving']}"
+    registration = f"{RESULTS}/registrations/{about['registration']}"
+    return [
+        f"{image}/poses.tsv",
+        f"{image}/illumination.json",
+        f"{registration}/transform.json",
+        f"{registration}/inverse.json",
+        f"{registration}/warped/inverse/{about['labels']}.json",
+        f"{registration}/points/{about['points']}.parquet",
+    ]
 
 
 # ------------------------------------------------------------------ targets

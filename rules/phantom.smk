@@ -25,8 +25,7 @@ rule judge_phantom:
     """Compare what the chain made with the truth of the phantom."""
     input:
         phantom="<results>/phantom/phantom.json",
-        images=image_targets(),
-        registrations=registration_targets(),
+        results=judged_receipts(),
     output:
         accuracy="<results>/accuracy.json",
     log:

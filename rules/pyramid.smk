@@ -21,7 +21,7 @@ rule build_pyramid:
     params:
         settings=plain(SETTINGS.pyramid),
         store=plain(SETTINGS.store),
-        image=source_settings,
+        image=image_settings,
         code=code("build_pyramid"),
     script:
         "../scripts/build_pyramid.py"

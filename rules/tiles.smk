@@ -124,7 +124,6 @@ rule gather_links:
     resources:
         mem_mb=2000,
     params:
-        settings=plain(SETTINGS.links),
         gates=gates("links_failed_fraction"),
         code=code("gather_links"),
     script:

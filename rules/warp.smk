@@ -20,7 +20,8 @@ rule warp_image:
         mem_mb=2000,
     params:
         public=warped_store,
-        settings=registration_settings("warp"),
+        settings=warp_settings,
+        pyramid=plain(SETTINGS.pyramid),
         store=plain(SETTINGS.store),
         batches=SETTINGS.batches.warp_image,
         code=code("warp_image"),
@@ -50,7 +51,7 @@ rule gather_warped:
         mem_mb=2000,
     params:
         public=warped_store,
-        settings=plain(SETTINGS.pyramid),
+        pyramid=plain(SETTINGS.pyramid),
         store=plain(SETTINGS.store),
         code=code("gather_warped"),
     script:
@@ -78,7 +79,7 @@ rule warp_labels:
         mem_mb=2000,
     params:
         public=warped_store,
-        settings=registration_settings("warp"),
+        settings=registration_settings("warp", "spacing"),
         pyramid=plain(SETTINGS.pyramid),
         store=plain(SETTINGS.store),
         code=code("warp_labels"),

@@ -73,7 +73,6 @@ def gather_links(
     *,
     tiles: str,
     batches: list[str],
-    settings: dict[str, Any],
     gates: dict[str, Any],
     code: str,
     links: str,

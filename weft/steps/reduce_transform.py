@@ -27,7 +27,6 @@ def reduce_transform(
     batches: list[str],
     start: str,
     settings: dict[str, Any],
-    stage: dict[str, Any],
     gates: dict[str, Any],
     cache: str,
     code: str,
@@ -96,7 +95,7 @@ def reduce_transform(
             "jacobian_p99": facts_of_field["jacobian"][2],
         }
         reproducible = not any(record["status"] in MACHINE_DEPENDENT for record in records.values())
-        subject = f"{Path(receipt).parents[2].name}/{stage['name']}"
+        subject = f"{Path(receipt).parents[2].name}/{Path(receipt).parent.name}"
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
         store.publish(receipt)
         names = receipts.relative_paths(receipt, batches)

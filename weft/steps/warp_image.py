@@ -28,6 +28,7 @@ def warp_image(
     target: str,
     transform: str,
     settings: dict[str, Any],
+    pyramid: dict[str, Any],
     store: dict[str, Any],
     batches: int,
     batch: int,
@@ -40,7 +41,9 @@ def warp_image(
     image, facts = open_received(source)
     grid = _target_grid(target, settings)
     channels = settings["channels"] or list(image.channels)
-    keyed = receipts.KeyedStore(public, _key(facts, grid, transform, channels, store, code))
+    keyed = receipts.KeyedStore(
+        public, _key(facts, grid, target, transform, [channels, pyramid, store, code])
+    )
     with receipts.job_lock(receipt):
         array = _create(keyed, grid, len(channels), image.dtype, store)
         mine = deal(region_names(array), batch, batches)
@@ -53,7 +56,7 @@ def warp_image(
 def gather_warped(
     *,
     batches: list[str],
-    settings: dict[str, Any],
+    pyramid: dict[str, Any],
     store: dict[str, Any],
     public: str,
     code: str,
@@ -69,7 +72,7 @@ def gather_warped(
         about = {name: parts[0][name] for name in ("channels", "orientation", "labels")}
         made_by = {"code": code, "batches": receipts.relative_paths(receipt, batches)}
         grid = Grid.from_json(parts[0]["grid"])
-        _publish(keyed, names, grid, about, settings, store, receipt, threads, made_by)
+        _publish(keyed, names, grid, about, pyramid, store, receipt, threads, made_by)
 
 
 def warp_labels(
@@ -88,7 +91,7 @@ def warp_labels(
     """Resample labels onto the target's grid by the nearest voxel: type and values stay."""
     image, facts = open_received(source)
     grid = _target_grid(target, settings)
-    keyed = receipts.KeyedStore(public, _key(facts, grid, transform, ["labels"], store, code))
+    keyed = receipts.KeyedStore(public, _key(facts, grid, target, transform, [pyramid, store, code]))
     with receipts.job_lock(receipt):
         array = _create(keyed, grid, 1, image.dtype, store)
         names = region_names(array)
@@ -109,14 +112,11 @@ def _target_grid(target: str, settings: dict[str, Any]) -> Grid:
     return grid.resample(settings["spacing"]) if settings["spacing"] else grid
 
 
-def _key(
-    facts: dict[str, Any], grid: Grid, transform: str, channels: list[str], store: dict[str, Any], code: str
-) -> str:
+def _key(facts: dict[str, Any], grid: Grid, target: str, transform: str, settings: list[Any]) -> str:
     path = receipts.read(transform)
+    place = [grid.to_json(), receipts.read(target)["orientation"]]
     versions = receipts.environment("numba", "zarr")
-    return receipts.digest(
-        [facts["data"], path["data"], path["sequence"], grid.to_json(), channels, store, code, versions]
-    )
+    return receipts.digest([facts["data"], path["data"], path["sequence"], place, settings, versions])
 
 
 def _create(keyed: receipts.KeyedStore, grid: Grid, channels: int, dtype: Any, store: dict[str, Any]) -> Any:
@@ -173,13 +173,13 @@ def _publish(
     names: list[str],
     grid: Grid,
     about: dict[str, Any],
-    settings: dict[str, Any],
+    pyramid: dict[str, Any],
     store: dict[str, Any],
     receipt: str,
     threads: int,
     made_by: dict[str, Any],
 ) -> None:
-    grids = level_grids(grid, settings["smallest"])
+    grids = level_grids(grid, pyramid["smallest"])
     records = keyed.records(f"0-{name}" for name in names)
     records |= add_levels(keyed, grids, store=store, name=Path(receipt).stem, threads=threads, **about)
     dtype = open_level(keyed.path / "0", "r").dtype
