@@ -123,7 +123,8 @@ def _open_nifti(path: Path) -> tuple[Any, list[float], str, str | None]:
         image: Any = nibabel.load(path, mmap=False)
         proxy, header = image.dataobj, image.header
         unit = header.get_xyzt_units()[0]
-        sizes = [float(v) for v in header.get_zooms()[2::-1]]
+        # The header holds float32: its shortest decimals are what was meant (0.2, not 0.20000000298).
+        sizes = [float(str(v)) for v in header.get_zooms()[2::-1]]
         code = "".join(nibabel.aff2axcodes(image.affine)[2::-1]) if len(image.shape) >= 3 else ""
     if len(image.shape) < 3 or any(n > 1 for n in image.shape[3:]):
         raise ValueError(f"{path}: its shape is {image.shape}; wanted three axes (x, y, z)")
