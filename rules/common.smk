@@ -324,8 +324,8 @@ def registration_targets():
         paths += [
             f"{base}/stages/{stage}/transform.json" for stage in PROJECT.stages(name)
         ]
-        if SETTINGS.export_itk:
-            paths.append(f"{base}/exports/itk.json")
+        if SETTINGS.export_transforms:
+            paths.append(f"{base}/exports/exports.json")
         for side, direction in DIRECTIONS.items():
             paths += [
                 f"{base}/warped/{side}{image}.json"

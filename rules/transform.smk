@@ -28,13 +28,13 @@ rule invert_transform:
 
 
 rule export_transform:
-    """Write both directions as ITK files, read them back and compare probe points."""
+    """Write both directions for other programs (ITK, OME-NGFF), read them back and compare probe points."""
     input:
         transform="<results>/registrations/{registration}/transform.json",
         inverse="<results>/registrations/{registration}/inverse.json",
         fixed=image_receipt("fixed"),
     output:
-        receipt="<results>/registrations/{registration}/exports/itk.json",
+        receipt="<results>/registrations/{registration}/exports/exports.json",
     log:
         "<logs>/export_transform/{registration}.log",
     benchmark:

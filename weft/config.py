@@ -335,8 +335,8 @@ class Config(RegistrationSettings):
     precomputed: list[Name] = Field(
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )
-    export_itk: bool = Field(
-        True, description="Also write each transform as an ITK file, read back and checked."
+    export_transforms: bool = Field(
+        True, description="Also write each transform as ITK files and as an OME-NGFF scene, read back and checked."
     )
     points: dict[Name, Points] = Field(default_factory=dict, description="Tables of points to warp, by name.")
     gates: dict[str, Gate] = Field(

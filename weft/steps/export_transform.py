@@ -1,4 +1,4 @@
-"""Rule export_transform: both directions as ITK files."""
+"""Rule export_transform: both directions as ITK files and as one OME-NGFF scene."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from weft import receipts
 from weft.grid import Grid
 from weft.transforms import open_transform
 from weft.transforms.formats.itk import check_itk, write_itk
+from weft.transforms.formats.scene import read_scene, write_scene
+from weft.transforms.model import Sequence
 
 PROBES = 1000
 AGREEMENT = 0.01  # largest difference, voxels, between what ITK and weft make of a transform
 
 
 def export_transform(*, transform: str, inverse: str, fixed: str, code: str, receipt: str) -> None:
-    """Write itk.h5 and itk_inverse.h5 (ITK units are um), read them back and compare probe points.
+    """Write itk.h5, itk_inverse.h5 (ITK units are um) and ngff.ome.zarr; read them back and compare probe points.
 
     Raises
     ------
@@ -45,5 +47,24 @@ def export_transform(*, transform: str, inverse: str, fixed: str, code: str, rec
         written[name] = {"probes": PROBES, "agrees_within_voxel": AGREEMENT}
     # The files themselves hold the host's name of its system, so that the receipt gives no digest of them.
     data = [receipts.read(path)["data"] for path in (transform, inverse)]
-    receipts.write(receipt, {"files": written, "of": data})
-    receipts.write_provenance(receipt, code=code)
+    store = receipts.KeyedStore(
+        folder / "ngff.ome.zarr", receipts.digest([data, code, receipts.environment("zarr")])
+    )
+    with receipts.job_lock(receipt):
+        if not store.done("all"):
+            _write_ngff(store, forward, probes)
+        records = store.records(["all"])
+        store.publish(receipt)
+        receipts.write_provenance(receipt, key=store.key, code=code)
+        digest = store.data_digest(records)
+        receipts.write(receipt, {"files": written, "of": data, "store": store.public.name, "data": digest})
+
+
+def _write_ngff(store: receipts.KeyedStore, forward: Sequence, probes: np.ndarray) -> None:
+    """Write both directions as one scene, and read it back."""
+    store.restart()
+    write_scene(store.path, forward)
+    difference = np.abs(read_scene(store.path).apply(probes) - forward.apply(probes)).max()
+    if difference > 0:
+        raise ValueError(f"{store.public}: reads back with a difference of {difference:.3g} um; wanted none")
+    store.finish("all", {}, files=receipts.file_digests(store.path))
