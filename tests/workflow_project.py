@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
         {"name": "coarse", "level": 20, "overlap": 4},
         {"name": "fine", "level": 10, "block": 24, "overlap": 8},
     ],
-    "export_itk": False,
+    "export_transforms": False,
 }
 IMAGES = """image\tsource\tformat\torientation\tspacing\tlabels
 sample\tdata/sample\tcolm\tpil\t\tno
