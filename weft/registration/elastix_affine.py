@@ -1,4 +1,4 @@
-"""An affine by itk-elastix (mutual information), from a given start."""
+"""An affine by itk-elastix (mutual information of locally normalised images), from a given start."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import numpy as np
 from weft.grid import Grid
 from weft.registration.contract import Initial
 from weft.registration.elastix_process import run_elastix
-from weft.registration.features import log_intensity, resample_isotropic
+from weft.registration.features import local_feature
 from weft.registration.pull import pull
 
 _TRANSFORMS = {6: "EulerTransform", 7: "SimilarityTransform", 12: "AffineTransform"}
+_WINDOW = 6.0  # of the local normalisation, voxels
 _MARGIN = 0.15  # of the fixed image's extent, added on every side: what the start misses may lie there
 
 
@@ -61,24 +62,20 @@ def refine_with_elastix(
     """
     if dof not in _TRANSFORMS:
         raise ValueError(f"dof is {dof}; wanted 6, 7 or 12")
-    fixed_level, grid = resample_isotropic(fixed, fixed_grid, spacing)
-    moving_level, level_grid = resample_isotropic(moving, moving_grid, spacing)
-    fixed_level = log_intensity(fixed_level)
-    margin = tuple(int(np.ceil(_MARGIN * n)) for n in grid.shape)
-    seen, covered = pull(
-        log_intensity(moving_level),
-        level_grid,
-        None,
-        Initial(matrix),
-        grid.pad(margin),  # type: ignore[arg-type]
-    )
+    reference = local_feature(fixed, fixed_grid, spacing, _WINDOW * spacing)
+    other = local_feature(moving, moving_grid, spacing, _WINDOW * spacing)
+    grid = reference.grid
+    z, y, x = (int(np.ceil(_MARGIN * n)) for n in grid.shape)
+    margin = (z, y, x)
+    padded_grid = grid.pad(margin)
+    seen, covered = pull(other.image, other.grid, None, Initial(matrix), padded_grid)
     # elastix knows nothing of the margin: both images get it.
-    padded = np.pad(fixed_level, [(m, m) for m in margin])
+    padded = np.pad(reference.image, [(m, m) for m in margin])
     wanted = np.pad(np.ones(grid.shape, bool), [(m, m) for m in margin])
     found = run_elastix(
         padded, seen, (wanted, covered), _parameters(_TRANSFORMS[dof], seed, iterations, samples, levels)
     )
-    return matrix @ _matrix(found, grid.pad(margin))  # type: ignore[arg-type]
+    return matrix @ _matrix(found, padded_grid)
 
 
 def _parameters(

@@ -94,13 +94,17 @@ def _register(folder: Path) -> dict[str, list[str]]:
         return itk.image_view_from_array(np.load(folder / f"{name}.npy", allow_pickle=False))
 
     fixed, moving = image("fixed"), image("moving")
+    # Kept by name until the end: the images are views of these arrays, and elastix does not hold them.
+    masks = {
+        side: image(f"{side}_mask") for side in ("fixed", "moving") if (folder / f"{side}_mask.npy").exists()
+    }
     parameters = itk.ParameterObject.New()
     parameters.AddParameterMap(json.loads((folder / "parameters.json").read_text()))
     method = itk.ElastixRegistrationMethod[type(fixed), type(moving)].New(fixed, moving)
-    if (folder / "fixed_mask.npy").exists():
-        method.SetFixedMask(image("fixed_mask"))
-    if (folder / "moving_mask.npy").exists():
-        method.SetMovingMask(image("moving_mask"))
+    if "fixed" in masks:
+        method.SetFixedMask(masks["fixed"])
+    if "moving" in masks:
+        method.SetMovingMask(masks["moving"])
     method.SetParameterObject(parameters)
     method.SetNumberOfThreads(1)
     method.SetLogToConsole(False)
