@@ -31,6 +31,7 @@ class Inventory:
         for folder, files in _folders(root):
             if keys_of(folder):
                 self._stores.setdefault(folder, [])
+            if keys_of(folder) or "zarr.json" in files:
                 continue
             for path in (folder / name for name in files if name.endswith(".json") and name[0] != "."):
                 self._add(path)
@@ -39,7 +40,8 @@ class Inventory:
         try:
             facts = receipts.read(path)
         except ValueError:
-            self.unreadable.append(path)
+            if path.relative_to(self.root).parts[0] in ("images", "registrations"):
+                self.unreadable.append(path)
             return
         if path.name.endswith(PROVENANCE):
             self.provenance[Path(str(path).removesuffix(PROVENANCE))] = facts
