@@ -75,9 +75,7 @@ class AffineRefiner:
         self._moving = np.ascontiguousarray(moving.image, np.float32)
         self._moving_mask = np.ascontiguousarray(moving.mask)
 
-    def run(
-        self, matrix: np.ndarray, dof: int = 12, iterations: int = 15, overlap_power: float = 0.5
-    ) -> Fit:
+    def run(self, matrix: np.ndarray, dof: int = 12, iterations: int = 15, overlap_power: float = 0.5) -> Fit:
         """Refine an affine.
 
         Parameters
