@@ -37,6 +37,7 @@ def register_affine(
     options = {name: value for name, value in settings.items() if name != "policy"}
     codes = {role: facts["orientation"] for role, (_, facts) in images.items()}
     wanted = AffineSettings(**options)
+    engine = ("itk-elastix",) if wanted.method == "elastix" else ()
     key = receipts.digest(
         [
             [facts["data"] for _, facts in images.values()],
@@ -44,7 +45,7 @@ def register_affine(
             codes,
             options,
             code,
-            receipts.environment("scipy", "numba"),
+            receipts.environment("scipy", "numba", *engine),
         ]
     )
 
@@ -71,7 +72,7 @@ def register_affine(
     if record["accepted"] == "refuse" and settings["policy"] == "fail":
         raise ValueError(
             f"{Path(receipt).parent}: the affine of {names['moving']!r} onto {names['fixed']!r} is refused: "
-            f"{' '.join(record['notes'])} Check orientation codes and voxel sizes in the table of images, "
+            f"{'; '.join(record['notes'])}; check orientation codes and voxel sizes in the table of images, "
             "or set affine.policy to warn to go on"
         )
     values = {
