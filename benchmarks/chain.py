@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 import report
+from weft.phantom.settings import phantom_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = 2
@@ -102,6 +104,7 @@ def main() -> None:
         __doc__.splitlines()[0],
         sizes=["tiny", "demo"],
         quick=["tiny"],
+        size=size_of,
         explain="a size of the phantom (tiny, demo, large), with a factor on its voxels per axis if wanted (demo:1.5)",
     )
     print(f"chain on {CORES} cores ({report.load()})\n", flush=True)
@@ -116,14 +119,26 @@ def main() -> None:
     report.write(rows + control, given.json)
 
 
+def size_of(text: str) -> str:
+    """A size from the command line, if it is one."""
+    name, _, scale = text.partition(":")
+    try:
+        phantom_settings({"size": name, "scale": float(scale or 1)})
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: {error}") from None
+    return text
+
+
 def measure_size(size: str, seeds: list[int], folder: Path) -> list[report.Row]:
     """Run the chain once with kernels to be compiled, then once per seed, and once more with nothing to do."""
-    kernels = folder / f"kernels-{size}"
-    first = run_chain(prepare(folder / f"first-{size}", size, seeds[0]), kernels)
-    shutil.rmtree(folder / f"first-{size}")
+    folder = folder / size.replace(":", "-")
+    folder.mkdir()
+    kernels = folder / "kernels"
+    first = run_chain(prepare(folder / "first", size, seeds[0]), kernels)
+    shutil.rmtree(folder / "first")
     measured: list[dict[str, tuple[float, str]]] = []
     for seed in seeds:
-        place = prepare(folder / f"{size}-{seed}", size, seed)
+        place = prepare(folder / f"seed-{seed}", size, seed)
         run = run_chain(place, kernels)
         again = run_chain(place, kernels)
         raw = sum(path.stat().st_size for path in (place / "results/phantom/sample").rglob("*.tif*"))

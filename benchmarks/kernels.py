@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,16 +30,23 @@ OVERLAP = 0.12  # of a tile, on either side
 def main() -> None:
     """Measure, write and print."""
     given = report.options(
-        __doc__.splitlines()[0], sizes=["192"], quick=["64"], explain="edge of the volume, voxels"
+        __doc__.splitlines()[0], sizes=[192], quick=[64], size=edge_of, explain="edge of the volume, voxels"
     )
     print(f"kernels ({report.load()})\n", flush=True)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rows: list[report.Row] = []
     for size in given.sizes:
         for measure in (warp_rows, reduce_rows, fusion_rows, pyramid_rows):
-            rows += measure(f"kernels.{size}", int(size), given.seeds)
+            rows += measure(f"kernels.{size}", size, given.seeds)
     report.show(rows)
     report.write(rows, given.json)
+
+
+def edge_of(text: str) -> int:
+    """The edge of a volume, from the command line."""
+    if not text.isdecimal() or int(text) < 16:
+        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 16 voxels; found {text!r}")
+    return int(text)
 
 
 def warp_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:

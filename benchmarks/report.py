@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SEEDS = (0, 1, 2)
 # The library need not be installed: a benchmark that imports this module finds it beside its own folder.
@@ -59,7 +60,7 @@ def row(
 
 
 def options(
-    description: str, *, sizes: Sequence[str], quick: Sequence[str], explain: str
+    description: str, *, sizes: Sequence[Any], quick: Sequence[Any], size: Callable[[str], Any], explain: str
 ) -> argparse.Namespace:
     """The options that every benchmark takes.
 
@@ -69,19 +70,21 @@ def options(
         First line of the help.
     sizes, quick
         Sizes measured by default, and with ``--quick`` (one seed).
+    size
+        Reads a size from the command line; raises argparse.ArgumentTypeError for what is none.
     explain
         What a size is.
 
     Returns
     -------
-    Namespace with ``sizes`` (list of str), ``seeds`` (list of int) and ``json`` (Path or None).
+    Namespace with ``sizes`` (list), ``seeds`` (list of int) and ``json`` (Path or None).
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"{explain} (default: {' '.join(sizes)})")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help=f"default: {' '.join(map(str, SEEDS))}"
+        "--sizes", nargs="+", type=size, metavar="SIZE", help=f"{explain} (default: {_words(sizes)})"
     )
-    parser.add_argument("--quick", action="store_true", help=f"size {' '.join(quick)} and one seed")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help=f"default: {_words(SEEDS)}")
+    parser.add_argument("--quick", action="store_true", help=f"size {_words(quick)} and one seed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     given = parser.parse_args()
     given.sizes = given.sizes or list(quick if given.quick else sizes)
@@ -129,6 +132,10 @@ def show_table(head: Sequence[str], lines: Sequence[Sequence[str]], align: str) 
 def load() -> str:
     """How busy the machine is, in words."""
     return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+
+
+def _words(values: Sequence[Any]) -> str:
+    return " ".join(map(str, values))
 
 
 def _round(value: float) -> float:
