@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from workflow_copy import WholeRun
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +20,15 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no test data in {root}")
     return root
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """A complete run of the workflow on the tiny phantom, and its raw files before and after; never changed."""
+    from workflow_copy import WholeRun, make_copy
+
+    project = make_copy(tmp_path_factory.mktemp("whole") / "project")
+    project.run("results/phantom/phantom.json")
+    before = project.raw()
+    said = project.run()
+    return WholeRun(project, said, before, project.raw())
