@@ -353,7 +353,9 @@ def test_export_transform(run):
         theirs = np.array([itk.TransformPoint(point[::-1].tolist())[::-1] for point in points])
         np.testing.assert_allclose(theirs, open_transform(folder / path).apply(points), atol=0.1)
     scene = read_scene(folder / "exports/ngff.ome.zarr")
-    np.testing.assert_array_equal(scene.apply(points), open_transform(folder / "transform.json").apply(points))
+    np.testing.assert_array_equal(
+        scene.apply(points), open_transform(folder / "transform.json").apply(points)
+    )
 
 
 def test_warp_image_in_both_directions(run):

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK
+from nibabel.openers import ImageOpener
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
@@ -75,7 +76,7 @@ def open_volume(
     data, sizes, unit, code = opener(path)
     if labels:
         label_type(data.dtype, path)
-    if spacing is None:
+    if spacing is None and sizes is not None:
         if spacing_unit is None and unit is None:
             raise ValueError(
                 f"{path}: voxel size {sizes} has no unit; give `spacing_unit`, or `spacing` in um"
@@ -117,15 +118,19 @@ class _MetaImage(LazyVolume):
             return SimpleITK.GetArrayFromImage(reader.Execute())
 
 
-def _open_nifti(path: Path) -> tuple[Any, list[float], str, str | None]:
+def _open_nifti(path: Path) -> tuple[Any, list[float] | None, str | None, str | None]:
     """Lazy voxels, voxel size (z, y, x), its unit, and orientation."""
     with reading(path, "NIfTI"):
         image: Any = nibabel.load(path, mmap=False)
-        proxy, header = image.dataobj, image.header
-        unit = header.get_xyzt_units()[0]
-        # The header holds float32: its shortest decimals are what was meant (0.2, not 0.20000000298).
-        sizes = [float(str(v)) for v in header.get_zooms()[2::-1]]
-        code = "".join(nibabel.aff2axcodes(image.affine)[2::-1]) if len(image.shape) >= 3 else ""
+        proxy = image.dataobj
+        unit = image.header.get_xyzt_units()[0]
+        # As they stand in the file: nibabel makes 1 of 0, and 3 of -3. They are float32, whose shortest
+        # decimals are what was meant (0.2, not 0.20000000298).
+        with ImageOpener(str(path)) as file:
+            stated = image.header_class.from_fileobj(file, check=False)["pixdim"]
+        sizes: list[float] | None = [float(str(v)) for v in stated[3:0:-1]]
+        oriented = len(image.shape) >= 3 and np.isfinite(image.affine).all()
+        code = "".join(nibabel.aff2axcodes(image.affine)[2::-1]) if oriented else None
     if len(image.shape) < 3 or any(n > 1 for n in image.shape[3:]):
         raise ValueError(f"{path}: its shape is {image.shape}; wanted three axes (x, y, z)")
     shape = image.shape[2::-1]
@@ -153,8 +158,11 @@ def _decode_nifti(path: Path) -> np.ndarray:
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
-def _open_itk(path: Path) -> tuple[Any, list[float], str | None, str | None]:
-    """Lazy voxels, voxel size (z, y, x), its unit, and orientation, of a NRRD or MetaImage file."""
+def _open_itk(path: Path) -> tuple[Any, list[float] | None, str | None, str | None]:
+    """Lazy voxels, voxel size (z, y, x; None where the file states none), its unit, and orientation.
+
+    Of a NRRD or MetaImage file.
+    """
     nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     kind = "NRRD" if nrrd else "MetaImage"
     reader = SimpleITK.ImageFileReader()
@@ -175,18 +183,31 @@ def _open_itk(path: Path) -> tuple[Any, list[float], str | None, str | None]:
     matrix[:3, :3] = axes * np.array([[-1.0], [-1.0], [1.0]])
     code = orientation_code("".join(nibabel.aff2axcodes(matrix)), path)
     if not nrrd:
-        volume: LazyVolume = _open_metaimage(path, shape, dtype)
-        return volume.lazy(_block(shape)), sizes, "mm", code
+        fields = _metaimage_fields(path)
+        volume: LazyVolume = _MetaImage(path, shape, dtype)
+        if fields.get("CompressedData", "False").lower() == "true":
+            volume = DecodedVolume(path, kind, (1, *shape), dtype, _decode_itk)
+        stated = fields.get("ElementSpacing") or fields.get("ElementSize")
+        return volume.lazy(_block(shape)), _stated_sizes(sizes, stated), "mm", code
     header = read_nrrd_header(path)
+    stated = header.fields.get("spacings") or header.fields.get("space directions")
     oriented = header.fields.get("space", "") not in ("", "right-up", "3D-right-handed", "3D-left-handed")
     if header.stored is not None:
         volume = RawVolume(path, header.end, (1, *shape), header.stored)
     else:
         volume = DecodedVolume(path, kind, (1, *shape), dtype, _decode_itk)
-    return volume.lazy(_block(shape)), sizes, header.unit, code if oriented else None
+    return volume.lazy(_block(shape)), _stated_sizes(sizes, stated), header.unit, code if oriented else None
 
 
-def _open_metaimage(path: Path, shape: tuple[int, int, int], dtype: Any) -> LazyVolume:
+def _stated_sizes(sizes: list[float], stated: str | None) -> list[float] | None:
+    """What ITK reads, where it reads what the header states: it makes 1 of nothing, and of NaN."""
+    if not stated:
+        return None
+    parts = stated.lower().split()
+    return [float("nan")] * 3 if len(parts) == 3 and any("nan" in part for part in parts) else sizes
+
+
+def _metaimage_fields(path: Path) -> dict[str, str]:
     fields = {}
     with open(path, "rb") as file:
         for line in iter(file.readline, b""):
@@ -194,9 +215,7 @@ def _open_metaimage(path: Path, shape: tuple[int, int, int], dtype: Any) -> Lazy
             fields[name.strip()] = value.strip()
             if name.strip() == "ElementDataFile":
                 break
-    if fields.get("CompressedData", "False").lower() == "true":
-        return DecodedVolume(path, "MetaImage", (1, *shape), dtype, _decode_itk)
-    return _MetaImage(path, shape, dtype)
+    return fields
 
 
 def _decode_itk(path: Path) -> np.ndarray:

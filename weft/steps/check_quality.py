@@ -62,14 +62,13 @@ def comparison(
     spacing = max(max(grid.spacing), float((np.prod(grid.extent) / SAMPLES) ** (1 / 3)))
     grid = grid.resample(spacing)
     stage = images["moving"].grid.resample(spacing)
-    values = read_at(images["moving"], channel_of(images["moving"], channels["moving"]), stage).astype(
-        np.float32
-    )
+    pick = {
+        role: channel_of(image.channels, channels[role], f"{role}_channel") for role, image in images.items()
+    }
+    values = read_at(images["moving"], pick["moving"], stage).astype(np.float32)
     found: dict[str, Any] = {
         "grid": grid,
-        "fixed": read_at(images["fixed"], channel_of(images["fixed"], channels["fixed"]), grid).astype(
-            np.float32
-        ),
+        "fixed": read_at(images["fixed"], pick["fixed"], grid).astype(np.float32),
     }
     for name, path in (("before", affine), ("after", transform)):
         sequence = open_transform(path)

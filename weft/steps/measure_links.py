@@ -14,7 +14,7 @@ from weft.links import Link, LinkSettings, candidate_links, measure_link
 from weft.logs import log, progress
 from weft.steps.illumination import load_illumination
 from weft.steps.quality import write_quality
-from weft.steps.sources import open_tiles, tile_digests
+from weft.steps.sources import channel_of, open_tiles, tile_digests
 
 COLUMNS = ("tile_a", "tile_b", "z", "y", "x", "ncc", "peak_ratio", "overlap", "confidence", "status")
 
@@ -36,7 +36,7 @@ def measure_links(
     """Measure one batch of links; a link measured before from the same voxels and settings is found."""
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
-    channel = raw.channels.index(settings["channel"]) if settings["channel"] else 0
+    channel = channel_of(raw.channels, settings["channel"], f"links.channel: image {index['image']!r}")
     light = load_illumination(illumination, channel)
     pairs = candidate_links(raw.positions(), raw.shape, raw.spacing, diagonal=settings["diagonal"])
     mine = deal([f"{i}-{j}" for i, j in pairs], batch, batches)

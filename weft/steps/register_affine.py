@@ -34,6 +34,10 @@ def register_affine(
         When the result is refused by its own score and margin and the policy is ``fail``.
     """
     images = {role: open_received(path) for role, path in (("fixed", fixed), ("moving", moving))}
+    pick = {
+        role: channel_of(image.channels, channels[role], f"{role}_channel: image {names[role]!r}")
+        for role, (image, _) in images.items()
+    }
     options = {name: value for name, value in settings.items() if name != "policy"}
     codes = {role: facts["orientation"] for role, (_, facts) in images.items()}
     wanted = AffineSettings(**options)
@@ -54,7 +58,7 @@ def register_affine(
         arrays = {}
         for role, (image, _) in images.items():
             level = image.level_at(spacing)
-            arrays[role] = (level.read(channel_of(image, channels[role])), level.grid)
+            arrays[role] = (level.read(pick[role]), level.grid)
         result = register(
             *arrays["fixed"],
             *arrays["moving"],

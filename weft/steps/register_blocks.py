@@ -47,7 +47,10 @@ def register_blocks(
     """
     planned = receipts.read(plan)
     images = {role: open_received(path)[0] for role, path in (("fixed", fixed), ("moving", moving))}
-    pick = {role: (image, channel_of(image, channels[role])) for role, image in images.items()}
+    pick = {
+        role: (image, channel_of(image.channels, channels[role], f"{role}_channel"))
+        for role, image in images.items()
+    }
     _, displacements, affine = open_transform(start).split()
     field = (displacements.field, displacements.grid) if displacements else None
     grid = Grid.from_json(planned["grid"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,23 @@ def tile_digests(tiles: dict[str, Any], channel: int) -> list[str]:
     return [tile["data"][channel] for tile in tiles["tiles"]]
 
 
-def channel_of(image: Image, name: str | None) -> int:
-    """Index of the channel to register: by name, or the first."""
-    return 0 if name is None else image.channel(name)
+def channel_of(channels: Sequence[str], name: str | None, where: str) -> int:
+    """Index of the channel that a setting names, or of the first.
+
+    Parameters
+    ----------
+    channels
+        Names of an image's channels.
+    name
+        What the setting says; None for the first channel.
+    where
+        What an error begins with: the setting, and the image.
+
+    Raises
+    ------
+    ValueError
+        When there is no such channel.
+    """
+    if name is not None and name not in channels:
+        raise ValueError(f"{where}: there is no channel {name!r}; wanted one of {', '.join(channels)}")
+    return 0 if name is None else channels.index(name)

@@ -15,7 +15,7 @@ from weft.image import Image
 from weft.logs import log, progress
 from weft.steps.levels import add_levels, image_facts, level_grids
 from weft.steps.regions import check_complete, one_key, region_names, split_name
-from weft.steps.sources import open_received
+from weft.steps.sources import channel_of, open_received
 from weft.stores.ome_zarr import create_level, open_level, write_region
 from weft.transforms import open_transform
 from weft.transforms.model import Sequence
@@ -41,6 +41,8 @@ def warp_image(
     image, facts = open_received(source)
     grid = _target_grid(target, settings)
     channels = settings["channels"] or list(image.channels)
+    for name in channels:
+        channel_of(image.channels, name, f"warp.channels: {source}")
     keyed = receipts.KeyedStore(
         public, _key(facts, grid, target, transform, [channels, pyramid, store, code])
     )
