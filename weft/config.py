@@ -224,7 +224,9 @@ class Invert(Model):
 class Warp(Model):
     """Resampling through the final transform."""
 
-    channels: list[Channel] | None = Field(None, description="Channels to warp (default: all).")
+    channels: list[Channel] | None = Field(
+        None, description="Channels of the moving image to warp (default: all)."
+    )
     spacing: Positive | None = Field(
         None, description="Voxel size, um, of warped images (default: that of the target image)."
     )
@@ -336,7 +338,8 @@ class Config(RegistrationSettings):
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )
     export_transforms: bool = Field(
-        True, description="Also write each transform as ITK files and as an OME-NGFF scene, read back and checked."
+        True,
+        description="Also write each transform as ITK files and as an OME-NGFF scene, read back and checked.",
     )
     points: dict[Name, Points] = Field(default_factory=dict, description="Tables of points to warp, by name.")
     gates: dict[str, Gate] = Field(
