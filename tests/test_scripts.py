@@ -460,6 +460,24 @@ def test_render_report(run):
         assert pixels.std() > 5
 
 
+# ---------------------------------------------------------------------------------- results by name
+def test_other_voxel_sizes_over_old_results_give_what_a_fresh_run_gives(run, tmp_path):
+    """The voxels stay as they were; all that was made from them and their size must be made anew."""
+    table = (run.project.folder / "images.tsv").read_text()
+    table = table.replace("10,10,10", "12,10,10").replace("colm\tpil\t\t", "colm\tpil\t50,46.72,46.72\t")
+    projects = {name: run.project.copy(tmp_path / name) for name in ("old", "fresh")}
+    shutil.rmtree(projects["fresh"].results)
+    found = {}
+    for name, project in projects.items():
+        (project.folder / "images.tsv").write_text(table)
+        for job in plan_jobs(project.folder, again=True):
+            if job.rule.name != "render_report":
+                run_script(project.folder, job)
+        shutil.rmtree(project.results / ".weft")  # where links, affines and blocks of both runs are kept
+        found[name] = project.digests()
+    assert found["old"] == found["fresh"]
+
+
 # ---------------------------------------------------------------------------------- the phantom's scripts
 PHANTOM = {
     "results": "results",

@@ -15,15 +15,15 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def plan_jobs(folder: Path, config: str = "my.yaml") -> list[Any]:
-    """Snakemake's jobs for a project in ``folder``, in an order in which they can run."""
+def plan_jobs(folder: Path, config: str = "my.yaml", *, again: bool = False) -> list[Any]:
+    """Snakemake's jobs for a project in ``folder``, in an order in which they can run; ``again`` plans those done too."""
     with contextlib.chdir(folder), SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=1),
             config_settings=ConfigSettings(configfiles=[Path(config)]),
             snakefile=ROOT / "Snakefile",
         )
-        workflow.dag(DAGSettings()).execute_workflow(executor="dryrun")
+        workflow.dag(DAGSettings(forceall=again)).execute_workflow(executor="dryrun")
         dag = workflow._workflow.dag
         order = [job for level in dag.toposorted() for job in sorted(level, key=str)]
         return [job for job in order if job.rule.script]

@@ -276,7 +276,8 @@ def _voxels(store: Path, name: str) -> np.ndarray:
 def _with_affine(root: str, facts: dict[str, Any]) -> list[str]:
     """Data digests of a transform whose field has this root."""
     steps = facts.get("sequence", [])
-    return [receipts.digest([root, step["matrix"]]) for step in steps if step["type"] == "affine"]
+    matrices = [step["matrix"] for step in steps if step["type"] == "affine"]
+    return [receipts.digest([root, facts["grid"], matrix]) for matrix in matrices]
 
 
 def _check_result(path: Path) -> str:

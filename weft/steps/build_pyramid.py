@@ -35,6 +35,7 @@ def build_pyramid(
         [
             facts["data"],
             facts["metadata"],
+            facts["grid"],
             about,
             settings,
             store,

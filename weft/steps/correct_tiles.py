@@ -13,7 +13,7 @@ from weft.grid import Grid
 from weft.logs import progress
 from weft.steps.illumination import load_illumination
 from weft.steps.regions import region_names, split_name
-from weft.steps.sources import open_tiles
+from weft.steps.sources import open_tiles, tile_places
 from weft.stores.ome_zarr import create_level, open_level, write_region
 
 
@@ -33,9 +33,8 @@ def correct_tiles(
     raw = open_tiles(path, source)
     lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
     data = [tile["data"] for tile in index["tiles"]]
-    key = receipts.digest(
-        [data, receipts.read(illumination)["data"], store, code, receipts.environment("zarr")]
-    )
+    facts = [data, tile_places(index), receipts.read(illumination)["data"]]
+    key = receipts.digest([facts, store, code, receipts.environment("zarr")])
     keyed = receipts.KeyedStore(Path(receipt).with_name("corrected.zarr"), key)
     top = np.iinfo(raw.dtype).max if raw.dtype.kind == "u" else None
     records: dict[str, dict[str, Any]] = {}

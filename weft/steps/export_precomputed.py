@@ -13,7 +13,8 @@ from weft.stores.precomputed import write_precomputed
 def export_precomputed(*, image: str, code: str, receipt: str) -> None:
     """Write an image or segmentation as a precomputed volume beside it."""
     opened, facts = open_received(image)
-    key = receipts.digest([facts["data"], code, receipts.environment("cloud-volume")])
+    made_of = [facts["data"], facts["grid"], facts["metadata"], code]
+    key = receipts.digest([made_of, receipts.environment("cloud-volume")])
     store = receipts.KeyedStore(Path(receipt).with_name("precomputed"), key)
     with receipts.job_lock(receipt):
         if not store.done("all"):

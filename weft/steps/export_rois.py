@@ -65,7 +65,7 @@ def export_rois(
     table.attrs = {}
     write_csv(table, csv)
     write_parquet(table, parquet)
-    made_of = [facts["data"], label_facts["data"], receipts.file_digest(csv), code]
+    made_of = [facts["data"], label_facts["data"], label_facts["metadata"], receipts.file_digest(csv), code]
     store = receipts.KeyedStore(
         Path(receipt).with_name("regions.ome.zarr"), receipts.digest([made_of, receipts.environment("zarr")])
     )

@@ -12,7 +12,7 @@ from weft import receipts
 from weft.illumination import Illumination, resolve_dark
 from weft.illumination import fit_illumination as fit
 from weft.logs import log
-from weft.steps.sources import open_tiles, tile_digests
+from weft.steps.sources import open_tiles, tile_digests, tile_places
 
 
 def fit_illumination(
@@ -32,6 +32,7 @@ def fit_illumination(
     darks = [resolve_dark(settings["dark"], raw, channel) for channel in range(len(raw.channels))]
     facts = [
         [tile_digests(index, channel) for channel in range(len(raw.channels))],
+        tile_places(index),
         [receipts.array_digest(np.asarray(plane)) for plane in darks],
         [settings["method"], settings["planes"]],
     ]

@@ -44,7 +44,7 @@ def fuse_tiles(
     facts = [
         [tile["data"] for tile in index["tiles"]],
         receipts.read(illumination)["data"],
-        receipts.array_digest(positions),
+        [receipts.array_digest(positions), grid.to_json()],
         [settings, store, code, receipts.environment("numba", "zarr")],
     ]
     keyed = receipts.KeyedStore(Path(receipt).parents[2] / "fused.zarr", receipts.digest(facts))

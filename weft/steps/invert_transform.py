@@ -107,6 +107,6 @@ def invert_transform(
                 ],
                 "store": store.public.name,
                 "grid": made["all"]["grid"],
-                "data": receipts.digest([store.data_digest(made), back]),
+                "data": receipts.digest([store.data_digest(made), made["all"]["grid"], back]),
             },
         )

@@ -45,7 +45,7 @@ def measure_links(
         peaks=settings["peaks"], min_ncc=settings["min_ncc"], max_peak_ratio=settings["max_peak_ratio"]
     )
     facts = [receipts.array_digest(light.gain), receipts.array_digest(light.dark), settings, code]
-    facts.append(receipts.environment("scipy"))
+    facts += [index["spacing"], receipts.environment("scipy")]
 
     def one(name: str) -> tuple[str, dict[str, Any], bool]:
         i, j = (int(part) for part in name.split("-"))

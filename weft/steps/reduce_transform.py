@@ -115,7 +115,7 @@ def reduce_transform(
                 "store": store.public.name,
                 "grid": target.to_json(),
                 "reproducible": reproducible,
-                "data": receipts.digest([store.data_digest(made), affine.tolist()]),
+                "data": receipts.digest([store.data_digest(made), target.to_json(), affine.tolist()]),
             },
         )
 

@@ -44,7 +44,7 @@ def register_affine(
     engine = ("itk-elastix",) if wanted.method == "elastix" else ()
     key = receipts.digest(
         [
-            [facts["data"] for _, facts in images.values()],
+            [[facts["data"], facts["grid"]] for _, facts in images.values()],
             channels,
             codes,
             options,

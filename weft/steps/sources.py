@@ -46,6 +46,11 @@ def tile_digests(tiles: dict[str, Any], channel: int) -> list[str]:
     return [tile["data"][channel] for tile in tiles["tiles"]]
 
 
+def tile_places(tiles: dict[str, Any]) -> list[Any]:
+    """Voxel size and stage positions, um: what a result depends on beside the tiles' voxels."""
+    return [tiles["spacing"], [tile["position"] for tile in tiles["tiles"]]]
+
+
 def channel_of(channels: Sequence[str], name: str | None, where: str) -> int:
     """Index of the channel that a setting names, or of the first.
 

@@ -116,7 +116,7 @@ def _target_grid(target: str, settings: dict[str, Any]) -> Grid:
 
 def _key(facts: dict[str, Any], grid: Grid, target: str, transform: str, settings: list[Any]) -> str:
     path = receipts.read(transform)
-    place = [grid.to_json(), receipts.read(target)["orientation"]]
+    place = [facts["grid"], grid.to_json(), receipts.read(target)["orientation"]]
     versions = receipts.environment("numba", "zarr")
     return receipts.digest([facts["data"], path["data"], path["sequence"], place, settings, versions])
 

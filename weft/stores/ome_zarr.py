@@ -239,8 +239,9 @@ def image_metadata(
 
 
 def metadata_digest(store: str | Path) -> str:
-    """Digest of all ``zarr.json`` of a store."""
-    files = sorted(Path(store).rglob("zarr.json"))
+    """Digest of all metadata files of a store, of Zarr 3 or (where it is only referenced) 2."""
+    names = {"zarr.json", ".zattrs", ".zarray", ".zgroup"}
+    files = sorted(path for path in Path(store).rglob("*") if path.name in names)
     return receipts.digest([[str(f.relative_to(store)), receipts.file_digest(f)] for f in files])
 
 
