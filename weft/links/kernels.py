@@ -21,7 +21,7 @@ def _box_line(line, radius, out):
         out[k] = total / np.float32(min(n, k + radius + 1) - max(0, k - radius))
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@numba.njit(forceinline=True, cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _box_rows(rows, radius, out, total):
     """The same along the first axis of (n, m) rows, a row at a time."""
     n, m = rows.shape

@@ -60,7 +60,7 @@ def spline_weights(t):
     )
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(forceinline=True, cache=True, nogil=True, fastmath=True)
 def random_field(coefficients, spacing, z, y, x):
     """Cubic B-spline of a coefficient lattice that starts 4 spacings before the origin (held at its ends)."""
     nz, ny, nx = coefficients.shape
@@ -97,7 +97,7 @@ def depth_at(anatomy, z, y, x):
     return max(cerebrum, trunk)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@numba.njit(forceinline=True, cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _nearest(sites, limit, z, y, x):
     """Site of the least power distance below ``limit``, else -1; ``sites`` is (4, n): position and weight."""
     best = limit

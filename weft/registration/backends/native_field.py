@@ -71,14 +71,14 @@ def smooth(a, taps):
                     _add_pair(row[r - k : r - k + X], row[r + k : r + k + X], taps[k], out)
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _weigh(p, w, out):
     """out = w p."""
     for x in range(out.shape[0]):
         out[x] = w * p[x]
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _add_pair(p, q, w, out):
     """out += w (p + q)."""
     for x in range(out.shape[0]):
@@ -311,7 +311,7 @@ def _mark_folds(u, scale, rows, limit, out):
                             out[z, y, x] = True
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _determinant(u, z, y, dz, dy, x, dx, scale):
     """det(I + grad u) at the sample (z, y, x), from the differences to z + dz, y + dy and x + dx."""
     one = np.float32(1)

@@ -18,6 +18,9 @@ Rows of intermediates lie in *one* 1-D buffer at the constant pitch `PITCH`: the
 they do not overlap and vectorises without run-time checks. Everything is float32, in one thread and in a
 fixed order.
 
+Kernels called by kernels are inlined by force: `fastmath` lets the compiler round a shared copy and an inlined
+one differently, and which of them is linked would depend on what else was compiled in the process.
+
 The kernels stay in one file: a cached kernel is compiled anew when its own file changes, not when that of a
 kernel it calls does.
 """
@@ -284,7 +287,7 @@ def compare(fixed, moving, fixed_mask, moving_mask, linear, shift, u_a, u_b, flo
     return scores[0], scores[1], weight
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _warp_plane(z, u, linear, shift, moving, fixed_mask, moving_mask, out, valid, coarse, B, offsets):
     """Plane z of the moving image pulled back.
 
@@ -400,7 +403,7 @@ def _warp_plane(z, u, linear, shift, moving, fixed_mask, moving_mask, out, valid
         o_row[X + 1] = o_row[X]
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _neighbours(i, n):
     """The two coarse samples, and their weights, between which fine index i lies (edges repeated)."""
     c = i // 2
@@ -409,7 +412,7 @@ def _neighbours(i, n):
     return max(c - 1, 0), c, np.float32(0.25), np.float32(0.75)
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _sum_over_z(fixed, warped, z, y, out):
     """Sums over the planes z - 2 .. z + 2 (edges repeated) of row y: M, M^2, F M, F, F^2 -> out (5, X)."""
     Z, _, X = fixed.shape
@@ -447,7 +450,7 @@ def _sum_over_z(fixed, warped, z, y, out):
         ff[x] = F0[x] * F0[x] + F1[x] * F1[x] + F2[x] * F2[x] + F3[x] * F3[x] + F4[x] * F4[x]
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _sum_over_y(sums, y, Y, T):
     """Sums over the rows y - 2 .. y + 2 (edges repeated) -> the first five rows of T, padded by two in x."""
     X = sums.shape[2]
@@ -471,7 +474,7 @@ def _sum_over_y(sums, y, Y, T):
         T[o + X + 3] = T[o + X + 1]
 
 
-@njit(**JIT)
+@njit(forceinline=True, **JIT)
 def _add_products(T, i, j, out):
     """out[x] += weight * row i * row j, summed over the voxels 2 x and 2 x + 1."""
     p = i * PITCH
