@@ -162,7 +162,7 @@ REFUSED = {
     ),
     "one of two types": (
         {"stages": [{"name": "one", "level": 50, "block": "hole"}]},
-        "my.yaml: stages[0].block: wanted a whole number or 'whole'; found 'hole'",
+        "my.yaml: stages[0].block: wanted a whole number or 'whole' or 'auto'; found 'hole'",
     ),
     "missing setting": (
         {"stages": [{"name": "one"}]},
