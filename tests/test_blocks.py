@@ -7,7 +7,12 @@ import pytest
 
 from weft.blocks import cut, deal, index_of, region, with_halo
 
-SHAPES = [((7, 5, 3), (3, 2, 2)), ((8, 8, 8), (4, 4, 4)), ((1, 9, 1), (4, 4, 4)), ((2, 5, 6, 7), (1, 3, 3, 3))]
+SHAPES = [
+    ((7, 5, 3), (3, 2, 2)),
+    ((8, 8, 8), (4, 4, 4)),
+    ((1, 9, 1), (4, 4, 4)),
+    ((2, 5, 6, 7), (1, 3, 3, 3)),
+]
 
 
 @pytest.mark.parametrize(("shape", "block"), SHAPES)

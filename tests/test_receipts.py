@@ -224,7 +224,12 @@ def test_publish_sweeps_half_written_files_and_locks(tmp_path):
         (deep / name).touch()
     with receipts.job_lock(store.path / "0"):
         store.publish()
-    assert sorted(p.name for p in (store.public / "0" / "c").iterdir()) == [".zattrs", "0", "a.partial", "partial"]
+    assert sorted(p.name for p in (store.public / "0" / "c").iterdir()) == [
+        ".zattrs",
+        "0",
+        "a.partial",
+        "partial",
+    ]
     assert not list(store.public.rglob(receipts.LOCKS))
 
 
