@@ -85,7 +85,7 @@ class Links(Model):
         (20.0, 20.0, 20.0),
         description="Search window around the stage's displacement, voxels (z, y, x), either way.",
     )
-    peaks: Count = Field(4, description="Correlation peaks tried per link.")
+    peaks: Count = Field(8, description="Correlation peaks tried per link.")
     min_ncc: float = Field(
         0.3, ge=-1, le=1, description="Smallest correlation of the band-passed overlap for a link to count."
     )
