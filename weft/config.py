@@ -219,6 +219,10 @@ class Invert(Model):
     tolerance: Positive = Field(
         0.01, description="Stop when the largest update is below this, voxels of the field's grid."
     )
+    supersample: Annotated[int, Field(ge=1, le=4)] = Field(
+        1,
+        description="Samples of the inverse per sample of the field, along each axis: a closer round trip for more memory.",
+    )
 
 
 class Warp(Model):

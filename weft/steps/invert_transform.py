@@ -66,6 +66,7 @@ def invert_transform(
                 displacements.grid,
                 iterations=settings["iterations"],
                 tolerance=settings["tolerance"],
+                supersample=settings["supersample"],
             )
             trip = round_trip(displacements.field, displacements.grid, v, grid, fixed_grid)
             store.finish("all", save_field(store.path, v, grid), grid=grid.to_json(), round_trip=trip)
