@@ -177,7 +177,10 @@ class Stage(Model):
         description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for 128, and one block where the volume is small.",
     )
     overlap: int = Field(16, ge=0, description="Halo of a block on either side, voxels of the level.")
-    backend: str = Field("native", description="`native`, `elastix`, or a plug-in `module:function`.")
+    backend: str = Field(
+        "native",
+        description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in `module:function`.",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the backend.")
     min_content: float = Field(
         0.02,
@@ -336,7 +339,8 @@ class Config(RegistrationSettings):
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )
     export_transforms: bool = Field(
-        True, description="Also write each transform as ITK files and as an OME-NGFF scene, read back and checked."
+        True,
+        description="Also write each transform as ITK files and as an OME-NGFF scene, read back and checked.",
     )
     points: dict[Name, Points] = Field(default_factory=dict, description="Tables of points to warp, by name.")
     gates: dict[str, Gate] = Field(
