@@ -209,8 +209,12 @@ class Stage(Model):
 class Reduce(Model):
     """Blending of block results into one displacement field."""
 
-    method: Literal["distance_weighted"] = Field(
-        "distance_weighted", description="Partition of unity that falls to zero at a block's padded border."
+    method: Literal["distance_weighted", "simple_mean", "rigid_consensus", "collection"] = Field(
+        "distance_weighted",
+        description="Partition of unity that falls to zero at a block's padded border; mean of all blocks at a place; one rigid motion, the mean of the blocks'; or each block's own field without blending.",
+    )
+    field_factor: Count = Field(
+        2, description="Distance of the field's samples, voxels of the stage's level."
     )
     unfold: bool = Field(True, description="Smooth the field locally where it folds.")
 

@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weft import receipts
-from weft.grid import Grid
 from weft.logs import log
+from weft.registration.combine import combine_blocks
 from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, write_costs, write_ledger
+from weft.registration.plan import field_grid
 from weft.steps.block_results import load_block, read_cost
-from weft.steps.plan_blocks import block_regions
 from weft.steps.quality import write_quality
 from weft.transforms import open_transform
 from weft.transforms.formats.ngff import save_field
-from weft.transforms.jacobian import determinant
-from weft.transforms.reduce import BlockField, reduce_blocks
-from weft.transforms.unfold import unfold
 
 
 def reduce_transform(
@@ -35,7 +30,7 @@ def reduce_transform(
     costs: str,
     quality: str,
 ) -> None:
-    """Blend the blocks of a stage on the field's grid (twice the stage's voxel size); write the block table."""
+    """Blend the blocks of a stage on the field's grid; write the block table."""
     planned = receipts.read(plan)
     keys: dict[str, str] = {}
     for path in batches:
@@ -47,8 +42,7 @@ def reduce_transform(
         )
     records = {name: load_block(cache, keys[name])[1] for name in planned["ids"]}
     facts = receipts.read(start)
-    grid = Grid.from_json(planned["grid"])
-    target = grid.coarsen((2, 2, 2))
+    target = field_grid(planned, settings["field_factor"])
     made_of = [[name, record["status"], record.get("data")] for name, record in sorted(records.items())]
     key = receipts.digest(
         [made_of, facts["data"], planned, settings, code, receipts.environment("numba", "zarr")]
@@ -58,26 +52,11 @@ def reduce_transform(
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
-
-            def fields() -> Any:
-                for name in planned["ids"]:
-                    core, padded = block_regions(planned, name)
-                    u = load_block(cache, keys[name])[0]
-                    yield BlockField(grid.crop(padded).coarsen((2, 2, 2)), u, _halved(core, target))  # type: ignore[arg-type]
-
-            u = reduce_blocks(fields(), target, displacements)
-            unfolded = left = 0
-            if settings["unfold"]:
-                u, unfolded, left = unfold(u, target)
-            values = determinant(u, target)
-            store.finish(
-                "all",
-                save_field(store.path, u, target),
-                unfolded=unfolded,
-                folded=float(np.mean(values <= 0)),
-                still_folded=left,
-                jacobian=[float(v) for v in (values.min(), *np.percentile(values, [1, 99]))],
+            combined = combine_blocks(
+                planned, lambda name: load_block(cache, keys[name])[0], displacements, settings
             )
+            shards = save_field(store.path, combined.displacements.field, target)
+            store.finish("all", shards, **combined.facts)
         made = store.records(["all"])
         facts_of_field = made["all"]
         for name, record in records.items():
@@ -118,10 +97,3 @@ def reduce_transform(
                 "data": receipts.digest([store.data_digest(made), affine.tolist()]),
             },
         )
-
-
-def _halved(core: tuple[slice, ...], target: Grid) -> tuple[slice, ...]:
-    """A core in samples of the field's grid, which has half as many per axis."""
-    return tuple(
-        slice(part.start // 2, min(-(-part.stop // 2), n)) for part, n in zip(core, target.shape, strict=True)
-    )

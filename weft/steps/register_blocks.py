@@ -15,9 +15,9 @@ from weft.registration.contract import backend_version
 from weft.registration.engine import Block, cut_block, parent_record, register_block
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.ledger import MACHINE_DEPENDENT
+from weft.registration.plan import block_regions
 from weft.sampling import stage_grid
 from weft.steps.block_results import block_path, save_block
-from weft.steps.plan_blocks import block_regions
 from weft.steps.sources import channel_of, open_received
 from weft.transforms import open_transform
 
