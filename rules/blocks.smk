@@ -17,7 +17,7 @@ rule plan_blocks:
     resources:
         mem_mb=2000,
     params:
-        settings=stage_settings("name", "level", "block", "overlap"),
+        settings=stage_settings("name", "level", "block", "overlap", "only"),
         code=code("plan_blocks"),
     script:
         "../scripts/plan_blocks.py"

@@ -225,8 +225,8 @@ def test_a_field_of_any_spacing_holds_what_the_blocks_found(factor, overlap):
     def load(name):
         return linear(grid.crop(block_regions(plan, name)[1]).coarsen((2, 2, 2)))
 
-    settings = {"method": "distance_weighted", "field_factor": factor, "unfold": False}
-    found = combine_blocks(plan, load, None, settings).displacements
+    settings = {"method": "distance_weighted", "field_factor": factor, "agreement": None, "unfold": False}
+    found = combine_blocks(plan, load, dict.fromkeys(plan["ids"], 0.0), None, settings).displacements
     assert found.grid == image.coarsen((factor,) * 3)
     # Away from the outermost samples of blocks, beyond which a field is clamped.
     inner = (slice(None), *(slice(1, -1),) * 3)
@@ -238,6 +238,4 @@ def test_a_field_coarser_than_its_blocks_is_refused():
     image = Grid((40, 40, 40), (5.0, 5.0, 5.0))
     plan = plan_stage(image, {"name": "one", "level": 5.0, "block": 10, "overlap": 4})
     with pytest.raises(ValueError, match=r"reduce\.field_factor is 11, but .* wanted at most 10"):
-        combine_blocks(
-            plan, lambda name: None, None, {"method": "collection", "field_factor": 11, "unfold": False}
-        )
+        combine_blocks(plan, lambda name: None, {}, None, {"method": "collection", "field_factor": 11})

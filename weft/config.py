@@ -188,6 +188,10 @@ class Stage(Model):
         le=1,
         description="Share of a block's voxels that must show content; below it the block is `empty`.",
     )
+    only: list[Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]] | None = Field(
+        None,
+        description="Names of the blocks to register, as in the block table (`0.1.2`: places along z, y, x); the others are `skipped` and take the stage before.",
+    )
 
     @field_validator("backend")
     @classmethod
@@ -215,6 +219,10 @@ class Reduce(Model):
     )
     field_factor: Count = Field(
         2, description="Distance of the field's samples, voxels of the stage's level."
+    )
+    agreement: Positive | None = Field(
+        1.0,
+        description="A block that differs from its neighbours in the overlap by more, voxels of the stage's level, is rejected (see the block table's `disagreement_um`); null rejects none.",
     )
     unfold: bool = Field(True, description="Smooth the field locally where it folds.")
 

@@ -17,19 +17,20 @@ SLACK = 1.25  # a block may be this much longer than asked for before an axis is
 
 
 def plan_stage(image: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of a stage of `weft.config.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap`` and ``ids``.
+    """The plan of a stage of `weft.config.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``ids`` and
+    ``skipped`` (the ids that ``only`` does not name).
 
     Parameters
     ----------
     image
         Grid of the fixed image.
     settings
-        ``name``, ``level``, ``block`` and ``overlap`` of the stage.
+        ``name``, ``level``, ``block``, ``overlap`` and ``only`` of the stage.
 
     Raises
     ------
     ValueError
-        When a block is larger than the volume.
+        When a block is larger than the volume, or ``only`` names a block that the stage does not have.
     """
     spacing = stage_spacing(settings["level"], image)
     grid = stage_grid(image, spacing)
@@ -40,11 +41,20 @@ def plan_stage(image: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
             f"(z, y, x) at {spacing:g} um; wanted a smaller number or `whole`"
         )
     block = [_even(n, 1 if size == "whole" else max(1, int(np.ceil(n / (size * SLACK))))) for n in grid.shape]
+    ids = cut(grid.shape, block)
+    only = settings.get("only")
+    for name in only or ():
+        if name not in ids:
+            raise ValueError(
+                f"stage {settings['name']!r}: only names the block {name!r}, but the blocks are {ids[0]} to {ids[-1]} "
+                f"({len(ids)} of {block} voxels, z, y, x)"
+            )
     return {
         "grid": grid.to_json(),
         "block": block,
         "overlap": settings["overlap"],
-        "ids": cut(grid.shape, block),
+        "ids": ids,
+        "skipped": [] if only is None else [name for name in ids if name not in only],
     }
 
 

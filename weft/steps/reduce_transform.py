@@ -7,8 +7,8 @@ from typing import Any
 
 from weft import receipts
 from weft.logs import log
-from weft.registration.combine import combine_blocks
-from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, write_costs, write_ledger
+from weft.registration.combine import block_table, combine_blocks
+from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, NOT_TRIED, write_costs, write_ledger
 from weft.registration.plan import field_grid
 from weft.steps.block_results import load_block, read_cost
 from weft.steps.quality import write_quality
@@ -52,20 +52,21 @@ def reduce_transform(
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
+            moved = {name: record["largest_displacement_um"] for name, record in records.items()}
             combined = combine_blocks(
-                planned, lambda name: load_block(cache, keys[name])[0], displacements, settings
+                planned, lambda name: load_block(cache, keys[name])[0], moved, displacements, settings
             )
             shards = save_field(store.path, combined.displacements.field, target)
-            store.finish("all", shards, **combined.facts)
+            rows = block_table(planned, records, combined)
+            store.finish("all", shards, **combined.facts, blocks=rows)
         made = store.records(["all"])
         facts_of_field = made["all"]
-        for name, record in records.items():
-            record["block"] = name
-        write_ledger(ledger, [records[name] for name in planned["ids"]])
+        rows = facts_of_field["blocks"]
+        write_ledger(ledger, rows)
         write_costs(costs, [{"block": name, **read_cost(cache, keys[name])} for name in planned["ids"]])
-        judged = [record for record in records.values() if record["status"] != "empty"]
+        judged = [row for row in rows if row["status"] not in NOT_TRIED]
         numbers = {
-            "blocks": len(records),
+            "blocks": len(rows),
             "blocks_failed_fraction": sum(r["status"] in FAILED for r in judged) / max(len(judged), 1),
             "folded_fraction": facts_of_field["folded"],
             "unfolded_samples": facts_of_field["unfolded"],
@@ -73,7 +74,7 @@ def reduce_transform(
             "jacobian_p1": facts_of_field["jacobian"][1],
             "jacobian_p99": facts_of_field["jacobian"][2],
         }
-        reproducible = not any(record["status"] in MACHINE_DEPENDENT for record in records.values())
+        reproducible = not any(row["status"] in MACHINE_DEPENDENT for row in rows)
         subject = f"{Path(receipt).parents[2].name}/{Path(receipt).parent.name}"
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
         store.publish(receipt)
@@ -93,6 +94,7 @@ def reduce_transform(
                 ],
                 "store": store.public.name,
                 "grid": target.to_json(),
+                "level_um": target.spacing[0] / settings["field_factor"],
                 "reproducible": reproducible,
                 "data": receipts.digest([store.data_digest(made), affine.tolist()]),
             },
