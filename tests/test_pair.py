@@ -179,9 +179,22 @@ def test_one_wrong_block_of_eight_is_caught(found, name, shift):
     rows = {row["block"]: row for row in wrong.blocks["fine"]}
     assert [n for n, row in rows.items() if row["status"] != "ok"] == [name]
     assert rows[name]["status"] in ("disagrees", "diverged")
-    assert rows[name]["used"] in ("affine", "parent")
+    assert rows[name]["used"] == "deformable"  # its second try
     assert wrong.transform.jacobian_determinant(GRID).min() > 0
-    assert error(wrong) < error(found) + 0.02
+    assert error(wrong) < 1.02 * error(found)
+
+
+@pytest.mark.parametrize("shift", [(15, -12, 9), (2, 0, 0)])
+def test_a_block_that_is_wrong_twice_falls_back(found, shift):
+    wide = {**FINE, "overlap": 18}
+    twice = injected(GRID, ["0.1.0"], shift, FINE)
+    twice["settings"]["places"] += injected(GRID, ["0.1.0"], shift, wide)["settings"]["places"]
+    wrong = run(stages=[COARSE, twice])
+    rows = {row["block"]: row for row in wrong.blocks["fine"]}
+    assert [n for n, row in rows.items() if row["status"] != "ok"] == ["0.1.0"]
+    assert rows["0.1.0"]["used"] in ("affine", "parent")
+    assert wrong.transform.jacobian_determinant(GRID).min() > 0
+    assert error(found) < error(wrong) < error(run(stages=[COARSE]))
 
 
 def test_wrong_blocks_among_64_are_caught():
@@ -195,7 +208,7 @@ def test_wrong_blocks_among_64_are_caught():
     caught = [row["block"] for row in wrong.blocks["fine"] if row["status"] == "disagrees"]
     assert sorted(caught) == sorted(names)
     assert wrong.transform.jacobian_determinant(grid).min() > 0
-    assert error(wrong, grid) < error(right, grid) + 0.02
+    assert error(wrong, grid) < 1.02 * error(right, grid)
 
 
 def test_agreement_can_be_left_out():

@@ -14,6 +14,7 @@ from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
 
 TARGET = Grid((20, 24, 26), (4.0, 4.0, 4.0), (1.0, 2.0, 3.0))
+RECORD = {"status": "ok", "used": "deformable", "largest_displacement_um": 0.0}
 SLOPE = np.array([[0.1, 0.02, 0.0], [-0.03, 0.05, 0.01], [0.0, 0.04, -0.08]])
 
 
@@ -226,7 +227,7 @@ def test_a_field_of_any_spacing_holds_what_the_blocks_found(factor, overlap):
         return linear(grid.crop(block_regions(plan, name)[1]).coarsen((2, 2, 2)))
 
     settings = {"method": "distance_weighted", "field_factor": factor, "agreement": None, "unfold": False}
-    found = combine_blocks(plan, load, dict.fromkeys(plan["ids"], 0.0), None, settings).displacements
+    found = combine_blocks(plan, load, dict.fromkeys(plan["ids"], RECORD), None, settings).displacements
     assert found.grid == image.coarsen((factor,) * 3)
     # Away from the outermost samples of blocks, beyond which a field is clamped.
     inner = (slice(None), *(slice(1, -1),) * 3)

@@ -222,7 +222,7 @@ class Reduce(Model):
     )
     agreement: Positive | None = Field(
         1.0,
-        description="A block that differs from its neighbours in the overlap by more, voxels of the stage's level, is rejected (see the block table's `disagreement_um`); null rejects none.",
+        description="A block that differs from its neighbours in the overlap by more, voxels of the stage's level, is rejected (see the block table's `disagreement_um`); rejected and failed blocks get a second try. Null rejects none, and there is no second try.",
     )
     unfold: bool = Field(True, description="Smooth the field locally where it folds.")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from weft.blocks import index_of, region, with_halo
 from weft.grid import Grid
-from weft.registration.plan import block_regions
+from weft.registration.plan import block_field_grid
 from weft.transforms.interpolate import resample_field, sample_field
 from weft.transforms.jacobian import smallest_determinant
 from weft.transforms.model import Displacements
@@ -36,10 +36,13 @@ class Agreement:
         not count.
     rejected
         Blocks whose disagreement is too large, worst first.
+    limit
+        What counted as too large, um; None when none is rejected.
     """
 
     disagreement: dict[str, float]
     rejected: list[str]
+    limit: float | None
 
 
 def judge_agreement(
@@ -69,7 +72,7 @@ def judge_agreement(
     waiting: dict[tuple[str, str], np.ndarray] = {}
     for name in plan["ids"]:
         u = load(name)
-        grid = _field_grid(plan, name)
+        grid = block_field_grid(plan, name)
         for other in _neighbours(plan, name):
             points = _shared_points(plan, name, other)
             found = None if u is None or points is None else sample_field(u, grid, points)
@@ -87,8 +90,31 @@ def judge_agreement(
         while (worst := _worst(differences, rejected, moved, limit)) is not None:
             rejected.append(worst)
     return Agreement(
-        {name: _typical_difference(differences, name, rejected) for name in plan["ids"]}, rejected
+        {name: _typical_difference(differences, name, rejected) for name in plan["ids"]}, rejected, limit
     )
+
+
+def disagreement_with_neighbours(
+    plan: Mapping[str, Any], name: str, u: np.ndarray, load: Load
+) -> float | None:
+    """The disagreement, um, that a block would have with this displacement; None when no neighbour has one.
+
+    Parameters
+    ----------
+    u
+        (3, z, y, x) um, total, on the grid of the block's field.
+    load
+        As in `affine_of_neighbours`.
+    """
+    values = []
+    for other in _neighbours(plan, name):
+        points, theirs = _shared_points(plan, name, other), load(other)
+        if points is None or theirs is None:
+            continue
+        apart = sample_field(u, block_field_grid(plan, name), points)
+        apart = apart - sample_field(theirs, block_field_grid(plan, other), points)
+        values.append(float(np.median(np.sqrt((apart**2).sum(axis=1)))))
+    return float(np.median(values)) if values else None
 
 
 def affine_of_neighbours(
@@ -117,8 +143,8 @@ def affine_of_neighbours(
             continue
         base = np.zeros_like(points) if before is None else before.apply(points) - points
         places.append(points)
-        corrections.append(sample_field(u, _field_grid(plan, other), points) - base)
-    grid = _field_grid(plan, name)
+        corrections.append(sample_field(u, block_field_grid(plan, other), points) - base)
+    grid = block_field_grid(plan, name)
     if len(places) < 3:
         return None
     centre, scale = (grid.lower + grid.upper) / 2, float(max(grid.extent)) / 2
@@ -163,11 +189,6 @@ def _typical_difference(
 ) -> float:
     values = [value for other, value in differences[name].items() if other not in rejected]
     return float(np.median(values)) if values else 0.0
-
-
-def _field_grid(plan: Mapping[str, Any], name: str) -> Grid:
-    """The grid of a block's field."""
-    return Grid.from_json(plan["grid"]).crop(block_regions(plan, name)[1]).coarsen((2, 2, 2))
 
 
 def _neighbours(plan: Mapping[str, Any], name: str) -> list[str]:

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 
 from weft.grid import Grid
-from weft.registration.agreement import affine_of_neighbours, judge_agreement
-from weft.registration.plan import block_regions, field_core, field_grid
+from weft.registration.agreement import (
+    Load,
+    affine_of_neighbours,
+    disagreement_with_neighbours,
+    judge_agreement,
+)
+from weft.registration.ledger import FAILED
+from weft.registration.plan import block_field_grid, field_core, field_grid
 from weft.transforms.jacobian import determinant
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
 from weft.transforms.unfold import unfold
+
+Repair = Callable[[str, Displacements], tuple[np.ndarray | None, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -26,33 +34,32 @@ class Combined:
     ----------
     displacements
         The total u.
-    disagreement
-        Of each block with its neighbours, um: see `weft.registration.agreement.Agreement`.
-    rejected
-        Blocks that are not used because they disagree, and what is used for each: ``affine`` (of its
-        neighbours) or ``parent``.
+    blocks
+        The rows of the block table, in the order of the plan.
     facts
         ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), ``folded`` (share with a determinant
         of 0 or less) and ``jacobian`` (smallest, 1st and 99th percentile).
     """
 
     displacements: Displacements
-    disagreement: dict[str, float]
-    rejected: dict[str, str]
+    blocks: list[dict[str, Any]]
     facts: dict[str, Any]
 
 
 def combine_blocks(
     plan: Mapping[str, Any],
-    load: Callable[[str], np.ndarray | None],
-    moved: Mapping[str, float],
+    load: Load,
+    records: Mapping[str, Mapping[str, Any]],
     before: Displacements | None,
     settings: Mapping[str, Any],
+    repair: Repair | None = None,
 ) -> Combined:
-    """Reject blocks that disagree with their neighbours, reduce the others' fields to one, and unfold it.
+    """Reject blocks that disagree with their neighbours, repair what failed, reduce all fields to one, and unfold it.
 
-    A rejected block takes the affine that fits what its neighbours found in the overlaps, else the stage
-    before.
+    A block that failed or was rejected is registered once more, from the field that the others give; its
+    new displacement is used when it agrees with them. Else a rejected block takes the affine that fits what its
+    neighbours found in the overlaps, or the stage before; one that failed by itself stays with what it fell
+    back to.
 
     Parameters
     ----------
@@ -61,12 +68,15 @@ def combine_blocks(
     load
         Gives the total displacement of a block, (3, z, y, x) float32 um, on the grid of the block with its halo
         coarsened by 2; None where the stage before is used. One is held at a time.
-    moved
-        The largest displacement of each block, um, relative to the stage before.
+    records
+        What became of each block: its row of the block table.
     before
         Displacements of the stage before.
     settings
         As `weft.config.Reduce`.
+    repair
+        Registers a block again from a total displacement: `weft.registration.stage.StageJob.repair`; None for no
+        second try.
 
     Raises
     ------
@@ -76,27 +86,39 @@ def combine_blocks(
     grid = Grid.from_json(plan["grid"])
     target = field_grid(plan, settings["field_factor"])
     limit = None if settings["agreement"] is None else settings["agreement"] * grid.spacing[0]
+    moved = {name: records[name]["largest_displacement_um"] for name in plan["ids"]}
     agreement = judge_agreement(plan, load, moved, limit)
+    rows = {
+        name: {**records[name], "block": name, "disagreement_um": agreement.disagreement[name]}
+        for name in plan["ids"]
+    }
+    for name in agreement.rejected:
+        rows[name] |= {"status": "disagrees", "used": "parent"}
+    failed = [name for name in plan["ids"] if rows[name]["status"] in FAILED]
+    replaced: dict[str, np.ndarray | None] = dict.fromkeys(agreement.rejected)
 
     def trusted(name: str) -> np.ndarray | None:
-        return None if name in agreement.rejected else load(name)
+        return None if name in failed else load(name)
 
-    rejected: dict[str, str] = {}
-    fallbacks: dict[str, np.ndarray | None] = {}
+    if failed and repair is not None and agreement.limit is not None:
+        start = Displacements(_reduced(plan, trusted, target, before, settings), target)
+        for name in failed:
+            u, again = repair(name, start)
+            if u is None or again["status"] != "ok":
+                continue
+            apart = disagreement_with_neighbours(plan, name, u, trusted)
+            if apart is not None and apart <= agreement.limit:
+                replaced[name] = u
+                kept = ("block", "status")
+                rows[name] = {**again, **{key: rows[name][key] for key in kept}, "disagreement_um": apart}
     for name in agreement.rejected:
-        fallbacks[name] = affine_of_neighbours(plan, name, trusted, before)
-        rejected[name] = "parent" if fallbacks[name] is None else "affine"
+        if replaced[name] is None:
+            replaced[name] = affine_of_neighbours(plan, name, trusted, before)
+            rows[name]["used"] = "parent" if replaced[name] is None else "affine"
 
-    def field(name: str) -> np.ndarray | None:
-        return fallbacks[name] if name in fallbacks else load(name)
-
-    def fields() -> Iterator[BlockField]:
-        for name in plan["ids"]:
-            _, padded = block_regions(plan, name)
-            core = field_core(plan, name, settings["field_factor"])
-            yield BlockField(grid.crop(padded).coarsen((2, 2, 2)), partial(field, name), core)
-
-    u = reduce_blocks(fields(), target, before, method=settings["method"])
+    u = _reduced(
+        plan, lambda name: replaced[name] if name in replaced else load(name), target, before, settings
+    )
     unfolded = left = 0
     if settings["unfold"]:
         u, unfolded, left = unfold(u, target)
@@ -107,17 +129,21 @@ def combine_blocks(
         "still_folded": left,
         "jacobian": [float(v) for v in (values.min(), *np.percentile(values, [1, 99]))],
     }
-    return Combined(Displacements(u, target), agreement.disagreement, rejected, facts)
+    return Combined(Displacements(u, target), list(rows.values()), facts)
 
 
-def block_table(
-    plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], combined: Combined
-) -> list[dict[str, Any]]:
-    """The rows of a stage's block table, with what became of the blocks when they were combined."""
-    rows = []
-    for name in plan["ids"]:
-        row = {**records[name], "block": name, "disagreement_um": combined.disagreement[name]}
-        if name in combined.rejected:
-            row |= {"status": "disagrees", "used": combined.rejected[name]}
-        rows.append(row)
-    return rows
+def _reduced(
+    plan: Mapping[str, Any],
+    load: Load,
+    target: Grid,
+    before: Displacements | None,
+    settings: Mapping[str, Any],
+) -> np.ndarray:
+    """The blocks' fields as one, (3, z, y, x) float32 um, on the target grid."""
+
+    def fields() -> Iterator[BlockField]:
+        for name in plan["ids"]:
+            core = field_core(plan, name, settings["field_factor"])
+            yield BlockField(block_field_grid(plan, name), partial(load, name), core)
+
+    return reduce_blocks(fields(), target, before, method=settings["method"])

@@ -18,7 +18,7 @@ from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import check_settings
-from weft.registration.combine import block_table, combine_blocks
+from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob, background_value
 from weft.registration.start import find_affine
@@ -133,12 +133,11 @@ def register(
         outcomes = _run(job, workers, processes, client)
         records = {name: record for name, (_, record) in outcomes.items()}
         fields = {name: u for name, (u, _) in outcomes.items()}
-        moved = {name: record["largest_displacement_um"] for name, record in records.items()}
         combined = combine_blocks(
-            job.plan, fields.__getitem__, moved, displacements, settings.reduce.model_dump()
+            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.repair
         )
         displacements = combined.displacements
-        tables[stage.name] = block_table(job.plan, records, combined)
+        tables[stage.name] = combined.blocks
     if displacements is None:
         return Registered(Sequence((Affine(matrix),)), {}, found)
     v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())

@@ -71,6 +71,11 @@ def block_regions(plan: Mapping[str, Any], name: str) -> tuple[Region, Region]:
     return core, padded  # type: ignore[return-value]
 
 
+def block_field_grid(plan: Mapping[str, Any], name: str) -> Grid:
+    """The grid of a block's own field: the block with its halo, coarsened by 2."""
+    return Grid.from_json(plan["grid"]).crop(block_regions(plan, name)[1]).coarsen((2, 2, 2))
+
+
 def field_grid(plan: Mapping[str, Any], factor: int) -> Grid:
     """The grid of a stage's field, one sample for `factor` voxels of the level along each axis.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from weft.grid import Grid
 from weft.image import Image
 from weft.registration.engine import Block, attempt_block, cut_block, parent_record
 from weft.registration.features import log_intensity, otsu_threshold
-from weft.registration.plan import block_regions
+from weft.registration.plan import block_field_grid, block_regions
 from weft.sampling import stage_grid
+from weft.transforms.interpolate import resample_field
+from weft.transforms.model import Displacements
 
 SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
 
@@ -71,6 +73,21 @@ class StageJob:
         if name in self.plan["skipped"]:
             return None, parent_record("skipped", 0)
         return self.register(name, self.cut(name))
+
+    def repair(self, name: str, start: Displacements) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """Register a block once more, from a better start and with a wider halo; as `register`.
+
+        Parameters
+        ----------
+        start
+            The total u to start from.
+        """
+        wider = {**self.plan, "overlap": self.plan["overlap"] + max(2, self.plan["overlap"] // 4 * 2)}
+        again = replace(self, plan=wider, field=(start.field, start.grid))
+        u, record = again.run(name)
+        if u is not None:
+            u = resample_field(u, block_field_grid(wider, name), block_field_grid(self.plan, name))
+        return u, record
 
     def seed(self, name: str) -> int:
         """The seed of a block: a hash of its name and the backend's settings."""

@@ -5,23 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weft import receipts
 from weft.logs import log
-from weft.registration.combine import block_table, combine_blocks
+from weft.registration.combine import combine_blocks
+from weft.registration.contract import backend_version
 from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, NOT_TRIED, write_costs, write_ledger
 from weft.registration.plan import field_grid
 from weft.steps.block_results import load_block, read_cost
 from weft.steps.quality import write_quality
+from weft.steps.stage_job import open_stage_job
 from weft.transforms import open_transform
 from weft.transforms.formats.ngff import save_field
+from weft.transforms.model import Displacements
 
 
 def reduce_transform(
     *,
     plan: str,
+    fixed: str,
+    moving: str,
     batches: list[str],
     start: str,
     settings: dict[str, Any],
+    stage: dict[str, Any],
+    channels: dict[str, str | None],
     gates: dict[str, Any],
     cache: str,
     code: str,
@@ -30,7 +39,10 @@ def reduce_transform(
     costs: str,
     quality: str,
 ) -> None:
-    """Blend the blocks of a stage on the field's grid; write the block table."""
+    """Blend the blocks of a stage on the field's grid; write the block table.
+
+    Blocks that failed, or disagree with their neighbours, are registered once more here.
+    """
     planned = receipts.read(plan)
     keys: dict[str, str] = {}
     for path in batches:
@@ -44,30 +56,51 @@ def reduce_transform(
     facts = receipts.read(start)
     target = field_grid(planned, settings["field_factor"])
     made_of = [[name, record["status"], record.get("data")] for name, record in sorted(records.items())]
+    images = [
+        [receipts.read(path)["data"], channels[role]] for role, path in (("fixed", fixed), ("moving", moving))
+    ]
     key = receipts.digest(
-        [made_of, facts["data"], planned, settings, code, receipts.environment("numba", "zarr")]
+        [
+            made_of,
+            facts["data"],
+            planned,
+            settings,
+            [stage, backend_version(stage["backend"]), images],
+            code,
+            receipts.environment("numba", "scipy", "zarr"),
+        ]
     )
     store = receipts.KeyedStore(Path(receipt).with_name("transform.ome.zarr"), key)
     _, displacements, affine = open_transform(start).split()
+
+    def repair(name: str, better: Displacements) -> tuple[np.ndarray | None, dict[str, Any]]:
+        # The images are opened only when a block failed.
+        return open_stage_job(plan, fixed, moving, start, channels, stage).repair(name, better)
+
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
-            moved = {name: record["largest_displacement_um"] for name, record in records.items()}
             combined = combine_blocks(
-                planned, lambda name: load_block(cache, keys[name])[0], moved, displacements, settings
+                planned,
+                lambda name: load_block(cache, keys[name])[0],
+                records,
+                displacements,
+                settings,
+                repair,
             )
             shards = save_field(store.path, combined.displacements.field, target)
-            rows = block_table(planned, records, combined)
-            store.finish("all", shards, **combined.facts, blocks=rows)
+            store.finish("all", shards, **combined.facts, blocks=combined.blocks)
         made = store.records(["all"])
         facts_of_field = made["all"]
         rows = facts_of_field["blocks"]
         write_ledger(ledger, rows)
         write_costs(costs, [{"block": name, **read_cost(cache, keys[name])} for name in planned["ids"]])
         judged = [row for row in rows if row["status"] not in NOT_TRIED]
+        failed = [row for row in judged if row["status"] in FAILED and row["used"] != "deformable"]
         numbers = {
             "blocks": len(rows),
-            "blocks_failed_fraction": sum(r["status"] in FAILED for r in judged) / max(len(judged), 1),
+            "blocks_failed_fraction": len(failed) / max(len(judged), 1),
+            "blocks_repaired": sum(row["used"] == "deformable" and row["status"] != "ok" for row in judged),
             "folded_fraction": facts_of_field["folded"],
             "unfolded_samples": facts_of_field["unfolded"],
             "jacobian_min": facts_of_field["jacobian"][0],

@@ -12,10 +12,8 @@ from weft.logs import log, progress
 from weft.registration.contract import backend_version
 from weft.registration.engine import Block, parent_record
 from weft.registration.ledger import MACHINE_DEPENDENT
-from weft.registration.stage import StageJob, background_value
 from weft.steps.block_results import block_path, save_block
-from weft.steps.sources import channel_of, open_received
-from weft.transforms import open_transform
+from weft.steps.stage_job import open_stage_job
 
 
 def register_blocks(
@@ -40,18 +38,7 @@ def register_blocks(
     backend's version; a block done before is found. What depends on the machine (an error) is not kept.
     """
     planned = receipts.read(plan)
-    images = {role: open_received(path)[0] for role, path in (("fixed", fixed), ("moving", moving))}
-    pick = {role: (image, channel_of(image, channels[role])) for role, image in images.items()}
-    _, displacements, affine = open_transform(start).split()
-    job = StageJob(
-        plan=planned,
-        settings=settings,
-        fixed=pick["fixed"],
-        moving=pick["moving"],
-        affine=affine,
-        field=(displacements.field, displacements.grid) if displacements else None,
-        background=(background_value(*pick["fixed"]), background_value(*pick["moving"])),
-    )
+    job = open_stage_job(plan, fixed, moving, start, channels, settings)
     mine = deal(planned["ids"], batch, batches)
     facts = [
         job.background,
