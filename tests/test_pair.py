@@ -14,7 +14,8 @@ from weft.transforms.model import Displacements
 GRID = Grid((64, 60, 66), (10.0, 10.0, 10.0), (5.0, 5.0, 5.0))
 COARSE = {"name": "coarse", "level": 20.0, "block": "whole"}
 FINE = {"name": "fine", "level": 10.0, "block": 32, "overlap": 12, "settings": {"levels": [1, 0]}}
-# A backend that is right but for the blocks at these places (of their halo's first voxel, um), and says nothing.
+# A backend that is wrong in the blocks whose halo begins at these places, um, and says nothing of it. The second
+# try begins elsewhere, unless the block lies in the corner at the origin.
 PLUGIN = """
 import dataclasses
 import numpy as np
@@ -181,7 +182,7 @@ def test_one_wrong_block_of_eight_is_caught(found, name, shift):
     assert rows[name]["status"] in ("disagrees", "diverged")
     assert rows[name]["used"] == "deformable"  # its second try
     assert wrong.transform.jacobian_determinant(GRID).min() > 0
-    assert error(wrong) < 1.02 * error(found)
+    assert error(wrong) < 1.02 * error(found) + 0.001  # voxels; the error is 0.03
 
 
 @pytest.mark.parametrize("shift", [(15, -12, 9), (2, 0, 0)])
@@ -201,14 +202,14 @@ def test_wrong_blocks_among_64_are_caught():
     grid = Grid((96, 96, 96), (10.0, 10.0, 10.0), (5.0, 5.0, 5.0))
     images = pair(grid)
     stage = {**FINE, "block": 24, "overlap": 8}
-    names = ["0.0.0", "1.2.1", "1.2.2", "3.0.2", "2.1.3", "3.3.3"]  # a tenth: corners, faces, two neighbours
+    names = ["0.1.0", "1.2.1", "1.2.2", "3.0.2", "2.1.3", "3.3.3"]  # a tenth: corners, faces, two neighbours
     right = run(grid, [COARSE, stage], images)
     wrong = run(grid, [COARSE, injected(grid, names, (1.4, -1.4, 0.3), stage)], images)
     assert [row["block"] for row in right.blocks["fine"] if row["status"] != "ok"] == []
     caught = [row["block"] for row in wrong.blocks["fine"] if row["status"] == "disagrees"]
     assert sorted(caught) == sorted(names)
     assert wrong.transform.jacobian_determinant(grid).min() > 0
-    assert error(wrong, grid) < 1.02 * error(right, grid)
+    assert error(wrong, grid) < 1.02 * error(right, grid) + 0.001
 
 
 def test_agreement_can_be_left_out():
