@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
 from weft.transforms.unfold import unfold
 
-Repair = Callable[[str, Displacements], tuple[np.ndarray | None, dict[str, Any]]]
+Repair = Callable[[str, Displacements | None], tuple[np.ndarray | None, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def combine_blocks(
 ) -> Combined:
     """Reject blocks that disagree with their neighbours, repair what failed, reduce all fields to one, and unfold it.
 
-    A block that failed or was rejected is registered once more, from the field that the others give; its
-    new displacement is used when it agrees with them. Else a rejected block takes the affine that fits what its
+    A block that failed or was rejected is registered once more, from the field that the others give and, if
+    need be, from the stage before; its new displacement is used when it agrees with the others. Else a rejected block takes the affine that fits what its
     neighbours found in the overlaps, or the stage before; one that failed by itself stays with what it fell
     back to.
 
@@ -102,15 +103,18 @@ def combine_blocks(
 
     if failed and repair is not None and agreement.limit is not None:
         start = Displacements(_reduced(plan, trusted, target, before, settings), target)
-        for name in failed:
-            u, again = repair(name, start)
+        # The others' field is the better start; where nothing is gained from it, there is the block's own.
+        for name, better in itertools.product(failed, (start, before)):
+            if replaced.get(name) is not None:
+                continue
+            u, again = repair(name, better)
             if u is None or again["status"] != "ok":
                 continue
             apart = disagreement_with_neighbours(plan, name, u, trusted)
             if apart is not None and apart <= agreement.limit:
                 replaced[name] = u
-                kept = ("block", "status")
-                rows[name] = {**again, **{key: rows[name][key] for key in kept}, "disagreement_um": apart}
+                kept = {"block": name, "status": rows[name]["status"], "disagreement_um": apart}
+                rows[name] = {**again, **kept}
     for name in agreement.rejected:
         if replaced[name] is None:
             replaced[name] = affine_of_neighbours(plan, name, trusted, before)

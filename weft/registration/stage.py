@@ -74,16 +74,17 @@ class StageJob:
             return None, parent_record("skipped", 0)
         return self.register(name, self.cut(name))
 
-    def repair(self, name: str, start: Displacements) -> tuple[np.ndarray | None, dict[str, Any]]:
+    def repair(self, name: str, start: Displacements | None) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Register a block once more, from a better start and with a wider halo; as `register`.
 
         Parameters
         ----------
         start
-            The total u to start from.
+            The total u to start from; None for zero.
         """
         wider = {**self.plan, "overlap": self.plan["overlap"] + max(2, self.plan["overlap"] // 4 * 2)}
-        again = replace(self, plan=wider, field=(start.field, start.grid))
+        field = None if start is None else (start.field, start.grid)
+        again = replace(self, plan=wider, field=field)
         u, record = again.run(name)
         if u is not None:
             u = resample_field(u, block_field_grid(wider, name), block_field_grid(self.plan, name))

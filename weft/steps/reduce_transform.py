@@ -73,7 +73,7 @@ def reduce_transform(
     store = receipts.KeyedStore(Path(receipt).with_name("transform.ome.zarr"), key)
     _, displacements, affine = open_transform(start).split()
 
-    def repair(name: str, better: Displacements) -> tuple[np.ndarray | None, dict[str, Any]]:
+    def repair(name: str, better: Displacements | None) -> tuple[np.ndarray | None, dict[str, Any]]:
         # The images are opened only when a block failed.
         return open_stage_job(plan, fixed, moving, start, channels, stage).repair(name, better)
 
