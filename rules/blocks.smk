@@ -17,7 +17,7 @@ rule plan_blocks:
     resources:
         mem_mb=2000,
     params:
-        settings=stage_settings("name", "level", "block", "overlap"),
+        settings=stage_settings("name", "level", "block", "overlap", "only"),
         code=code("plan_blocks"),
     script:
         "../scripts/plan_blocks.py"
@@ -53,9 +53,11 @@ rule register_blocks:
 
 
 rule reduce_transform:
-    """Blend the blocks of a stage into one displacement field; failed blocks take the stage before."""
+    """Blend the blocks of a stage into one displacement field; failed blocks get a second try, then fall back."""
     input:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
+        fixed=image_receipt("fixed"),
+        moving=image_receipt("moving"),
         batches=batches(
             "<results>/registrations/{registration}/stages/{stage}/batches/{batch}.json",
             "register_blocks",
@@ -71,14 +73,16 @@ rule reduce_transform:
     benchmark:
         "<benchmarks>/reduce_transform/{registration}-{stage}.jsonl"
     conda:
-        "../envs/core.yaml"
+        "../envs/registration.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
     params:
         cache=CACHE,
         settings=registration_settings("reduce"),
+        stage=stage_settings("backend", "settings", "min_content"),
+        channels=channels_of,
         gates=gates("blocks_failed_fraction", "folded_fraction"),
-        code=code("reduce_transform"),
+        code=lambda wildcards: code("reduce_transform", stage_backend(wildcards)),
     script:
         "../scripts/reduce_transform.py"

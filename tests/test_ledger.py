@@ -6,6 +6,7 @@ from weft.registration.ledger import (
     COLUMNS,
     FAILED,
     MACHINE_DEPENDENT,
+    NOT_TRIED,
     STATUSES,
     read_ledger,
     write_costs,
@@ -20,6 +21,7 @@ RECORD = {
     "metric_after": 0.5,
     "largest_displacement_um": 123456.789,
     "smallest_jacobian": 1e-9,
+    "disagreement_um": 0.25,
     "iterations": 12,
     "seed": 4294967295,
     "data": "not a column",
@@ -39,6 +41,7 @@ def test_rows_come_back_in_order(tmp_path):
         "metric_after": "0.5",
         "largest_displacement_um": "123457",
         "smallest_jacobian": "1e-09",
+        "disagreement_um": "0.25",
         "iterations": "12",
         "seed": "4294967295",
     }
@@ -65,4 +68,5 @@ def test_costs_are_a_table_of_their_own(tmp_path):
 def test_statuses_are_sorted_into_kinds():
     assert set(FAILED) < set(STATUSES)
     assert set(MACHINE_DEPENDENT) < set(FAILED)
-    assert not {"ok", "empty"} & set(FAILED)
+    assert set(NOT_TRIED) < set(STATUSES)
+    assert not {"ok", *NOT_TRIED} & set(FAILED)

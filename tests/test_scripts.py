@@ -27,6 +27,7 @@ from weft import receipts
 from weft.blocks import region
 from weft.grid import Grid
 from weft.pyramid import downsample
+from weft.registration import register
 from weft.stores import open_image
 from weft.stores.ome_zarr import shard_voxels
 from weft.transforms import open_transform
@@ -611,3 +612,47 @@ def test_a_failing_script_ends_in_one_sentence_and_its_log_in_the_traceback(run,
     )
     with contextlib.chdir(tmp_path):
         assert "Traceback" in Path(job.log[0]).read_text()
+
+
+def test_a_stage_on_a_part_of_its_blocks_and_another_field(run, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(run.project.folder, folder, symlinks=True)
+    jobs = [job for job in run.jobs if getattr(job.wildcards, "stage", None) == "fine"]
+    wanted = ["0.0.0", "1.1.0"]
+    for job in jobs:
+        if job.rule.name == "plan_blocks":
+            run_script(folder, job, settings={**job.params.settings, "only": wanted})
+        elif job.rule.name == "register_blocks":
+            run_script(folder, job)
+        elif job.rule.name == "reduce_transform":
+            changed = {"method": "simple_mean", "field_factor": 3}
+            run_script(folder, job, settings={**job.params.settings, **changed})
+    stages = run.results.relative_to(run.project.folder) / "registrations/pair/stages"
+    ledger = pd.read_csv(folder / stages / "fine/ledger.tsv", sep="\t")
+    assert set(ledger.block[ledger.status == "ok"]) == set(wanted)
+    assert set(ledger.used[ledger.status == "skipped"]) == {"parent"}
+    assert len(ledger) == 8
+    receipt = receipts.read(folder / stages / "fine/transform.json")
+    assert receipt["grid"]["spacing"] == [3 * receipt["level_um"]] * 3
+    numbers = receipts.read(folder / stages / "fine/quality.json")["values"]
+    assert numbers["blocks_failed_fraction"] == 0
+    with pytest.raises(SystemExit, match=r"only names the block '9\.9\.9'"):
+        run_script(folder, jobs[0], settings={**jobs[0].params.settings, "only": ["9.9.9"]})
+
+
+def test_registration_from_python_gives_the_same_bytes(run):
+    settings = yaml.safe_load((run.project.folder / "my.yaml").read_text())
+    images = [open_image(run.results / f"images/{name}/image.ome.zarr") for name in ("fixed", "moving")]
+    found = register(
+        *images,
+        affine=run.read("registrations/pair/affine.json")["sequence"][0]["matrix"],
+        workers=2,
+        **{name: settings[name] for name in ("stages", "reduce", "invert") if name in settings},
+    )
+    _, displacements, affine = found.transform.split()
+    _, written, written_affine = open_transform(run.results / "registrations/pair/transform.json").split()
+    assert displacements.field.tobytes() == written.field.tobytes()
+    np.testing.assert_array_equal(affine, written_affine)
+    _, back, _ = found.transform.inverse.split()
+    _, written, _ = open_transform(run.results / "registrations/pair/inverse.json").split()
+    assert back.field.tobytes() == written.field.tobytes()

@@ -177,13 +177,20 @@ class Stage(Model):
         description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for 128, and one block where the volume is small.",
     )
     overlap: int = Field(16, ge=0, description="Halo of a block on either side, voxels of the level.")
-    backend: str = Field("native", description="`native`, `elastix`, or a plug-in `module:function`.")
+    backend: str = Field(
+        "native",
+        description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in `module:function`.",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the backend.")
     min_content: float = Field(
         0.02,
         ge=0,
         le=1,
         description="Share of a block's voxels that must show content; below it the block is `empty`.",
+    )
+    only: list[Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]] | None = Field(
+        None,
+        description="Names of the blocks to register, as in the block table (`0.1.2`: places along z, y, x); the others are `skipped` and take the stage before.",
     )
 
     @field_validator("backend")
@@ -206,8 +213,16 @@ class Stage(Model):
 class Reduce(Model):
     """Blending of block results into one displacement field."""
 
-    method: Literal["distance_weighted"] = Field(
-        "distance_weighted", description="Partition of unity that falls to zero at a block's padded border."
+    method: Literal["distance_weighted", "simple_mean", "rigid_consensus", "collection"] = Field(
+        "distance_weighted",
+        description="Partition of unity that falls to zero at a block's padded border; mean of all blocks at a place; one rigid motion, the mean of the blocks'; or each block's own field without blending.",
+    )
+    field_factor: Count = Field(
+        2, description="Distance of the field's samples, voxels of the stage's level."
+    )
+    agreement: Positive | None = Field(
+        1.0,
+        description="A block that differs from its neighbours in the overlap by more, voxels of the stage's level, is rejected (see the block table's `disagreement_um`); rejected and failed blocks get a second try. Null rejects none, and there is no second try.",
     )
     unfold: bool = Field(True, description="Smooth the field locally where it folds.")
 

@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 
 from weft.blocks import index_of
 from weft.figures import style
+from weft.registration.ledger import NOT_TRIED
 
 STATUS_COLOURS = {
     "ok": "#3aa17e",
+    "skipped": "#f3f1ea",
     "empty": "#e4e8ec",
     "outside_moving": "#c3cad2",
     "no_overlap": "#97a2ae",
@@ -24,6 +26,7 @@ STATUS_COLOURS = {
     "diverged": "#e8743b",
     "folded": "#c1121f",
     "metric_worse": "#f2b134",
+    "disagrees": "#b5651d",
     "timeout": "#8e44ad",
     "error": "#3d1a78",
 }
@@ -108,8 +111,8 @@ def _slab(axes: Axes, image: np.ndarray, table: pd.DataFrame, places: np.ndarray
         linewidth=min(1, 6 * cell),
     )
     for used, filled in (("affine", True), ("parent", False)):
-        # Nothing was to be registered in an empty block: its fallback is no news.
-        marked = places[((table["used"] == used) & (table["status"] != "empty")).to_numpy()]
+        # Nothing was to be registered in an empty or skipped block: its fallback is no news.
+        marked = places[((table["used"] == used) & ~table["status"].isin(NOT_TRIED)).to_numpy()]
         size = (cell * 72 * 0.28) ** 2
         axes.scatter(
             marked[:, 2] + 0.5, marked[:, 1] + 0.5, s=size, linewidths=min(1.0, 4 * cell),
@@ -132,7 +135,7 @@ def _counts(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    fallbacks = Counter(table.loc[table["status"] != "empty", "used"])
+    fallbacks = Counter(table.loc[~table["status"].isin(NOT_TRIED), "used"])
     axes.set_title("blocks", loc="left")
     axes.set_xlabel(
         f"\u25cf {fallbacks['affine']} fell back to the affine, \u25cb {fallbacks['parent']} to the stage before",

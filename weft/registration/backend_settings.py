@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from weft.refusals import suggest
 
+SETTINGS = {
+    "native": "weft.registration.backends.native_settings:NativeSettings",
+    "elastix": "weft.registration.backends.elastix:ElastixSettings",
+    "greedy": "weft.registration.backends.greedy:GreedySettings",
+    "demons": "weft.registration.backends.demons:DemonsSettings",
+    "ants": "weft.registration.backends.ants:AntsSettings",
+}
+
 
 def settings_type(backend: str) -> type | None:
     """The dataclass of a backend's settings; None for one from outside, which checks its settings itself."""
-    # Imported on demand: both bring compiled code, and most runs leave the settings alone.
-    if backend == "native":
-        from weft.registration.backends.native_settings import NativeSettings
-
-        return NativeSettings
-    if backend == "elastix":
-        from weft.registration.backends.elastix import ElastixSettings
-
-        return ElastixSettings
-    return None
+    if backend not in SETTINGS:
+        return None
+    # Imported on demand: they bring compiled code, and most runs leave the settings alone.
+    module, _, name = SETTINGS[backend].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def check_settings(backend: str, settings: Mapping[str, Any]) -> None:

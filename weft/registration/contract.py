@@ -18,6 +18,9 @@ from weft.grid import Grid
 BUILTIN = {
     "native": "weft.registration.backends.native:register",
     "elastix": "weft.registration.backends.elastix:register",
+    "greedy": "weft.registration.backends.greedy:register",
+    "demons": "weft.registration.backends.demons:register",
+    "ants": "weft.registration.backends.ants:register",
 }
 ENTRY_POINTS = "weft.backends"
 
@@ -167,7 +170,7 @@ def load_backend(name: str) -> Backend:
     Parameters
     ----------
     name
-        ``native``, ``elastix``, a name from the entry-point group ``weft.backends``, or
+        A name in `BUILTIN`, a name from the entry-point group ``weft.backends``, or
         ``module:function``.
 
     Raises

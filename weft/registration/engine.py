@@ -10,7 +10,9 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image, box
+from weft.registration.block_affine import register_block_affine
 from weft.registration.contract import Initial, Result, load_backend
+from weft.registration.ledger import FAILED
 from weft.sampling import read_at
 from weft.transforms.interpolate import resample_field
 from weft.transforms.jacobian import smallest_determinant
@@ -110,7 +112,48 @@ def register_block(
         settings,
         seed,
     )
-    return _judge(block, result, record)
+    return _judge(block, result, record, "deformable")
+
+
+def attempt_block(
+    block: Block,
+    *,
+    backend: str,
+    settings: Mapping[str, Any],
+    background: tuple[float, float],
+    min_content: float,
+    seed: int,
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Register one block whatever happens: deformable, else by an affine of its own, else as the stage before.
+
+    A backend that crashes or hangs costs its own result and no other block. The status says why the
+    deformable registration is not used; the numbers are those of what is used, and of the failure where that is
+    the stage before. The affine passes the same gates.
+
+    Parameters and return value as `register_block`; a block with the status ``error`` or ``timeout`` has
+    a ``message`` besides.
+    """
+    try:
+        u, record = register_block(
+            block,
+            backend=backend,
+            settings=settings,
+            background=background,
+            min_content=min_content,
+            seed=seed,
+        )
+    except (RuntimeError, TimeoutError) as error:
+        status = "timeout" if isinstance(error, TimeoutError) else "error"
+        u, record = None, {**parent_record(status, seed), "message": str(error)}
+    if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
+        return u, record
+    fallback = register_block_affine(
+        block.fixed, block.fixed_grid, block.moving, block.moving_grid, block.initial
+    )
+    if not fallback.metric_after > fallback.metric_before:
+        return None, record
+    u, judged = _judge(block, fallback, record, "affine")
+    return (None, record) if u is None else (u, judged)
 
 
 def parent_record(status: str, seed: int) -> dict[str, Any]:
@@ -122,12 +165,15 @@ def parent_record(status: str, seed: int) -> dict[str, Any]:
         "metric_after": 0.0,
         "largest_displacement_um": 0.0,
         "smallest_jacobian": 1.0,
+        "disagreement_um": 0.0,
         "iterations": 0,
         "seed": seed,
     }
 
 
-def _judge(block: Block, result: Result, record: dict[str, Any]) -> tuple[np.ndarray | None, dict[str, Any]]:
+def _judge(
+    block: Block, result: Result, record: dict[str, Any], used: str
+) -> tuple[np.ndarray | None, dict[str, Any]]:
     """The gates of a block; a result that breaks one is not used."""
     grid = block.fixed_grid.coarsen((2, 2, 2))
     u = np.asarray(result.displacement, np.float32)
@@ -159,7 +205,7 @@ def _judge(block: Block, result: Result, record: dict[str, Any]) -> tuple[np.nda
         return None, {**record, "status": "low_information"}
     if result.metric_after < result.metric_before:
         return None, {**record, "status": "metric_worse"}
-    return u, {**record, "used": "deformable"}
+    return u, {**record, "used": used}
 
 
 def _crop_field(u: np.ndarray, grid: Grid, block: Grid) -> tuple[np.ndarray, Grid]:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# What can become of a block. `timeout` and `error` depend on the machine and are never kept as results.
+# What can become of a block. `skipped`: the stage's `only` names others. `timeout` and `error` depend on the machine and are never kept as results.
 STATUSES = (
     "ok",
+    "skipped",
     "empty",
     "outside_moving",
     "no_overlap",
@@ -17,11 +18,13 @@ STATUSES = (
     "diverged",
     "folded",
     "metric_worse",
+    "disagrees",
     "timeout",
     "error",
 )
 MACHINE_DEPENDENT = ("timeout", "error")
-FAILED = ("diverged", "folded", "metric_worse", "timeout", "error")
+FAILED = ("diverged", "folded", "metric_worse", "disagrees", "timeout", "error")
+NOT_TRIED = ("empty", "skipped")
 COLUMNS = (
     "block",
     "status",
@@ -30,6 +33,7 @@ COLUMNS = (
     "metric_after",
     "largest_displacement_um",
     "smallest_jacobian",
+    "disagreement_um",
     "iterations",
     "seed",
 )

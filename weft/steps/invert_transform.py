@@ -72,14 +72,11 @@ def invert_transform(
             store.finish("all", save_field(store.path, v, grid), grid=grid.to_json(), round_trip=trip)
         made = store.records(["all"])
         trip = made["all"]["round_trip"]
-        edge = (
-            max(displacements.grid.spacing) / 2
-        )  # the field has a sample per two voxels of the stage's level
         values = {
             "round_trip_p50_um": trip["p50"],
             "round_trip_p95_um": trip["p95"],
             "round_trip_max_um": trip["max"],
-            "round_trip_p95_voxel": trip["p95"] / edge,
+            "round_trip_p95_voxel": trip["p95"] / facts["level_um"],
             "round_trip_outside_fraction": trip["outside"] / trip["voxels"],
         }
         write_quality(quality, "invert_transform", name, values, gates)

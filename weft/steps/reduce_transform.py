@@ -8,25 +8,29 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
-from weft.grid import Grid
 from weft.logs import log
-from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, write_costs, write_ledger
+from weft.registration.combine import combine_blocks
+from weft.registration.contract import backend_version
+from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, NOT_TRIED, write_costs, write_ledger
+from weft.registration.plan import field_grid
 from weft.steps.block_results import load_block, read_cost
-from weft.steps.plan_blocks import block_regions
 from weft.steps.quality import write_quality
+from weft.steps.stage_job import open_stage_job
 from weft.transforms import open_transform
 from weft.transforms.formats.ngff import save_field
-from weft.transforms.jacobian import determinant
-from weft.transforms.reduce import BlockField, reduce_blocks
-from weft.transforms.unfold import unfold
+from weft.transforms.model import Displacements
 
 
 def reduce_transform(
     *,
     plan: str,
+    fixed: str,
+    moving: str,
     batches: list[str],
     start: str,
     settings: dict[str, Any],
+    stage: dict[str, Any],
+    channels: dict[str, str | None],
     gates: dict[str, Any],
     cache: str,
     code: str,
@@ -35,7 +39,10 @@ def reduce_transform(
     costs: str,
     quality: str,
 ) -> None:
-    """Blend the blocks of a stage on the field's grid (twice the stage's voxel size); write the block table."""
+    """Blend the blocks of a stage on the field's grid; write the block table.
+
+    Blocks that failed, or disagree with their neighbours, are registered once more here.
+    """
     planned = receipts.read(plan)
     keys: dict[str, str] = {}
     for path in batches:
@@ -47,54 +54,60 @@ def reduce_transform(
         )
     records = {name: load_block(cache, keys[name])[1] for name in planned["ids"]}
     facts = receipts.read(start)
-    grid = Grid.from_json(planned["grid"])
-    target = grid.coarsen((2, 2, 2))
+    target = field_grid(planned, settings["field_factor"])
     made_of = [[name, record["status"], record.get("data")] for name, record in sorted(records.items())]
+    images = [
+        [receipts.read(path)["data"], channels[role]] for role, path in (("fixed", fixed), ("moving", moving))
+    ]
     key = receipts.digest(
-        [made_of, facts["data"], planned, settings, code, receipts.environment("numba", "zarr")]
+        [
+            made_of,
+            facts["data"],
+            planned,
+            settings,
+            [stage, backend_version(stage["backend"]), images],
+            code,
+            receipts.environment("numba", "scipy", "zarr"),
+        ]
     )
     store = receipts.KeyedStore(Path(receipt).with_name("transform.ome.zarr"), key)
     _, displacements, affine = open_transform(start).split()
+
+    def repair(name: str, better: Displacements | None) -> tuple[np.ndarray | None, dict[str, Any]]:
+        # The images are opened only when a block failed.
+        return open_stage_job(plan, fixed, moving, start, channels, stage).repair(name, better)
+
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
-
-            def fields() -> Any:
-                for name in planned["ids"]:
-                    core, padded = block_regions(planned, name)
-                    u = load_block(cache, keys[name])[0]
-                    yield BlockField(grid.crop(padded).coarsen((2, 2, 2)), u, _halved(core, target))  # type: ignore[arg-type]
-
-            u = reduce_blocks(fields(), target, displacements)
-            unfolded = left = 0
-            if settings["unfold"]:
-                u, unfolded, left = unfold(u, target)
-            values = determinant(u, target)
-            store.finish(
-                "all",
-                save_field(store.path, u, target),
-                unfolded=unfolded,
-                folded=float(np.mean(values <= 0)),
-                still_folded=left,
-                jacobian=[float(v) for v in (values.min(), *np.percentile(values, [1, 99]))],
+            combined = combine_blocks(
+                planned,
+                lambda name: load_block(cache, keys[name])[0],
+                records,
+                displacements,
+                settings,
+                repair,
             )
+            shards = save_field(store.path, combined.displacements.field, target)
+            store.finish("all", shards, **combined.facts, blocks=combined.blocks)
         made = store.records(["all"])
         facts_of_field = made["all"]
-        for name, record in records.items():
-            record["block"] = name
-        write_ledger(ledger, [records[name] for name in planned["ids"]])
+        rows = facts_of_field["blocks"]
+        write_ledger(ledger, rows)
         write_costs(costs, [{"block": name, **read_cost(cache, keys[name])} for name in planned["ids"]])
-        judged = [record for record in records.values() if record["status"] != "empty"]
+        judged = [row for row in rows if row["status"] not in NOT_TRIED]
+        failed = [row for row in judged if row["status"] in FAILED and row["used"] != "deformable"]
         numbers = {
-            "blocks": len(records),
-            "blocks_failed_fraction": sum(r["status"] in FAILED for r in judged) / max(len(judged), 1),
+            "blocks": len(rows),
+            "blocks_failed_fraction": len(failed) / max(len(judged), 1),
+            "blocks_repaired": sum(row["used"] == "deformable" and row["status"] != "ok" for row in judged),
             "folded_fraction": facts_of_field["folded"],
             "unfolded_samples": facts_of_field["unfolded"],
             "jacobian_min": facts_of_field["jacobian"][0],
             "jacobian_p1": facts_of_field["jacobian"][1],
             "jacobian_p99": facts_of_field["jacobian"][2],
         }
-        reproducible = not any(record["status"] in MACHINE_DEPENDENT for record in records.values())
+        reproducible = not any(row["status"] in MACHINE_DEPENDENT for row in rows)
         subject = f"{Path(receipt).parents[2].name}/{Path(receipt).parent.name}"
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
         store.publish(receipt)
@@ -114,14 +127,8 @@ def reduce_transform(
                 ],
                 "store": store.public.name,
                 "grid": target.to_json(),
+                "level_um": target.spacing[0] / settings["field_factor"],
                 "reproducible": reproducible,
                 "data": receipts.digest([store.data_digest(made), target.to_json(), affine.tolist()]),
             },
         )
-
-
-def _halved(core: tuple[slice, ...], target: Grid) -> tuple[slice, ...]:
-    """A core in samples of the field's grid, which has half as many per axis."""
-    return tuple(
-        slice(part.start // 2, min(-(-part.stop // 2), n)) for part, n in zip(core, target.shape, strict=True)
-    )

@@ -7,8 +7,8 @@ from typing import Any
 
 from weft import receipts
 from weft.logs import log
-from weft.registration.affine import AffineResult, AffineSettings, finest_level
-from weft.registration.affine import register_affine as register
+from weft.registration.affine import AffineResult, AffineSettings
+from weft.registration.start import find_affine
 from weft.steps.quality import write_quality
 from weft.steps.sources import channel_of, open_received
 
@@ -54,21 +54,8 @@ def register_affine(
     )
 
     def make() -> dict[str, Any]:
-        spacing = finest_level(images["fixed"][0].grid, images["moving"][0].grid, wanted)
-        arrays = {}
-        for role, (image, _) in images.items():
-            level = image.level_at(spacing)
-            arrays[role] = (level.read(pick[role]), level.grid)
-        result = register(
-            *arrays["fixed"],
-            *arrays["moving"],
-            fixed_orientation=codes["fixed"],
-            moving_orientation=codes["moving"],
-            settings=wanted,
-            seed=int(key[:8], 16),
-            progress=log.info,
-        )
-        return _plain(result)
+        fixed_image, moving_image = ((image, pick[role]) for role, (image, _) in images.items())
+        return _plain(find_affine(fixed_image, moving_image, wanted, int(key[:8], 16), log.info))
 
     record, _ = receipts.cached(f"{cache}/affine", key, make)
     for note in record["notes"]:

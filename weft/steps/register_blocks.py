@@ -8,20 +8,12 @@ from typing import Any
 
 from weft import receipts
 from weft.blocks import deal
-from weft.grid import Grid
-from weft.image import Image
 from weft.logs import log, progress
 from weft.registration.contract import backend_version
-from weft.registration.engine import Block, cut_block, parent_record, register_block
-from weft.registration.features import log_intensity, otsu_threshold
+from weft.registration.engine import Block, parent_record
 from weft.registration.ledger import MACHINE_DEPENDENT
-from weft.sampling import stage_grid
 from weft.steps.block_results import block_path, save_block
-from weft.steps.plan_blocks import block_regions
-from weft.steps.sources import channel_of, open_received
-from weft.transforms import open_transform
-
-SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
+from weft.steps.stage_job import open_stage_job
 
 
 def register_blocks(
@@ -46,19 +38,10 @@ def register_blocks(
     backend's version; a block done before is found. What depends on the machine (an error) is not kept.
     """
     planned = receipts.read(plan)
-    images = {role: open_received(path)[0] for role, path in (("fixed", fixed), ("moving", moving))}
-    pick = {
-        role: (image, channel_of(image.channels, channels[role], f"{role}_channel"))
-        for role, image in images.items()
-    }
-    _, displacements, affine = open_transform(start).split()
-    field = (displacements.field, displacements.grid) if displacements else None
-    grid = Grid.from_json(planned["grid"])
-    moving_stage = stage_grid(images["moving"].grid, grid.spacing[0])
-    background = (background_value(*pick["fixed"]), background_value(*pick["moving"]))
+    job = open_stage_job(plan, fixed, moving, start, channels, settings)
     mine = deal(planned["ids"], batch, batches)
     facts = [
-        background,
+        job.background,
         settings["settings"],
         settings["min_content"],
         settings["backend"],
@@ -68,30 +51,21 @@ def register_blocks(
     ]
 
     def one(name: str) -> tuple[str, bool]:
-        _, padded = block_regions(planned, name)
-        block = cut_block(
-            pick["fixed"], pick["moving"], grid.crop(padded), moving_stage, affine, field, planned["overlap"]
-        )
+        if name in planned["skipped"]:
+            key = receipts.digest([name, "skipped"])
+            path = block_path(cache, key)
+            if not path.exists():
+                save_block(path, None, parent_record("skipped", 0), 0.0)
+            return key, False
+        block = job.cut(name)
         key = receipts.digest([name, _block_digests(block), facts])
         path = block_path(cache, key)
         if path.exists() and receipts.read(path)["status"] not in (*MACHINE_DEPENDENT, *rerun_status):
             return key, False
-        seed = int(receipts.digest([name, settings["settings"]])[:8], 16)
         began = time.monotonic()
-        try:
-            u, record = register_block(
-                block,
-                backend=settings["backend"],
-                settings=settings["settings"],
-                background=background,
-                min_content=settings["min_content"],
-                seed=seed,
-            )
-        except (RuntimeError, TimeoutError) as error:
-            # A backend that crashes or hangs costs its block and no other one.
-            log.error("block %s: %s", name, error)
-            status = "timeout" if isinstance(error, TimeoutError) else "error"
-            u, record = None, {**parent_record(status, seed), "message": str(error)}
+        u, record = job.register(name, block)
+        if "message" in record:
+            log.error("block %s: %s", name, record["message"])
         save_block(path, u, record, time.monotonic() - began)
         return key, True
 
@@ -100,15 +74,6 @@ def register_blocks(
             done = list(progress(pool.map(one, mine), len(mine), "register_blocks: blocks"))
         log.info("made %d of %d blocks", sum(made for _, made in done), len(mine))
         receipts.write(receipt, {"blocks": {name: key for name, (key, _) in zip(mine, done, strict=True)}})
-
-
-def background_value(image: Image, channel: int) -> float:
-    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level."""
-    level = next((v for v in image.levels if v.grid.size <= SURVEY), image.levels[-1])
-    values = level.read(channel)
-    threshold = otsu_threshold(log_intensity(values))
-    content = values[log_intensity(values) > threshold]
-    return float(content.min()) / 2 if content.size else 0.0
 
 
 def _block_digests(block: Block) -> list[Any]:

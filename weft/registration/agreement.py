@@ -1,0 +1,217 @@
+"""Agreement: blocks that share an overlap must have found the same displacements there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from weft.blocks import index_of, region, with_halo
+from weft.grid import Grid
+from weft.registration.plan import block_field_grid
+from weft.transforms.interpolate import resample_field, sample_field
+from weft.transforms.jacobian import smallest_determinant
+from weft.transforms.model import Displacements
+
+PER_AXIS = 4  # places along each axis of an overlap at which two blocks are compared
+TYPICAL = 25  # percentile of all pairs' differences that is taken for what blocks that are right differ by
+TOLERANCE = 4.0  # times that is not yet an outlier
+GAIN = 0.8  # the affine of the neighbours must leave less than this share of their corrections
+
+Load = Callable[[str], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well the blocks of a stage agree.
+
+    Parameters
+    ----------
+    disagreement
+        Per block, um: the median over its neighbours of the median length by which the two displacements
+        differ in the overlap; 0 for a block without a field or without neighbours. Rejected neighbours do
+        not count.
+    rejected
+        Blocks whose disagreement is too large, worst first.
+    limit
+        What counted as too large, um; None when none is rejected.
+    """
+
+    disagreement: dict[str, float]
+    rejected: list[str]
+    limit: float | None
+
+
+def judge_agreement(
+    plan: Mapping[str, Any], load: Load, moved: Mapping[str, float], limit: float | None
+) -> Agreement:
+    """Compare all neighbouring blocks and reject the outliers, one after the other.
+
+    Two blocks are compared in the inner half of their overlap. A block is an outlier when it differs from
+    most of its neighbours: by more than `limit`, and by more than four times what the better pairs of the
+    stage differ by, so that a stage in which all blocks are uncertain loses none of them. Of several outliers
+    the one in conflict with the most neighbours goes first, then the one that moved farthest, and the
+    others are judged again without it.
+
+    Parameters
+    ----------
+    plan
+        As `weft.registration.plan.plan_stage` makes it.
+    load
+        Gives a block's total displacement as `weft.registration.combine.combine_blocks` takes it. Called
+        once a block; memory grows with the number of blocks by a few kilobytes each.
+    moved
+        The largest displacement of each block, um, relative to the stage before.
+    limit
+        um; None rejects none.
+    """
+    differences: dict[str, dict[str, float]] = {name: {} for name in plan["ids"]}
+    waiting: dict[tuple[str, str], np.ndarray] = {}
+    for name in plan["ids"]:
+        u = load(name)
+        grid = block_field_grid(plan, name)
+        for other in _neighbours(plan, name):
+            points = _shared_points(plan, name, other)
+            found = None if u is None or points is None else sample_field(u, grid, points)
+            if (other, name) not in waiting:
+                waiting[name, other] = np.zeros((0, 3)) if found is None else found
+                continue
+            before = waiting.pop((other, name))
+            if found is not None and len(before):
+                distance = float(np.median(np.sqrt(((found - before) ** 2).sum(axis=1))))
+                differences[name][other] = differences[other][name] = distance
+    every = [value for name, values in differences.items() for other, value in values.items() if name < other]
+    rejected: list[str] = []
+    if limit is not None and every:
+        limit = max(limit, TOLERANCE * float(np.percentile(every, TYPICAL)))
+        while (worst := _worst(differences, rejected, moved, limit)) is not None:
+            rejected.append(worst)
+    return Agreement(
+        {name: _typical_difference(differences, name, rejected) for name in plan["ids"]}, rejected, limit
+    )
+
+
+def disagreement_with_neighbours(
+    plan: Mapping[str, Any], name: str, u: np.ndarray, load: Load
+) -> float | None:
+    """The disagreement, um, that a block would have with this displacement; None when no neighbour has one.
+
+    Parameters
+    ----------
+    u
+        (3, z, y, x) um, total, on the grid of the block's field.
+    load
+        As in `affine_of_neighbours`.
+    """
+    values = []
+    for other in _neighbours(plan, name):
+        points, theirs = _shared_points(plan, name, other), load(other)
+        if points is None or theirs is None:
+            continue
+        apart = sample_field(u, block_field_grid(plan, name), points)
+        apart = apart - sample_field(theirs, block_field_grid(plan, other), points)
+        values.append(float(np.median(np.sqrt((apart**2).sum(axis=1)))))
+    return float(np.median(values)) if values else None
+
+
+def affine_of_neighbours(
+    plan: Mapping[str, Any], name: str, load: Load, before: Displacements | None
+) -> np.ndarray | None:
+    """A rejected block's displacement from what its neighbours found in the overlaps.
+
+    An affine is fitted, by least squares, to what the neighbours add there to the stage before.
+
+    Parameters
+    ----------
+    load
+        Gives a neighbour's total displacement; None for one that has none or is rejected itself.
+    before
+        Displacements of the stage before.
+
+    Returns
+    -------
+    (3, z, y, x) float32 um, total, on the grid of the block's field; None where the affine does not explain what
+    the neighbours add, or folds: there the stage before is to be used.
+    """
+    places, corrections = [], []
+    for other in _neighbours(plan, name):
+        points, u = _shared_points(plan, name, other), load(other)
+        if points is None or u is None:
+            continue
+        base = np.zeros_like(points) if before is None else before.apply(points) - points
+        places.append(points)
+        corrections.append(sample_field(u, block_field_grid(plan, other), points) - base)
+    grid = block_field_grid(plan, name)
+    if len(places) < 3:
+        return None
+    centre, scale = (grid.lower + grid.upper) / 2, float(max(grid.extent)) / 2
+    matrix = np.c_[(np.concatenate(places) - centre) / scale, np.ones(PER_AXIS**3 * len(places))]
+    wanted = np.concatenate(corrections)
+    # Normal equations by plain einsum: no BLAS, whose threads could change the order of the sums.
+    normal = np.einsum("ni,nj->ij", matrix, matrix) + 1e-6 * len(matrix) * np.eye(4)
+    fit = np.linalg.solve(normal, np.einsum("ni,nc->ic", matrix, wanted))
+    left = wanted - np.einsum("ni,ic->nc", matrix, fit)
+    if np.sqrt((left**2).sum(1)).mean() > GAIN * np.sqrt((wanted**2).sum(1)).mean():
+        return None
+    axes = [
+        (o + s * np.arange(n) - c) / scale
+        for o, s, n, c in zip(grid.origin, grid.spacing, grid.shape, centre, strict=True)
+    ]
+    z, y, x = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
+    u = np.stack([fit[0, c] * z + fit[1, c] * y + fit[2, c] * x + fit[3, c] for c in range(3)])
+    if before is not None:
+        u = u + resample_field(before.field, before.grid, grid)
+    u = u.astype(np.float32)
+    return u if min(grid.shape) < 2 or smallest_determinant(u, grid).min() > 0 else None
+
+
+def _worst(
+    differences: Mapping[str, Mapping[str, float]],
+    rejected: list[str],
+    moved: Mapping[str, float],
+    limit: float,
+) -> str | None:
+    """The outlier that goes next."""
+    outliers = []
+    for name, values in differences.items():
+        if name in rejected or _typical_difference(differences, name, rejected) <= limit:
+            continue
+        conflicts = sum(value > limit for other, value in values.items() if other not in rejected)
+        outliers.append((conflicts, moved[name], name))
+    return max(outliers)[2] if outliers else None
+
+
+def _typical_difference(
+    differences: Mapping[str, Mapping[str, float]], name: str, rejected: list[str]
+) -> float:
+    values = [value for other, value in differences[name].items() if other not in rejected]
+    return float(np.median(values)) if values else 0.0
+
+
+def _neighbours(plan: Mapping[str, Any], name: str) -> list[str]:
+    """The up to 26 blocks around a block."""
+    counts = [-(-n // b) for n, b in zip(plan["grid"]["shape"], plan["block"], strict=True)]
+    place = index_of(name)
+    found = []
+    for offset in itertools.product((-1, 0, 1), repeat=3):
+        other = [i + o for i, o in zip(place, offset, strict=True)]
+        if any(offset) and all(0 <= i < n for i, n in zip(other, counts, strict=True)):
+            found.append(".".join(map(str, other)))
+    return found
+
+
+def _shared_points(plan: Mapping[str, Any], name: str, other: str) -> np.ndarray | None:
+    """Points, (n, 3) um, in the inner half of the overlap of two blocks: at its border a field is least sure."""
+    shape = plan["grid"]["shape"]
+    halo = [plan["overlap"] // 2] * 3
+    one, two = (with_halo(region(n, shape, plan["block"]), halo, shape) for n in sorted((name, other)))
+    first = np.array([max(a.start, b.start) for a, b in zip(one, two, strict=True)])
+    last = np.array([min(a.stop, b.stop) for a, b in zip(one, two, strict=True)])
+    if (last <= first).any():
+        return None
+    places = (np.arange(PER_AXIS) + 0.5) / PER_AXIS
+    index = np.stack(np.meshgrid(places, places, places, indexing="ij"), -1).reshape(-1, 3)
+    return Grid.from_json(plan["grid"]).to_physical(first + index * (last - first) - 0.5)

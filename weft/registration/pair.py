@@ -1,0 +1,233 @@
+"""Registration from Python: the steps of the workflow on two images in memory or on disk, without its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from weft.config import Affine as AffineStart
+from weft.config import Invert, Reduce, RegistrationSettings, Stage
+from weft.grid import Grid
+from weft.image import Image, Level
+from weft.registration.affine import AffineResult, AffineSettings
+from weft.registration.backend_settings import check_settings
+from weft.registration.combine import combine_blocks
+from weft.registration.plan import plan_stage
+from weft.registration.stage import StageJob, background_value
+from weft.registration.start import find_affine
+from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.model import Affine, Displacements, Sequence
+
+Outcome = tuple[np.ndarray | None, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What `register` found.
+
+    Parameters
+    ----------
+    transform
+        Points of the fixed space to points of the moving space, um (pull-back); ``.inverse`` goes back.
+    blocks
+        The block tables: per name of a stage, one row per block with the columns of ``ledger.tsv``.
+    affine
+        The affine start and how far it can be trusted; None when it was given.
+    round_trip
+        Error of transform and inverse over every fixed voxel (see `weft.transforms.invert.round_trip`); empty
+        without stages.
+    """
+
+    transform: Sequence
+    blocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    affine: AffineResult | None = None
+    round_trip: dict[str, float | int] = field(default_factory=dict)
+
+
+def register(
+    fixed: Image | np.ndarray,
+    moving: Image | np.ndarray,
+    *,
+    fixed_grid: Grid | None = None,
+    moving_grid: Grid | None = None,
+    fixed_channel: str | int | None = None,
+    moving_channel: str | int | None = None,
+    affine: np.ndarray | Mapping[str, Any] | None = None,
+    stages: Many[Stage | Mapping[str, Any]] | None = None,
+    reduce: Reduce | Mapping[str, Any] | None = None,
+    invert: Invert | Mapping[str, Any] | None = None,
+    workers: int = 1,
+    processes: bool = False,
+    client: Any = None,
+    seed: int = 0,
+) -> Registered:
+    """Register a moving to a fixed image: an affine, then block-wise deformable stages.
+
+    The blocks of a stage run side by side in local threads, in local processes or on a cluster; the result is
+    the same to the byte, and the same as the workflow's for the same images, start and settings. Every worker
+    reads its own blocks: an `Image` of lazy arrays (`weft.stores.open_image`) is never loaded as a whole, and the
+    workers of a cluster must be able to open its files.
+
+    Parameters
+    ----------
+    fixed, moving
+        `weft.image.Image`, or an array (z, y, x) with its grid.
+    fixed_grid, moving_grid
+        Grids, um, of arrays.
+    fixed_channel, moving_channel
+        Name of the channel to register; the first by default.
+    affine
+        Where to start: a (4, 4) matrix, um, z, y, x, fixed to moving; or settings of `weft.config.Affine` for the
+        search of one (default: its defaults).
+    stages
+        `weft.config.Stage`, or mappings of its fields, coarse to fine; the default of the config when None; empty
+        for an affine alone.
+    reduce, invert
+        `weft.config.Reduce` and `weft.config.Invert`, or mappings of their fields.
+    workers
+        So many blocks at a time.
+    processes
+        Local processes instead of threads: for backends that hold Python's global lock. As for any use of
+        multiprocessing, the calling script needs its ``if __name__ == "__main__"``.
+    client
+        A `dask.distributed.Client`: the blocks run on its workers, and `workers` and `processes` do not count.
+    seed
+        Of the affine search.
+
+    Raises
+    ------
+    ValueError
+        For images, grids or settings that cannot be used, or when the affine is refused and its policy is
+        ``fail``.
+    """
+    pick_fixed = _pick(fixed, fixed_grid, fixed_channel, "fixed")
+    pick_moving = _pick(moving, moving_grid, moving_channel, "moving")
+    settings = _settings(affine, stages, reduce, invert)
+    found: AffineResult | None = None
+    if affine is not None and not isinstance(affine, Mapping):
+        matrix = Affine(np.asarray(affine, float)).matrix
+    else:
+        found = _search(pick_fixed, pick_moving, settings.affine, seed)
+        matrix = found.matrix
+    background = (background_value(*pick_fixed), background_value(*pick_moving))
+    displacements: Displacements | None = None
+    tables = {}
+    for stage in settings.stages:
+        plain = stage.model_dump(mode="json")
+        job = StageJob(
+            plan=plan_stage(pick_fixed[0].grid, plain),
+            settings=plain,
+            fixed=pick_fixed,
+            moving=pick_moving,
+            affine=matrix,
+            field=None if displacements is None else (displacements.field, displacements.grid),
+            background=background,
+        )
+        outcomes = _run(job, workers, processes, client)
+        records = {name: record for name, (_, record) in outcomes.items()}
+        fields = {name: u for name, (u, _) in outcomes.items()}
+        combined = combine_blocks(
+            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.repair
+        )
+        displacements = combined.displacements
+        tables[stage.name] = combined.blocks
+    if displacements is None:
+        return Registered(Sequence((Affine(matrix),)), {}, found)
+    v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())
+    trip = round_trip(displacements.field, displacements.grid, v, grid, pick_fixed[0].grid)
+    return Registered(_both_ways(displacements, Displacements(v, grid), matrix), tables, found, trip)
+
+
+def _pick(
+    image: Image | np.ndarray, grid: Grid | None, channel: str | int | None, role: str
+) -> tuple[Image, int]:
+    """An image and the index of the channel to register."""
+    if not isinstance(image, Image):
+        if grid is None or np.shape(image) != grid.shape:
+            raise ValueError(
+                f"the {role} image is an array of shape {np.shape(image)}; wanted {role}_grid, a Grid of that shape (z, y, x)"
+            )
+        image = Image((Level(np.asarray(image)[None], grid),))
+    elif grid is not None:
+        raise ValueError(f"the {role} image is an Image, which has its grid; leave {role}_grid out")
+    return image, 0 if channel is None else image.channel(channel)
+
+
+def _settings(
+    affine: np.ndarray | Mapping[str, Any] | None,
+    stages: Many[Stage | Mapping[str, Any]] | None,
+    reduce: Reduce | Mapping[str, Any] | None,
+    invert: Invert | Mapping[str, Any] | None,
+) -> RegistrationSettings:
+    """The settings as the config would hold them."""
+    given: dict[str, Any] = {"reduce": reduce, "invert": invert, "stages": stages}
+    if isinstance(affine, Mapping):
+        given["affine"] = affine
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = RegistrationSettings.model_validate(given)
+    for stage in settings.stages:
+        check_settings(stage.backend, stage.settings)
+    return settings
+
+
+def _search(
+    fixed: tuple[Image, int], moving: tuple[Image, int], start: AffineStart, seed: int
+) -> AffineResult:
+    """The affine start, refused as the workflow would."""
+    found = find_affine(fixed, moving, AffineSettings(**start.model_dump(exclude={"policy"})), seed)
+    if found.accepted == "refuse" and start.policy == "fail":
+        raise ValueError(
+            f"the affine is refused: {'; '.join(found.notes)}; check orientations and voxel sizes, "
+            "or set the affine's policy to warn to go on"
+        )
+    return found
+
+
+def _both_ways(u: Displacements, v: Displacements, matrix: np.ndarray) -> Sequence:
+    """x -> A(x + u(x)) with its inverse, w + v(w) for w = A^-1 y."""
+    forward = Sequence((u, Affine(matrix)), "fixed", "moving", lambda: backward)
+    backward = Sequence((Affine(matrix).inverse, v), "moving", "fixed", lambda: forward)
+    return forward
+
+
+# ---------------------------------------------------------------------------------- the blocks, side by side
+def _run(job: StageJob, workers: int, processes: bool, client: Any) -> dict[str, Outcome]:
+    """What became of every block."""
+    names = list(job.plan["ids"])
+    if client is not None:
+        # Sent once to every worker, not once with every block.
+        shared = client.scatter(job, broadcast=True)
+        done = client.gather([client.submit(_block, shared, name, pure=False) for name in names])
+    elif processes and workers > 1:
+        # Started anew: compiled code and locks do not survive a fork of a process with threads.
+        with ProcessPoolExecutor(workers, get_context("spawn"), _keep, (job,)) as pool:
+            done = list(pool.map(_kept_block, names))
+    else:
+        with ThreadPoolExecutor(workers) as threads:
+            done = list(threads.map(partial(_block, job), names))
+    return dict(zip(names, done, strict=True))
+
+
+def _block(job: StageJob, name: str) -> Outcome:
+    return job.run(name)
+
+
+_job: StageJob | None = None  # of this worker process
+
+
+def _keep(job: StageJob) -> None:
+    """Remember the job in a new worker process."""
+    global _job
+    _job = job
+
+
+def _kept_block(name: str) -> Outcome:
+    assert _job is not None
+    return _job.run(name)
