@@ -109,6 +109,7 @@ def register(
     options = ElastixSettings.of(settings)
     _check(fixed, fixed_grid, masks[0], "fixed")
     _check(moving, moving_grid, masks[1], "moving")
+    masks = (None if masks[0] is None else masks[0] > 0, None if masks[1] is None else masks[1] > 0)
     grid = fixed_grid.coarsen((2, 2, 2))
     seen, covered = pull(moving, moving_grid, masks[1], initial, fixed_grid)
     target = np.asarray(fixed, np.float32)
