@@ -65,13 +65,13 @@ class NativeSettings:
 
     levels: tuple[int, ...] = (3, 2, 1, 0)
     iterations: tuple[int, ...] = (14,)
-    sigma: tuple[float, ...] = (1.8, 1.5)
+    sigma: tuple[float, ...] = (1.6, 1.5)
     presmoothing: float = 0.6
     damping: float = 0.005
-    stiffness: float = 0.001
-    tension: float = 2.0
+    stiffness: float = 0.0008
+    tension: float = 1.4
     noise_floor: float = 0.005
-    robustness: float = 0.15
+    robustness: float = 0.1
     tolerance: float = 0.0007
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
