@@ -3,9 +3,9 @@
 Each level repeats: sum the normal equations of the local affine-intensity fit in one pass over the images
 (`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement for a step v
 (`native_prior`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
-there is no step length and no line search, and a level needs two to fourteen steps. A level ends when the mean
+there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
 squared correlation gains less than `NativeSettings.tolerance`. The prior, its strength measured on the pair, is what
-keeps noise from being fitted.
+keeps noise from being fitted; at the default stiffness very noisy pairs still gain from the early stop.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ The engine looks for the u of least
 whose Gauss-Newton step v solves (H + damping I + alpha K) v = r - alpha K u, with H and r the smoothed
 normal equations and K = L^2 + tension L, L the negative 7-point Laplacian on the displacement grid with free
 edges. Where the images say much, H outweighs K; where they hold noise or nothing, K continues u from around.
-As K acts on u and not on the step alone, steps come to rest at a minimum, and taking more of them does not go on
-to fit noise.
+As K acts on u and not on the step alone, steps come to rest: how far noise is fitted in the end is a matter of
+alpha and no longer of the number of steps.
 
 How strong: for normal noise of variance s^2 and normal curvatures of variance t^2 the most probable u has
 alpha ~ s^2 / t^2 (an empirical prior, as Szeliski, 1990, for surfaces). Both are measured as the level goes
@@ -34,7 +34,7 @@ JIT: dict[str, Any] = {
 STRONGEST = 2e-2  # the most that alpha can be
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 ROWS = ((0, 1, 2), (1, 3, 4), (2, 4, 5))  # of a symmetric matrix stored as zz, zy, zx, yy, yx, xx
-SOLVER_STEPS = 4
+SOLVER_STEPS = 3
 SOLVED = 1e-4  # share of the residual's energy at which the solver is content
 
 

@@ -64,7 +64,7 @@ class NativeSettings:
     """
 
     levels: tuple[int, ...] = (3, 2, 1, 0)
-    iterations: tuple[int, ...] = (14,)
+    iterations: tuple[int, ...] = (12,)
     sigma: tuple[float, ...] = (1.6, 1.5)
     presmoothing: float = 0.6
     damping: float = 0.005
@@ -72,7 +72,7 @@ class NativeSettings:
     tension: float = 1.4
     noise_floor: float = 0.005
     robustness: float = 0.1
-    tolerance: float = 0.0007
+    tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
     contrast: Contrast = "root"
