@@ -20,6 +20,7 @@ from weft.registration.backends.native import (
     register,
 )
 from weft.registration.backends.native_field import compose, gaussian_taps, interpolate, smooth, upsample
+from weft.registration.backends.native_prior import solve_with_prior
 from weft.registration.contract import Initial, load_backend
 from weft.registration.contract import backend_version as version_of
 
@@ -185,6 +186,72 @@ def test_full_masks_change_nothing(pair, found):
     assert np.array_equal(pair.register(masks=masks).displacement, found.displacement)
 
 
+def test_weights_between_none_and_all(pair):
+    """Foreign texture in half the block: the smaller its weight, the less it bends the rest."""
+    foreign = pair.fixed.copy()
+    half = foreign.shape[2] // 2
+    foreign[:, :, half:] = texture(points_of(pair.fixed_grid)[:, :, half:], 8)
+    errors = []
+    for weight in (0.0, 0.02, 1.0):
+        weights = np.ones(foreign.shape, np.float32)
+        weights[:, :, half:] = weight
+        errors.append(
+            pair.error(pair.register(fixed=foreign, masks=(weights, None)))[..., : half // 2].mean()
+        )
+    assert errors[0] < errors[1] < errors[2]
+    for bad in (1.5, -0.1, np.nan):
+        with pytest.raises(ValueError, match="fixed mask holds weights"):
+            pair.register(masks=(np.full(foreign.shape, bad), None))
+
+
+def test_prior_keeps_noise_from_being_fitted():
+    """Far beyond the stop rule a stiff prior costs next to nothing and the default little, a weak one much."""
+    pair = Pair(48, amplitude=6.0)
+    rng = np.random.default_rng(4)
+    fixed, moving = (image + rng.normal(0, 300, image.shape) for image in (pair.fixed, pair.moving))
+
+    def error(**settings):
+        return pair.error(pair.register(fixed, moving, **settings)).mean()
+
+    endless = {"tolerance": 0.0, "iterations": (24,)}
+    weak = error(**endless, stiffness=1e-9, damping=1e-6)
+    assert error(**endless) < 0.8 * weak
+    assert error(**endless, stiffness=0.01) < 1.2 * error(stiffness=0.01)
+
+
+def test_solver_agrees_with_the_dense_equations():
+    """The solver against the dense equations of the same problem."""
+    rng = np.random.default_rng(2)
+    shape = (4, 5, 6)
+    count = int(np.prod(shape))
+    jacobians = rng.normal(size=(3, 2, *shape))
+    equations = np.zeros((9, *shape), np.float32)
+    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    for k, (i, j) in enumerate(pairs):
+        equations[k] = (jacobians[i] * jacobians[j]).sum(0)
+    equations[6:] = rng.normal(size=(3, *shape))
+    u = rng.normal(size=(3, *shape)).astype(np.float32)
+
+    difference = np.zeros((0, count))
+    index = np.arange(count).reshape(shape)
+    for axis in range(3):
+        lower, upper = (np.delete(index, end, axis).ravel() for end in (-1, 0))
+        rows = np.zeros((len(lower), count))
+        rows[np.arange(len(lower)), lower], rows[np.arange(len(lower)), upper] = -1, 1
+        difference = np.vstack([difference, rows])
+    bend = difference.T @ difference
+    alpha, tension, damping = 0.02, 2.0, 0.5
+    prior = np.kron(np.eye(3), alpha * (bend @ bend + tension * bend))
+    matrix = prior + damping * np.eye(3 * count)
+    for k, (i, j) in enumerate(pairs):
+        for a, b in {(i, j), (j, i)}:
+            matrix[a * count + index.ravel(), b * count + index.ravel()] += equations[k].ravel() / 8
+    wanted = np.linalg.solve(matrix, equations[6:].ravel() / 8 - prior @ u.ravel())
+    step = np.empty_like(u)
+    solve_with_prior(equations, u, damping, alpha, tension, step)
+    assert np.linalg.norm(step.ravel() - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
 @pytest.mark.parametrize("empty", ["fixed", "moving", "masked", "apart"])
 def test_nothing_to_compare_returns_the_start(pair, empty):
     grid = Grid((4, 4, 4), (90.0,) * 3, (0.0, -60.0, 0.0))
@@ -220,7 +287,7 @@ def test_never_folds():
     grid = Grid((40, 40, 40), (2.0,) * 3)
     fixed, moving = (smooth_noise(rng, grid.shape) for _ in range(2))
     settings = {
-        "damping": 1e-6, "robustness": 1e6, "sigma": (0.5,), "tolerance": 0.0,
+        "damping": 1e-6, "stiffness": 1e-9, "robustness": 1e6, "sigma": (0.5,), "tolerance": 0.0,
         "iterations": (20,), "step_limit": 2.0, "levels": (1, 0),
     }  # fmt: skip
     result = register(fixed, grid, moving, grid, Initial.identity(), NOTHING, settings, 0)
@@ -297,6 +364,9 @@ def test_bad_settings_are_refused(pair):
         ({"levels": (0, 1)}, "levels"),
         ({"levels": ()}, "levels"),
         ({"damping": 0}, "damping"),
+        ({"stiffness": 0}, "stiffness"),
+        ({"tension": -1}, "tension"),
+        ({"presmoothing": 9}, "presmoothing"),
         ({"contrast": "cube"}, "contrast"),
         ({"jacobian_floor": 1.5}, "jacobian_floor"),
         ({"intensity": {"fixed": {}}}, "intensity"),

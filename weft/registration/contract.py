@@ -154,8 +154,8 @@ class Backend(Protocol):
         initial
             Where to start.
         masks
-            (fixed mask or None, moving mask or None): bool arrays of the images' shapes, true where an
-            image counts.
+            (fixed mask or None, moving mask or None): arrays of the images' shapes, bool (true where an image
+            counts) or weights from 0 to 1 (a backend without weights counts what is above 0).
         settings
             The backend's own settings; unknown names are refused.
         seed

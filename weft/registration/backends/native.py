@@ -1,11 +1,11 @@
 """The native deformable engine: local correlation, Gauss-Newton steps, coarse to fine, one thread.
 
 Each level repeats: sum the normal equations of the local affine-intensity fit in one pass over the images
-(`native_pass`), smooth them by a Gaussian, solve them cell by cell for a step v, compose u <- v + u o (id + v)
-(`native_field`). Smoothing the equations instead of the steps makes the regulariser a preconditioner: there is
-no step length and no line search, and a level needs two to twelve steps. A level ends when the mean squared
-correlation gains less than `NativeSettings.tolerance`; that early stop is what keeps noise from being
-fitted, so a smaller tolerance is not a better result.
+(`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement for a step v
+(`native_prior`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
+there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
+squared correlation gains less than `NativeSettings.tolerance`. The prior, its strength measured on the pair, is what
+keeps noise from being fitted; at the default stiffness very noisy pairs still gain from the early stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from weft.registration.backends.native_field import (
     interpolate,
     minimal_jacobian,
     smooth,
-    solve,
     upsample,
 )
 from weft.registration.backends.native_images import (
@@ -36,6 +35,7 @@ from weft.registration.backends.native_images import (
     scale,
 )
 from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
+from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
 
@@ -91,8 +91,8 @@ def register(
         Affine and, where there is one, start field; the field is interpolated onto the displacement grid
         of the coarsest level, so it should vary slowly on that scale.
     masks
-        (fixed, moving) bool arrays or None: voxels outside have no weight. Windows of 5^3 near a border
-        still see over it.
+        (fixed, moving) bool arrays, arrays of weights from 0 to 1, or None: a pair of voxels counts by the
+        product of both weights. Windows of 5^3 near a border still see over it.
     settings
         Fields of `NativeSettings`.
     seed
@@ -152,7 +152,7 @@ def register(
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "1"
+    return "2"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
@@ -167,6 +167,8 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
             raise ValueError(f"the {name} block holds values that are not finite; wanted numbers everywhere")
         if mask is not None and mask.shape != image.shape:
             raise ValueError(f"the {name} mask is of shape {mask.shape}; its image is of {image.shape}")
+        if mask is not None and mask.dtype.kind == "f" and not (np.min(mask) >= 0 and np.max(mask) <= 1):
+            raise ValueError(f"the {name} mask holds weights outside 0 to 1 or not finite; wanted 0 to 1")
         if image.size >= 2**31 or image.shape[2] > LONGEST_ROW:
             raise ValueError(
                 f"the {name} block has {image.shape} voxels; the native backend takes less than 2^31 in all "
@@ -224,8 +226,8 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
         levels.append(
             _Level(
                 number=number,
-                fixed=images[0],
-                moving=images[1],
+                fixed=_presmooth(images[0], number, options),
+                moving=_presmooth(images[1], number, options),
                 fixed_mask=weights[0],
                 moving_mask=weights[1],
                 grid=grid,
@@ -237,6 +239,18 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
             )
         )
     return levels[::-1]
+
+
+def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
+    """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
+    if level or not options.presmoothing:
+        return image
+    taps = gaussian_taps(options.presmoothing)
+    border = len(taps) - 1
+    padded = np.pad(image, border, mode="edge")
+    smooth(padded[None], taps)
+    inner = (slice(border, -border),) * 3
+    return np.ascontiguousarray(padded[inner])
 
 
 def _start(initial: Initial, level: _Level) -> np.ndarray:
@@ -273,7 +287,9 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
             break
         scores.append(score / weight)
         smooth(equations, taps)
-        solve(equations, options.damping, options.step_limit, step)
+        alpha = prior_strength(equations, u, 1 - scores[-1], options.stiffness)
+        solve_with_prior(equations, u, options.damping, alpha, options.tension, step)
+        limit_length(step, options.step_limit)
         cuts, jacobian = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:

@@ -1,4 +1,4 @@
-"""Operations of the native engine on its displacement grid: smooth, solve, compose, upsample, check.
+"""Operations of the native engine on its displacement grid: smooth, compose, upsample, check.
 
 A displacement u is (3, Z, Y, X) float32. In the engine it is in voxels of an image level and its grid is
 that of the next coarser level, so that neighbouring samples lie two voxels apart.
@@ -83,51 +83,6 @@ def _add_pair(p, q, w, out):
     """out += w (p + q)."""
     for x in range(out.shape[0]):
         out[x] += w * (p[x] + q[x])
-
-
-@njit(**JIT)
-def solve(equations, damping, longest, v):
-    """The step v of every cell: (H / 8 + damping I)^-1 (r / 8), its length limited to `longest` voxels.
-
-    Parameters
-    ----------
-    equations
-        (9, Z, Y, X) float32 of `native_pass.normal_equations`, smoothed: sums over the 8 voxels of a cell.
-    v
-        (3, Z, Y, X) float32, overwritten.
-    """
-    _, Z, Y, X = equations.shape
-    lam = np.float32(8 * damping)
-    longest = np.float32(longest)
-    one = np.float32(1)
-    tiny = np.float32(1e-9)
-    for z in range(Z):
-        for y in range(Y):
-            for x in range(X):
-                a = equations[0, z, y, x] + lam
-                b = equations[1, z, y, x]
-                c = equations[2, z, y, x]
-                d = equations[3, z, y, x] + lam
-                e = equations[4, z, y, x]
-                f = equations[5, z, y, x] + lam
-                p = equations[6, z, y, x]
-                q = equations[7, z, y, x]
-                r = equations[8, z, y, x]
-                # The adjugate of the symmetric matrix ((a, b, c), (b, d, e), (c, e, f)).
-                A = d * f - e * e
-                B = c * e - b * f
-                C = b * e - c * d
-                D = a * f - c * c
-                E = b * c - a * e
-                F = a * d - b * b
-                inverse = one / (a * A + b * B + c * C)
-                v0 = (A * p + B * q + C * r) * inverse
-                v1 = (B * p + D * q + E * r) * inverse
-                v2 = (C * p + E * q + F * r) * inverse
-                k = min(one, longest / (math.sqrt(v0 * v0 + v1 * v1 + v2 * v2) + tiny))
-                v[0, z, y, x] = v0 * k
-                v[1, z, y, x] = v1 * k
-                v[2, z, y, x] = v2 * k
 
 
 @njit(**JIT)

@@ -73,8 +73,9 @@ def intensity_statistics(
         The image at the resolution registered at, (z, y, x), or a sequence of parts of it (parts are
         walked through twice, one at a time).
     contrast
-        ``linear`` compares the values, ``root`` their square roots (which brings the noise of a photon
-        count to one level), ``log`` log(1 + value / mean of the image). Negative values count as 0 in
+        ``linear`` compares the values, ``root`` sqrt(mean of the image + value) (which brings the noise of
+        bright tissue to one level and leaves that of the dark background below it), ``log``
+        log(1 + value / mean of the image). Negative values count as 0 in
         the last two.
     halvings
         Levels of the pyramid below the image's own resolution to measure.
@@ -126,6 +127,7 @@ def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
     if statistics.contrast != "linear":
         np.maximum(out, 0, out=out)
     if statistics.contrast == "root":
+        out += np.float32(max(statistics.unit, 0.0))
         np.sqrt(out, out=out)
     elif statistics.contrast == "log":
         out *= np.float32(1 / statistics.unit)

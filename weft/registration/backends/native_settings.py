@@ -27,10 +27,18 @@ class NativeSettings:
     sigma
         Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
         voxels of the level). Wider at level 0, where noise is strongest.
+    presmoothing
+        Width of a Gaussian, in voxels, over the images of level 0 (coarser ones are averages already): it
+        halves the noise that correlation and gradients see. 0 leaves it out.
     damping
         lambda: added to the diagonal of the normal equations, per voxel. Larger steps less where there is
-        little texture, and keeps volumes more plausible; 0.005 follows a clean pair of the same
-        contrast more closely.
+        little texture.
+    stiffness
+        How strongly the total displacement is held smooth, in proportion to sqrt(noise / curvature) as both
+        are measured on the pair (`native_prior`). Larger keeps volumes more plausible and fits less noise.
+    tension
+        How much of that smoothness goes against stretching rather than bending: weight of |grad u|^2 beside
+        |Laplacian u|^2, per cell of the displacement grid.
     noise_floor
         Added to the variances, as a share of the image's typical local variance.
     robustness
@@ -43,7 +51,7 @@ class NativeSettings:
     jacobian_floor
         No step may bring a Jacobian determinant of x -> x + u(x) below this.
     contrast
-        ``linear`` compares the values, ``root`` their square roots, ``log`` log(1 + value / mean): see
+        ``linear`` compares the values, ``root`` sqrt(mean + value), ``log`` log(1 + value / mean): see
         `intensity_statistics`.
     intensity
         ``{"fixed": ..., "moving": ...}`` as `intensity_statistics` gives them for the whole images at
@@ -57,10 +65,13 @@ class NativeSettings:
 
     levels: tuple[int, ...] = (3, 2, 1, 0)
     iterations: tuple[int, ...] = (12,)
-    sigma: tuple[float, ...] = (2.0, 1.5)
-    damping: float = 0.02
+    sigma: tuple[float, ...] = (1.6, 1.5)
+    presmoothing: float = 0.6
+    damping: float = 0.005
+    stiffness: float = 0.0008
+    tension: float = 1.4
     noise_floor: float = 0.005
-    robustness: float = 0.3
+    robustness: float = 0.1
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
@@ -79,9 +90,13 @@ class NativeSettings:
             self._refuse("iterations", "counts of 0 or more")
         if not self.sigma or not 0.3 <= min(self.sigma) <= max(self.sigma) <= 20:
             self._refuse("sigma", "widths from 0.3 to 20 cells")
-        for name in ("damping", "noise_floor", "robustness"):
+        for name in ("damping", "noise_floor", "robustness", "stiffness"):
             if not 0 < getattr(self, name) < float("inf"):
                 self._refuse(name, "a number above 0")
+        if not 0 <= self.presmoothing <= 5:
+            self._refuse("presmoothing", "a width from 0 to 5 voxels")
+        if not 0 <= self.tension <= 100:
+            self._refuse("tension", "a weight from 0 to 100")
         if not 0 <= self.tolerance < 1:
             self._refuse("tolerance", "a number from 0 to below 1")
         if not 0 < self.step_limit <= 2:

@@ -72,6 +72,7 @@ def pull_block(
     """
     _check(fixed, fixed_grid, masks[0], "fixed")
     _check(moving, moving_grid, masks[1], "moving")
+    masks = (None if masks[0] is None else masks[0] > 0, None if masks[1] is None else masks[1] > 0)
     seen, covered = pull(moving, moving_grid, masks[1], initial, fixed_grid)
     wanted = np.ones(fixed_grid.shape, bool) if masks[0] is None else masks[0]
     # Filters smooth across masks and histograms span whole images: nothing foreign may be left there.
