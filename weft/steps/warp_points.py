@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from weft import receipts
 from weft.logs import log
@@ -23,8 +22,3 @@ def warp_points(*, source: str, transform: str, path: str, code: str, table: str
     write_parquet(points.assign(**columns, inside=inside), table)
     log.info("%d of %d points lie inside", int(np.sum(inside)), len(points))
     receipts.write_provenance(table, source=path, code=code)
-
-
-def read_warped(path: str) -> pd.DataFrame:
-    """A table that `warp_points` wrote."""
-    return pd.read_parquet(path)
