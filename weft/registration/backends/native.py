@@ -34,6 +34,7 @@ from weft.registration.backends.native_images import (
     halve,
     intensity_statistics,
     scale,
+    white_noise,
 )
 from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
@@ -52,6 +53,7 @@ __all__ = [
 SMALLEST_LEVEL = 12  # voxels per axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels per axis at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
+NOISE_STRICT = 10.0
 COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
 IMAGE_BYTES = 4  # per voxel of an image level
 FIELD_BYTES = 17  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
@@ -72,6 +74,7 @@ class _Level:
     shift: np.ndarray
     floor_fixed: float
     floor_moving: float
+    noise: float
 
     @property
     def pair(self) -> tuple[np.ndarray, ...]:
@@ -271,6 +274,7 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
                 shift=to_index[:3, 3].astype(np.float32),
                 floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
                 floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
+                noise=(white_noise(images[0]) + white_noise(images[1])) / 2,
             )
         )
     return levels[::-1]
@@ -311,19 +315,21 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
     taps = gaussian_taps(options.at(options.sigma, level.number))
+    robustness = options.at(options.robustness, level.number) / (1 + NOISE_STRICT * level.noise)
+    stiffness = options.at(options.stiffness, level.number)
     jacobian: float | None = None
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
         score, weight = normal_equations(
-            *level.pair, u, level.floor_fixed, level.floor_moving, options.robustness, equations
+            *level.pair, u, level.floor_fixed, level.floor_moving, robustness, equations
         )
         if weight <= 0:
             break
         scores.append(score / weight)
         smooth(equations, taps)
-        alpha = prior_strength(equations, u, 1 - scores[-1], options.stiffness)
-        solve_with_prior(equations, u, options.damping, alpha, options.tension, step)
+        alpha = prior_strength(equations, u, 1 - scores[-1], level.noise, stiffness)
+        solve_with_prior(equations, u, options.damping, alpha, options.tension, options.volume, step)
         limit_length(step, options.step_limit)
         cuts, jacobian = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0

@@ -31,6 +31,11 @@ JIT: dict[str, Any] = {
     "boundscheck": False,
 }
 
+FLATTEST = 0.05  # Jacobians below count as this one when volumes are held
+STEEPEST = 4.0  # g^2 counts as at most this in the weight
+NOISY = 8.0
+POWER = 2.0
+MISFIT = 0.06  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 ROWS = ((0, 1, 2), (1, 3, 4), (2, 4, 5))  # of a symmetric matrix stored as zz, zy, zx, yy, yx, xx
@@ -38,8 +43,10 @@ SOLVER_STEPS = 3
 SOLVED = 1e-4  # share of the residual's energy at which the solver is content
 
 
-def prior_strength(equations: np.ndarray, u: np.ndarray, unexplained: float, stiffness: float) -> float:
-    """alpha = stiffness sqrt(s^2 / 8 t^2), at most `STRONGEST`.
+def prior_strength(
+    equations: np.ndarray, u: np.ndarray, unexplained: float, noise: float, stiffness: float
+) -> float:
+    """alpha = stiffness sqrt(s^2 / 8 t^2), at most `STRONGEST`; s^2 = noise + MISFIT unexplained.
 
     Parameters
     ----------
@@ -48,18 +55,29 @@ def prior_strength(equations: np.ndarray, u: np.ndarray, unexplained: float, sti
     u
         (3, Z, Y, X) float32, voxels.
     unexplained
-        s^2: mean of 1 - rho^2.
+        Mean of 1 - rho^2.
+    noise
+        Share of white noise in both images' local variance (`native_images.white_noise`).
     """
     bent, weight = _curvature(equations, u)
     if bent <= 0 or weight <= 0:
         return STRONGEST
-    return min(stiffness * float(np.sqrt(unexplained * 3 * weight / (8 * bent))), STRONGEST)
+    variance = NOISY * noise**POWER + MISFIT * unexplained
+    return min(stiffness * float(np.sqrt(variance * 3 * weight / (8 * bent))), STRONGEST)
 
 
 def solve_with_prior(
-    equations: np.ndarray, u: np.ndarray, damping: float, alpha: float, tension: float, v: np.ndarray
+    equations: np.ndarray,
+    u: np.ndarray,
+    damping: float,
+    alpha: float,
+    tension: float,
+    volume: float,
+    v: np.ndarray,
 ) -> None:
-    """The step v of the whole field: (H / 8 + damping I + alpha K)^-1 (r / 8 - alpha K u).
+    """The step v of the whole field: (H / 8 + damping I + alpha K + D'wD)^-1 (r / 8 - alpha K u - D'wg).
+
+    D is the divergence and w = volume g^2, g = (J - 1 / J) / 2 of the Jacobian J of u.
 
     By a fixed number of steps of the conjugate-gradient method, preconditioned cell by cell: as the equations
     are summed anew after each step, an inexact one is enough.
@@ -73,7 +91,9 @@ def solve_with_prior(
     """
     inverse = np.empty((6, *u.shape[1:]), np.float32)
     scratch = np.empty((3, 3, *u.shape[1:]), np.float32)
-    _conjugate_gradients(equations, u, damping, alpha, tension, inverse, scratch, v)
+    held = np.empty((2, *u.shape[1:]), np.float32)
+    _hold_volumes(u, volume, held)
+    _conjugate_gradients(equations, u, damping, alpha, tension, held, inverse, scratch, v)
 
 
 @njit(**JIT)
@@ -139,8 +159,78 @@ def _curvature(equations, u):
 
 
 @njit(**JIT)
-def _conjugate_gradients(equations, u, damping, alpha, tension, inverse, scratch, v):
-    """`solve_with_prior`; the residual lies in the last three equations."""
+def _hold_volumes(u, strength, held):
+    """held (2, Z, Y, X) = w = strength g^2 and w g, with g = (J - 1 / J) / 2 from central differences of u."""
+    _, Z, Y, X = u.shape
+    strength = np.float32(strength)
+    k = np.float32(0.25)
+    half = np.float32(0.5)
+    one = np.float32(1)
+    rows = np.empty((9, X), np.float32)
+    for z in range(Z):
+        for y in range(Y):
+            for c in range(3):
+                a = u[c, max(z - 1, 0), y]
+                b = u[c, min(z + 1, Z - 1), y]
+                d = u[c, z, max(y - 1, 0)]
+                e = u[c, z, min(y + 1, Y - 1)]
+                p = u[c, z, y]
+                o = rows[3 * c]
+                for x in range(X):
+                    o[x] = k * (b[x] - a[x])
+                o = rows[3 * c + 1]
+                for x in range(X):
+                    o[x] = k * (e[x] - d[x])
+                o = rows[3 * c + 2]
+                for x in range(1, X - 1):
+                    o[x] = k * (p[x + 1] - p[x - 1])
+                o[0] = k * (p[min(1, X - 1)] - p[0])
+                o[X - 1] = k * (p[X - 1] - p[max(X - 2, 0)])
+            w = held[0, z, y]
+            wg = held[1, z, y]
+            for x in range(X):
+                a0 = one + rows[0, x]
+                b1 = one + rows[4, x]
+                c2 = one + rows[8, x]
+                J = a0 * (b1 * c2 - rows[5, x] * rows[7, x])
+                J -= rows[1, x] * (rows[3, x] * c2 - rows[5, x] * rows[6, x])
+                J += rows[2, x] * (rows[3, x] * rows[7, x] - b1 * rows[6, x])
+                J = max(J, np.float32(FLATTEST))
+                g = half * (J - one / J)
+                t = strength * min(g * g, np.float32(STEEPEST))
+                w[x] = t
+                wg[x] = t * g
+
+
+@njit(forceinline=True, **JIT)
+def _add_divergence_adjoint(d, c, z, y, sign, out):
+    """out (X) += sign times component c of D'd in row (z, y); d (Z, Y, X) goes on odd beyond an edge."""
+    Z, Y, X = d.shape
+    k = np.float32(0.25) * sign
+    if c == 2:
+        if X == 1:
+            return
+        p = d[z, y]
+        for x in range(1, X - 1):
+            out[x] += k * (p[x - 1] - p[x + 1])
+        out[0] -= k * (p[0] + p[1])
+        out[X - 1] += k * (p[X - 2] + p[X - 1])
+        return
+    n = Z if c == 0 else Y
+    i = z if c == 0 else y
+    if n == 1:
+        return
+    lower = k if i > 0 else -k
+    upper = k if i < n - 1 else -k
+    a = d[max(z - 1, 0), y] if c == 0 else d[z, max(y - 1, 0)]
+    b = d[min(z + 1, Z - 1), y] if c == 0 else d[z, min(y + 1, Y - 1)]
+    for x in range(X):
+        out[x] += lower * a[x] - upper * b[x]
+
+
+@njit(**JIT)
+def _conjugate_gradients(equations, u, damping, alpha, tension, held, inverse, scratch, v):
+    """`solve_with_prior`; the residual lies in the last three equations, `held` is that of `_hold_volumes`."""
     _, Z, Y, X = u.shape
     r = equations[6:]
     p = scratch[0]
@@ -151,7 +241,7 @@ def _conjugate_gradients(equations, u, damping, alpha, tension, inverse, scratch
     tension = np.float32(tension)
     eighth = np.float32(0.125)
     # The diagonal of L is 6 and that of L^2 6^2 + 6.
-    _invert_cells(equations, lam + alpha * (np.float32(42) + np.float32(6) * tension), inverse)
+    _invert_cells(equations, lam + alpha * (np.float32(42) + np.float32(6) * tension), held[0], inverse)
     row = np.empty(X, np.float32)
     for c in range(3):
         for z in range(Z):
@@ -165,6 +255,7 @@ def _conjugate_gradients(equations, u, damping, alpha, tension, inverse, scratch
                 b = bent[c, z, y]
                 for x in range(X):
                     o[x] = eighth * o[x] - alpha * (row[x] + tension * b[x])
+                _add_divergence_adjoint(held[1], c, z, y, np.float32(-1), o)
     v[:] = np.float32(0)
     p[:] = np.float32(0)
     q[:] = np.float32(0)
@@ -174,7 +265,7 @@ def _conjugate_gradients(equations, u, damping, alpha, tension, inverse, scratch
     for _ in range(SOLVER_STEPS):
         if energy <= SOLVED * first or energy <= 0:
             break
-        product = _apply(equations, p, lam, alpha, tension, bent, q)
+        product = _apply(equations, p, lam, alpha, tension, held, bent, q)
         if product <= 0:
             break
         before = energy
@@ -190,20 +281,21 @@ def _conjugate_gradients(equations, u, damping, alpha, tension, inverse, scratch
 
 
 @njit(**JIT)
-def _invert_cells(equations, lam, inverse):
-    """(H / 8 + lam I)^-1 of every cell: zz, zy, zx, yy, yx, xx."""
+def _invert_cells(equations, lam, w, inverse):
+    """(H / 8 + (lam + w / 8) I)^-1 of every cell: zz, zy, zx, yy, yx, xx."""
     _, Z, Y, X = inverse.shape
     one = np.float32(1)
     eighth = np.float32(0.125)
     for z in range(Z):
         for y in range(Y):
             for x in range(X):
-                a = eighth * equations[0, z, y, x] + lam
+                own = lam + eighth * w[z, y, x]
+                a = eighth * equations[0, z, y, x] + own
                 b = eighth * equations[1, z, y, x]
                 c = eighth * equations[2, z, y, x]
-                d = eighth * equations[3, z, y, x] + lam
+                d = eighth * equations[3, z, y, x] + own
                 e = eighth * equations[4, z, y, x]
-                f = eighth * equations[5, z, y, x] + lam
+                f = eighth * equations[5, z, y, x] + own
                 A = d * f - e * e
                 B = c * e - b * f
                 C = b * e - c * d
@@ -217,14 +309,15 @@ def _invert_cells(equations, lam, inverse):
 
 
 @njit(**JIT)
-def _apply(equations, p, lam, alpha, tension, bent, q):
-    """q = (H / 8 + lam I + alpha K) p; returns p . q."""
+def _apply(equations, p, lam, alpha, tension, held, bent, q):
+    """q = (H / 8 + lam I + alpha K + D'wD) p; returns p . q. The second array of `held` is overwritten."""
     _, Z, Y, X = p.shape
     eighth = np.float32(0.125)
     for c in range(3):
         for z in range(Z):
             for y in range(Y):
                 _bend(p, c, z, y, bent[c, z, y])
+    _weigh_divergence(p, held)
     product = 0.0
     for z in range(Z):
         for y in range(Y):
@@ -243,11 +336,37 @@ def _apply(equations, p, lam, alpha, tension, bent, q):
                     o[x] = lam * m[x] + alpha * (o[x] + tension * b[x])
                 for x in range(X):
                     o[x] += eighth * (h0[x] * p0[x] + h1[x] * p1[x] + h2[x] * p2[x])
+                _add_divergence_adjoint(held[1], c, z, y, np.float32(1), o)
                 total = np.float32(0)
                 for x in range(X):
                     total += m[x] * o[x]
                 product += float(total)
     return product
+
+
+@njit(**JIT)
+def _weigh_divergence(p, held):
+    """held[1] = w D p, with the w of held[0]."""
+    _, Z, Y, X = p.shape
+    k = np.float32(0.25)
+    for z in range(Z):
+        for y in range(Y):
+            w = held[0, z, y]
+            o = held[1, z, y]
+            a = p[0, max(z - 1, 0), y]
+            b = p[0, min(z + 1, Z - 1), y]
+            d = p[1, z, max(y - 1, 0)]
+            e = p[1, z, min(y + 1, Y - 1)]
+            m = p[2, z, y]
+            for x in range(X):
+                o[x] = b[x] - a[x] + e[x] - d[x]
+            for x in range(1, X - 1):
+                o[x] += m[x + 1] - m[x - 1]
+            if X > 1:
+                o[0] += m[1] - m[0]
+                o[X - 1] += m[X - 1] - m[X - 2]
+            for x in range(X):
+                o[x] *= k * w[x]
 
 
 @njit(**JIT)

@@ -68,10 +68,11 @@ class NativeSettings:
     sigma: tuple[float, ...] = (1.6, 1.5)
     presmoothing: float = 0.6
     damping: float = 0.005
-    stiffness: float = 0.0008
+    stiffness: tuple[float, ...] = (0.0008,)
     tension: float = 1.4
+    volume: float = 150.0
     noise_floor: float = 0.005
-    robustness: float = 0.1
+    robustness: tuple[float, ...] = (0.2, 0.1, 0.05)
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
@@ -79,7 +80,7 @@ class NativeSettings:
     intensity: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("levels", "iterations", "sigma"):
+        for name in ("levels", "iterations", "sigma", "robustness", "stiffness"):
             value = getattr(self, name)
             values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
             object.__setattr__(self, name, values)
@@ -90,7 +91,10 @@ class NativeSettings:
             self._refuse("iterations", "counts of 0 or more")
         if not self.sigma or not 0.3 <= min(self.sigma) <= max(self.sigma) <= 20:
             self._refuse("sigma", "widths from 0.3 to 20 cells")
-        for name in ("damping", "noise_floor", "robustness", "stiffness"):
+        for name in ("robustness", "stiffness"):
+            if not getattr(self, name) or not 0 < min(getattr(self, name)) <= max(getattr(self, name)) < float("inf"):
+                self._refuse(name, "numbers above 0")
+        for name in ("damping", "noise_floor"):
             if not 0 < getattr(self, name) < float("inf"):
                 self._refuse(name, "a number above 0")
         if not 0 <= self.presmoothing <= 5:
