@@ -205,6 +205,8 @@ def _judge(
         return None, {**record, "status": "low_information"}
     if result.metric_after < result.metric_before:
         return None, {**record, "status": "metric_worse"}
+    if result.metric_after == result.metric_before:
+        return None, {**record, "status": "unchanged"}
     return u, {**record, "used": used}
 
 

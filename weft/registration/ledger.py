@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# What can become of a block. `skipped`: the stage's `only` names others. `timeout` and `error` depend on the machine and are never kept as results.
+# What can become of a block. `unchanged`: the stage before cannot be improved upon. `skipped`: the stage's `only`
+# names others. `timeout` and `error` depend on the machine and are never kept as results.
 STATUSES = (
     "ok",
+    "unchanged",
     "skipped",
     "empty",
     "outside_moving",

@@ -11,7 +11,7 @@ keeps noise from being fitted; at the default stiffness very noisy pairs still g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,7 @@ def register(
         Their grids, um, of isotropic and equal spacing (up to a few per cent: smoothing and windows count
         voxels).
     initial
-        Affine and, where there is one, start field; the field is interpolated onto the displacement grid
-        of the coarsest level, so it should vary slowly on that scale.
+        Affine and, where there is one, start field.
     masks
         (fixed, moving) bool arrays, arrays of weights from 0 to 1, or None: a pair of voxels counts by the
         product of both weights. Windows of 5^3 near a border still see over it.
@@ -103,7 +102,8 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level.
+    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    no more similar than the start is the start, with both equal.
 
     Raises
     ------
@@ -122,16 +122,22 @@ def register(
     levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
     if min(levels[-1].floor_fixed, levels[-1].floor_moving) <= 0:
         return _unchanged(initial, result_grid)
-    u = _start(initial, levels[0])
+    u = start = _start(initial, levels[0])
     metrics = []
     for level in levels:
         if level is not levels[0]:
-            u = upsample(u, level.field_grid.shape, 2.0)
-        u, record = _refine(level, u, options)
+            coarse, start = start, _start(initial, level)
+            u = _carry_on(u, coarse, start, options.jacobian_floor)
+        u, record = _refine(level, u.copy(), options)
         metrics.append(record)
-    before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
+    before, after = _similarity(levels[-1], start, u)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
+    if after <= before:
+        # The start is a candidate too.
+        return replace(
+            _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
+        )
 
     jacobian = metrics[-1]["minimal_jacobian"]
     for number in range(levels[-1].number - 1, -1, -1):
@@ -259,6 +265,17 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
         return np.zeros((3, *level.field_grid.shape), np.float32)
     u = interpolate(initial.field, initial.field_grid, level.field_grid)
     return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+
+
+def _carry_on(u: np.ndarray, coarse: np.ndarray, start: np.ndarray, floor: float) -> np.ndarray:
+    """What one level found, on the displacement grid of the next.
+
+    What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
+    lost. Where both together come near a fold, all of u is carried on.
+    """
+    shape = start.shape[1:]
+    both = start + upsample(u - coarse, shape, 2.0)
+    return both if minimal_jacobian(both, CELL) >= floor else upsample(u, shape, 2.0)
 
 
 def _unchanged(initial: Initial, grid: Grid) -> Result:
