@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,20 +10,14 @@ from typing import Any
 import numpy as np
 
 from weft.grid import Grid
-from weft.registration.agreement import (
-    Load,
-    affine_of_neighbours,
-    disagreement_with_neighbours,
-    judge_agreement,
-)
+from weft.registration.agreement import Load, judge_agreement
 from weft.registration.ledger import FAILED
 from weft.registration.plan import block_field_grid, field_core, field_grid
+from weft.registration.repair import Attempts, no_attempt, repair_block
 from weft.transforms.jacobian import determinant
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
 from weft.transforms.unfold import unfold
-
-Repair = Callable[[str, Displacements | None], tuple[np.ndarray | None, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -53,14 +46,13 @@ def combine_blocks(
     records: Mapping[str, Mapping[str, Any]],
     before: Displacements | None,
     settings: Mapping[str, Any],
-    repair: Repair | None = None,
+    attempt: Attempts | None = None,
 ) -> Combined:
     """Reject blocks that disagree with their neighbours, repair what failed, reduce all fields to one, and unfold it.
 
-    A block that failed or was rejected is registered once more, from the field that the others give and, if
-    need be, from the stage before; its new displacement is used when it agrees with the others. Else a rejected block takes the affine that fits what its
-    neighbours found in the overlaps, or the stage before; one that failed by itself stays with what it fell
-    back to.
+    A block that failed or was rejected is repaired (`weft.registration.repair`): registered again in other ways, or
+    filled by what its neighbours found. One that failed by itself and has an affine of its own keeps that
+    before it is filled.
 
     Parameters
     ----------
@@ -75,9 +67,8 @@ def combine_blocks(
         Displacements of the stage before.
     settings
         As `weft.config.Reduce`.
-    repair
-        Registers a block again from a total displacement: `weft.registration.stage.StageJob.repair`; None for no
-        second try.
+    attempt
+        Registers a region again: `weft.registration.stage.StageJob.attempt`; None for no second try.
 
     Raises
     ------
@@ -101,24 +92,15 @@ def combine_blocks(
     def trusted(name: str) -> np.ndarray | None:
         return None if name in failed else load(name)
 
-    if failed and repair is not None and agreement.limit is not None:
-        start = Displacements(_reduced(plan, trusted, target, before, settings), target)
-        # The others' field is the better start; where nothing is gained from it, there is the block's own.
-        for name, better in itertools.product(failed, (start, before)):
-            if replaced.get(name) is not None:
-                continue
-            u, again = repair(name, better)
-            if u is None or again["status"] != "ok":
-                continue
-            apart = disagreement_with_neighbours(plan, name, u, trusted)
-            if apart is not None and apart <= agreement.limit:
-                replaced[name] = u
-                kept = {"block": name, "status": rows[name]["status"], "disagreement_um": apart}
-                rows[name] = {**again, **kept}
-    for name in agreement.rejected:
-        if replaced[name] is None:
-            replaced[name] = affine_of_neighbours(plan, name, trusted, before)
-            rows[name]["used"] = "parent" if replaced[name] is None else "affine"
+    for name in failed:
+        if agreement.limit is None:
+            break
+        u, changes = repair_block(plan, name, trusted, before, agreement.limit, attempt or no_attempt)
+        if changes["used"] == "deformable" or rows[name]["used"] == "parent":
+            replaced[name] = u
+            rows[name] |= changes
+        else:
+            rows[name]["tries"] = changes["tries"]
 
     u = _reduced(
         plan, lambda name: replaced[name] if name in replaced else load(name), target, before, settings

@@ -38,8 +38,11 @@ COLUMNS = (
     "disagreement_um",
     "iterations",
     "seed",
+    "tries",
 )
-COST_COLUMNS = ("block", "seconds", "peak_memory_mb")
+# Seconds of all tries: of the job's own thread (`cpu_seconds`), and by the clock. An engine that runs in a process of
+# its own shows in the latter only.
+COST_COLUMNS = ("block", "cpu_seconds", "seconds", "peak_memory_mb")
 
 
 def write_ledger(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
