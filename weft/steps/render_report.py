@@ -136,11 +136,12 @@ def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Secti
     sequence = open_transform(folder / "transform.json")
     _, displacements, _ = sequence.split()
     if displacements is not None:
+        displacements = displacements.load()
         jacobian = sequence.jacobian_determinant(displacements.grid)
         deformation(
             pair["fixed"],
             grid,
-            displacements.field,
+            displacements.field[:],
             displacements.grid,
             jacobian,
             figures / "deformation.png",

@@ -6,14 +6,22 @@ import numba
 import numpy as np
 
 from weft.grid import Grid
-from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row, vector_at
+from weft.transforms.interpolate import (
+    Field,
+    axis_steps,
+    blend,
+    cell,
+    check_field,
+    interpolate_row,
+    vector_at,
+)
 
 ROUND_TRIP_BIN = 1e-3  # of a voxel
 ROUND_TRIP_BINS = 1 << 15
 
 
 def invert_displacements(
-    u: np.ndarray,
+    u: Field,
     grid: Grid,
     *,
     iterations: int = 30,
@@ -56,6 +64,7 @@ def invert_displacements(
        deformation field. Medical Physics 35 (2008) 81-88.
     """
     check_field(u, grid)
+    u = np.asarray(u[:], np.float32)
     if not np.isfinite(u).all():
         raise ValueError(
             f"the displacement field holds {int((~np.isfinite(u)).sum())} values that are not finite"
@@ -74,9 +83,7 @@ def invert_displacements(
     return v, grid_v
 
 
-def round_trip(
-    u: np.ndarray, grid: Grid, v: np.ndarray, grid_v: Grid, fixed_grid: Grid
-) -> dict[str, float | int]:
+def round_trip(u: Field, grid: Grid, v: Field, grid_v: Grid, fixed_grid: Grid) -> dict[str, float | int]:
     """How far x -> x + u(x) -> back through v ends from x, over every voxel of a grid.
 
     Parameters
@@ -105,8 +112,8 @@ def round_trip(
     z_steps, y_steps, x_steps = (axis_steps(grid, fixed_grid, axis) for axis in range(3))
     to_v = np.linalg.inv(grid_v.matrix())
     largest, outside = _round_trip(
-        np.ascontiguousarray(u, np.float32),
-        np.ascontiguousarray(v, np.float32),
+        np.ascontiguousarray(u[:], np.float32),
+        np.ascontiguousarray(v[:], np.float32),
         (z_steps, y_steps, x_steps),
         np.array(fixed_grid.origin),
         np.array(fixed_grid.spacing),
