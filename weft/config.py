@@ -170,7 +170,7 @@ class Stage(Model):
 
     name: Name = Field(description="Name of the stage; its folder.")
     level: Positive | Annotated[str, Field(pattern=r"^x[1-9][0-9]*$")] = Field(
-        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's largest voxel edge."
+        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's smallest voxel edge; an axis whose voxels are larger keeps them."
     )
     block: Count | Literal["whole", "auto"] = Field(
         "auto",
