@@ -7,6 +7,7 @@ moving one: no image is interpolated on the way to the truth.
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from weft.registration.backends.native import (
     backend_version,
     intensity_statistics,
     minimal_jacobian,
+    predicted_memory,
     register,
 )
 from weft.registration.backends.native_field import compose, gaussian_taps, interpolate, smooth, upsample
@@ -356,6 +358,17 @@ def test_composition_and_upsampling_of_a_linear_map():
     fine = np.moveaxis(points_of(Grid((19, 24, 27), (1.0,) * 3)), -1, 0)
     up = upsample(u, (19, 24, 27), 2.0)
     assert np.allclose(up[inner], (0.2 * fine + 2)[inner], atol=1e-5)
+
+
+def test_predicted_memory_is_never_less_than_what_is_held(pair):
+    tracemalloc.start()
+    try:
+        pair.register()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    predicted = predicted_memory(pair.fixed.shape, pair.moving.shape, {"levels": (2, 1, 0)})
+    assert 0.5 * predicted < peak < predicted
 
 
 def test_bad_settings_are_refused(pair):

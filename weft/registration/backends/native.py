@@ -10,6 +10,7 @@ keeps noise from being fitted; at the default stiffness very noisy pairs still g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +41,21 @@ from weft.registration.backends.native_prior import limit_length, prior_strength
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
 
-__all__ = ["NativeSettings", "backend_version", "intensity_statistics", "minimal_jacobian", "register"]
+__all__ = [
+    "NativeSettings",
+    "backend_version",
+    "intensity_statistics",
+    "minimal_jacobian",
+    "predicted_memory",
+    "register",
+]
 
 SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
+IMAGE_BYTES = 4  # per voxel of an image level
+FIELD_BYTES = 17  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
@@ -153,6 +163,31 @@ def register(
         metric_after=after,
         minimal_jacobian=jacobian,
     )
+
+
+def predicted_memory(
+    fixed_shape: tuple[int, int, int], moving_shape: tuple[int, int, int], settings: Mapping[str, Any]
+) -> int:
+    """Most bytes that `register` holds at once beside its arguments: arrays, not the interpreter.
+
+    Parameters
+    ----------
+    fixed_shape, moving_shape
+        Voxels (z, y, x) of the block with its halo and of the part of the moving image read for it.
+    settings
+        Fields of `NativeSettings`.
+
+    Raises
+    ------
+    ValueError
+        For bad settings.
+    """
+    options = NativeSettings.from_mapping(settings)
+    fixed, moving = math.prod(fixed_shape), math.prod(moving_shape)
+    finest = 8 ** options.levels[-1]
+    pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
+    making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
+    return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
 
 
 def backend_version() -> str:
