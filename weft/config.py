@@ -144,10 +144,13 @@ class Affine(Model):
         "code",
         description="Whether one array mirrors the other: by the codes, or tried and refused when nothing tells them apart.",
     )
-    dof: Literal[6, 7, 12] = Field(12, description="Degrees of freedom: rigid, similarity, affine.")
+    model: Literal["rigid", "similarity", "affine"] = Field(
+        "affine",
+        description="What may change: rotation and shift; one scale as well; everything linear. A single plane stays in its plane.",
+    )
     spacing: Positive | None = Field(
         None,
-        description="Voxel size, um, at which the search is made (default: the longest axis has 64 voxels).",
+        description="Voxel size, um, at which the search is made (default: the longest axis has 64 voxels, 256 of a single plane).",
     )
     finest_spacing: Positive | None = Field(
         None, description="Voxel size, um, of the last refinement (default: a quarter of `spacing`)."
@@ -170,7 +173,7 @@ class Stage(Model):
 
     name: Name = Field(description="Name of the stage; its folder.")
     level: Positive | Annotated[str, Field(pattern=r"^x[1-9][0-9]*$")] = Field(
-        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's largest voxel edge."
+        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's smallest voxel edge; an axis whose voxels are larger keeps them."
     )
     block: Count | Literal["whole", "auto"] = Field(
         "auto",

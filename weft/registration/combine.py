@@ -86,7 +86,7 @@ def combine_blocks(
     """
     grid = Grid.from_json(plan["grid"])
     target = field_grid(plan, settings["field_factor"])
-    limit = None if settings["agreement"] is None else settings["agreement"] * grid.spacing[0]
+    limit = None if settings["agreement"] is None else settings["agreement"] * grid.finest
     moved = {name: records[name]["largest_displacement_um"] for name in plan["ids"]}
     agreement = judge_agreement(plan, load, moved, limit)
     rows = {
