@@ -402,11 +402,10 @@ def test_bad_blocks_are_refused(pair):
     holed[1, 1, 1] = np.nan
     with pytest.raises(ValueError, match="moving block holds values that are not finite"):
         pair.register(moving=holed)
-    for shape, word in [((4, 4, 9000), "smaller blocks"), ((3, 30, 30), "too small")]:
-        grid = Grid(shape, (1.0,) * 3)
-        block = np.zeros(shape, np.uint8)
-        with pytest.raises(ValueError, match=word):
-            register(block, grid, block, grid, Initial.identity(), NOTHING, {}, 0)
+    grid = Grid((4, 4, 9000), (1.0,) * 3)
+    block = np.zeros(grid.shape, np.uint8)
+    with pytest.raises(ValueError, match="smaller blocks"):
+        register(block, grid, block, grid, Initial.identity(), NOTHING, {}, 0)
 
 
 def test_long_rows():

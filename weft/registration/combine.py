@@ -114,8 +114,7 @@ def _choose(
     folder: Path,
 ) -> tuple[list[dict[str, Any]], Load]:
     """What is used of each block: the block table, and what gives the fields."""
-    voxel = float(plan["grid"]["spacing"][0])
-    limit = None if settings["agreement"] is None else settings["agreement"] * voxel
+    limit = settings["agreement"] and settings["agreement"] * Grid.from_json(plan["grid"]).finest
     moved = {name: records[name]["largest_displacement_um"] for name in plan["ids"]}
     agreement = judge_agreement(plan, load, moved, limit)
     rows = {

@@ -98,7 +98,7 @@ def register_block(
     record = parent_record("ok", seed)
     if float(np.mean(block.fixed > background[0])) < min_content:
         return None, {**record, "status": "empty"}
-    if block.moving is None or block.moving_grid is None or min(block.moving.shape) < 2:
+    if block.moving is None or block.moving_grid is None or sorted(block.moving.shape)[1] < 2:
         return None, {**record, "status": "outside_moving"}
     if float(np.mean(block.moving > background[1])) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
@@ -195,9 +195,9 @@ def _judge(
     if block.initial.field is not None and block.initial.field_grid is not None:
         start = resample_field(block.initial.field, block.initial.field_grid, grid)
     moved = float(np.sqrt(((u - start) ** 2).sum(0).max()))
-    smallest = float(smallest_determinant(u, grid).min()) if min(grid.shape) > 1 else 1.0
+    smallest = float(smallest_determinant(u, grid).min())
     record |= {"largest_displacement_um": moved, "smallest_jacobian": smallest}
-    if moved > 0.5 * float(min(block.fixed_grid.extent)):
+    if moved > 0.5 * float(sorted(block.fixed_grid.extent)[1]):
         return None, {**record, "status": "diverged"}
     if smallest <= 0:
         return None, {**record, "status": "folded"}

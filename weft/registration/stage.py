@@ -52,7 +52,7 @@ class StageJob:
         """Read a block of both images."""
         grid = Grid.from_json(self.plan["grid"])
         _, padded = block_regions(self.plan, name)
-        moving = stage_grid(self.moving[0].grid, grid.spacing[0])
+        moving = stage_grid(self.moving[0].grid, grid.finest)
         return cut_block(
             self.fixed, self.moving, grid.crop(padded), moving, self.affine, self.field, self.plan["overlap"]
         )
