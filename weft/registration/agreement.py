@@ -12,13 +12,13 @@ import numpy as np
 from weft.blocks import index_of, region, with_halo
 from weft.grid import Grid
 from weft.registration.plan import block_field_grid
-from weft.transforms.interpolate import sample_field
+from weft.transforms.interpolate import Field, sample_field
 
 PER_AXIS = 4  # places along each axis of an overlap at which two blocks are compared
 TYPICAL = 25  # percentile of all pairs' differences that is taken for what blocks that are right differ by
 TOLERANCE = 4.0  # times that is not yet an outlier
 
-Load = Callable[[str], np.ndarray | None]
+Load = Callable[[str], Field | None]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class StageJob:
     fixed, moving
         Image and index of its channel.
     affine, start
-        The transform so far: A (4, 4) um and its displacements, or None.
+        The transform so far: A (4, 4) um and its displacements, or None. A block reads its own part of them.
     background
         Values of the fixed and of the moving image above which a voxel counts as content: see
         `background_value`.
@@ -56,7 +56,7 @@ class StageJob:
         """Read a region of both images, slices (z, y, x) in the stage's grid, to be registered from a start."""
         field = None if start is None else (start.field, start.grid)
         grid = Grid.from_json(self.plan["grid"])
-        moving = stage_grid(self.moving[0].grid, grid.spacing[0])
+        moving = stage_grid(self.moving[0].grid, grid.finest)
         return cut_block(
             self.fixed, self.moving, grid.crop(region), moving, self.affine, field, self.plan["overlap"]
         )

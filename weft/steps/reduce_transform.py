@@ -20,7 +20,7 @@ from weft.steps.block_results import KeptBlocks, load_block, read_cost
 from weft.steps.quality import write_quality
 from weft.steps.stage_job import open_stage_job
 from weft.transforms import open_transform
-from weft.transforms.formats.ngff import save_field
+from weft.transforms.formats.ngff import FieldWriter
 from weft.transforms.model import Displacements
 
 
@@ -82,6 +82,7 @@ def reduce_transform(
         redo = _to_redo(store, rerun_status)
         if redo or not store.done("all"):
             store.restart()
+            out = FieldWriter(store.path, target)
             again = _Attempts(
                 lambda: open_stage_job(plan, fixed, moving, start, channels, stage), cache, code, redo
             )
@@ -94,9 +95,9 @@ def reduce_transform(
                 displacements,
                 settings,
                 again,
+                out,
             )
-            shards = save_field(store.path, combined.displacements.field, target)
-            store.finish("all", shards, **combined.facts, blocks=combined.blocks, tries=again.keys)
+            store.finish("all", out.digests, **combined.facts, blocks=combined.blocks, tries=again.keys)
         made = store.records(["all"])
         facts_of_field = made["all"]
         rows = facts_of_field["blocks"]
@@ -121,6 +122,8 @@ def reduce_transform(
             "jacobian_p1": facts_of_field["jacobian"][1],
             "jacobian_p99": facts_of_field["jacobian"][2],
         }
+        if facts_of_field["seam_ratio"] is not None:
+            numbers["seam_ratio"] = facts_of_field["seam_ratio"]
         reproducible = not any(row["status"] in MACHINE_DEPENDENT for row in rows)
         subject = f"{Path(receipt).parents[2].name}/{Path(receipt).parent.name}"
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
@@ -185,9 +188,7 @@ class _Attempts:
         return KeptBlocks(self._cache, self._open_job(), self._code, anew=frozenset(self._anew))
 
     def __call__(self, name: str, region: Region, start: Displacements | None) -> Attempt:
-        key, _ = self._kept.register(
-            name, self._kept.job.cut_region(region, start and (start.field, start.grid))
-        )
+        key, _ = self._kept.register(name, self._kept.job.cut_region(region, start))
         self.keys.setdefault(name.split("/")[0], []).append(key)
         return Attempt(*load_block(self._cache, key))
 
