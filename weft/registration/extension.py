@@ -14,7 +14,7 @@ from weft.transforms.interpolate import resample_field
 from weft.transforms.model import Displacements
 
 SMALLEST = 8  # samples along the longest axis of the coarsest grid that is solved on, at least
-STEPS = 24  # conjugate-gradient steps on each grid
+STEPS = 300, 30  # conjugate-gradient steps on the coarsest grid, and on each finer one
 FADE = 8.0  # samples of the field from the nearest block over which a correction fades to the stage before
 
 
@@ -108,11 +108,12 @@ def _confidence(plan: Mapping[str, Any], name: str, grid: Grid) -> np.ndarray:
 def _minimise(wanted: np.ndarray, confidence: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """The minimum, (3, z, y, x) float32, on a grid `scale` times as coarse as the field's."""
     shape = confidence.shape
-    start = np.zeros_like(wanted)
+    start, steps = np.zeros_like(wanted), STEPS[0]
     if max(shape) >= 2 * SMALLEST:
         sums, weights = _halve(wanted * confidence), _halve(confidence)
         coarse = _minimise(sums / np.maximum(weights, 1e-6), weights, 2 * scale)
         unit = Grid(shape, (1.0, 1.0, 1.0))
+        steps = STEPS[1]
         start = resample_field(coarse, unit.coarsen((2, 2, 2)), unit)
     bending = np.float32(scale**-4)
     fade = np.float32(FADE**-4)
@@ -120,16 +121,16 @@ def _minimise(wanted: np.ndarray, confidence: np.ndarray, scale: float = 1.0) ->
     def operator(r: np.ndarray) -> np.ndarray:
         return (confidence + fade) * r + bending * _laplacian(_laplacian(r))
 
-    return _conjugate_gradients(operator, confidence * wanted, start)
+    return _conjugate_gradients(operator, confidence * wanted, start, steps)
 
 
-def _conjugate_gradients(operator: Any, right: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _conjugate_gradients(operator: Any, right: np.ndarray, x: np.ndarray, steps: int) -> np.ndarray:
     residual = right - operator(x)
     direction = residual.copy()
     # Sums by NumPy's own pairwise addition: no BLAS, whose threads could change their order.
     square = (residual * residual).sum(dtype=np.float64)
     stop = 1e-10 * max((right * right).sum(dtype=np.float64), 1e-20)
-    for _ in range(STEPS):
+    for _ in range(steps):
         if square <= stop:
             break
         image = operator(direction)
