@@ -12,9 +12,9 @@ from weft.registration.affine import AffineSettings, finest_level, register_affi
 from weft.registration.candidates import rotation_about, rotation_set
 from weft.registration.features import (
     Feature,
+    finite,
     local_normalisation,
     otsu_threshold,
-    resample_isotropic,
     tissue_mask,
 )
 from weft.registration.orientation import orientation_matrix
@@ -212,19 +212,9 @@ def test_bad_input_is_refused_in_one_sentence():
 
 
 # ------------------------------------------------------------------------------------------- the parts
-def test_resampling_is_half_a_voxel_right():
-    grid = Grid((20, 24, 28), (10.0, 10.0, 10.0), (3.0, 0.0, -7.0))
-    ramp = grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)[:, 2].reshape(grid.shape)
-    values, level = resample_isotropic(ramp, grid, 20.0)
-    assert level == grid.resample(20.0)
-    places = level.to_physical(np.indices(level.shape).reshape(3, -1).T)[:, 2].reshape(level.shape)
-    np.testing.assert_allclose(values[:, :, 2:-2], places[:, :, 2:-2], atol=1e-3)
-
-
 def test_not_a_number_counts_as_zero():
-    grid = Grid((6, 6, 6), (1.0, 1.0, 1.0))
-    values, _ = resample_isotropic(np.full(grid.shape, np.nan), grid, 2.0)
-    assert not values.any()
+    assert not finite(np.full((2, 3, 4), np.nan)).any()
+    np.testing.assert_array_equal(finite(np.array([[[np.inf, 2.0, -np.inf]]])), [[[0, 2, 0]]])
 
 
 def test_otsu_splits_two_heaps():
@@ -263,14 +253,14 @@ def test_masked_correlation_finds_the_shift_despite_what_is_outside():
     assert found[1][0] < 0.5
 
 
-@pytest.mark.parametrize("dof", [6, 7, 12])
-def test_refinement_recovers_what_its_freedom_allows(dof):
+@pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])
+def test_refinement_recovers_what_its_freedom_allows(kind):
     image = gaussian_filter(np.random.default_rng(0).normal(size=GRID.shape), 2).astype(np.float32)
     feature = Feature(image / image.std(), np.ones(GRID.shape, bool), GRID)
     expected = np.eye(4)
-    scale = 1.0 if dof == 6 else 1.04
+    scale = 1.0 if kind == "rigid" else 1.04
     expected[:3, :3] = scale * rotation_about((1, 1, 2), 3)
-    if dof == 12:
+    if kind == "affine":
         expected[:3, :3] = expected[:3, :3] @ np.diag([1.03, 0.98, 1.0])
     middle = 0.5 * (GRID.lower + GRID.upper)
     expected[:3, 3] = middle + np.array((60, -40, 80)) - expected[:3, :3] @ middle
@@ -281,14 +271,14 @@ def test_refinement_recovers_what_its_freedom_allows(dof):
     known = GRID.contains(points).reshape(GRID.shape)
     values = map_coordinates(feature.image, index.T, order=3, mode="nearest").reshape(GRID.shape)
     fit = AffineRefiner(feature, Feature(2 * values.astype(np.float32) + 1, known, GRID)).run(
-        np.eye(4), dof, 40, overlap_power=0.0
+        np.eye(4), kind, 40, overlap_power=0.0
     )
     assert error(fit.matrix, expected) < 5
     assert fit.ncc > 0.97
     singular = np.linalg.svd(fit.matrix[:3, :3], compute_uv=False)
-    if dof == 6:
+    if kind == "rigid":
         np.testing.assert_allclose(singular, 1, atol=1e-9)
-    if dof == 7:
+    if kind == "similarity":
         assert np.ptp(singular) < 1e-9
 
 
@@ -297,6 +287,9 @@ def test_rotation_sets_are_rotations_of_the_stated_sizes():
         matrices = rotation_set(count)
         assert len({np.round(m, 9).tobytes() for m in matrices}) == count
         assert all(np.allclose(m @ m.T, np.eye(3)) and np.linalg.det(m) > 0 for m in matrices)
+        planar = rotation_set(count, planar=True)
+        assert len({np.round(m, 9).tobytes() for m in planar}) == count
+        assert all(m[0, 0] == pytest.approx(1) and np.linalg.det(m) > 0 for m in planar)
     with pytest.raises(ValueError, match="no set of 7"):
         rotation_set(7)
 
@@ -307,6 +300,90 @@ def test_levels_are_not_finer_than_the_images():
     assert search_level(coarse, fine) == 100
     assert finest_level(coarse, fine) == 100
     assert finest_level(fine, fine) == pytest.approx(2000 / 64 / 4)
+
+
+# ------------------------------------------------------------------------------------------- single planes
+PLANE = Grid((1, 300, 260), (7.0, 4.0, 4.0), (21.0, -50.0, 10.0))
+
+
+def section(turn=0.0, scale=1.0, shift=(0.0, 0.0), mirror=False, seed=0):
+    """A textured section, the same one moved, and the transform that did it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in PLANE.shape[1:]], indexing="ij")
+    body = ((y / 0.7) ** 2 + (x / (0.5 + 0.2 * y)) ** 2 < 1) | ((y - 0.3) ** 2 + (x - 0.45) ** 2 < 0.06)
+    texture = sum(gaussian_filter(rng.normal(size=body.shape), s) * 3 * s for s in (3, 8))
+    fixed = np.where(body, 800 * np.exp(0.4 * texture), 20.0)
+    linear = np.diag([1.0, 1, -1 if mirror else 1]) @ rotation_about((1, 0, 0), turn)
+    linear[1:] *= scale
+    grid = Grid((1, 400, 420), (11.0, 4.5, 4.5), (-5.0, 300.0, 0.0))
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = grid.to_physical((0, 200, 210)) - linear @ PLANE.to_physical((0, 150, 130))
+    matrix[1:3, 3] += shift
+    back = np.linalg.inv(matrix)
+    points = grid.to_physical(np.indices(grid.shape).reshape(3, -1).T) @ back[:3, :3].T + back[:3, 3]
+    index = PLANE.to_index(points)[:, 1:]
+    moving = map_coordinates(fixed, index.T, order=1, cval=20.0).reshape(grid.shape)
+    noise = rng.normal(size=grid.shape)
+    return fixed[None], np.clip(2 * moving**0.9 + 4 * noise, 0, None), grid, matrix
+
+
+def plane_error(matrix, expected):
+    """Mean distance at the corners of the plane, um; a pixel has 4 um."""
+    difference = (matrix - expected)[1:3]  # the other side of a plane has the other sign along z
+    return np.linalg.norm(PLANE.corners() @ difference[:, :3].T + difference[:, 3], axis=1).mean()
+
+
+@pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])
+def test_planes_are_registered_in_their_plane(kind):
+    fixed, moving, grid, expected = section(17, 1.0 if kind == "rigid" else 1.2, (60, -80))
+    result = register_affine(
+        fixed,
+        PLANE,
+        moving,
+        grid,
+        fixed_orientation="sar",
+        moving_orientation="sar",
+        settings=AffineSettings(model=kind),
+    )
+    assert result.accepted == "accept"
+    assert plane_error(result.matrix, expected) < 4
+    np.testing.assert_array_equal(result.matrix[0, :3], (1, 0, 0))
+    np.testing.assert_array_equal(result.matrix[1:3, 0], 0)
+    assert result.matrix[0] @ (21.0, 0, 0, 1) == -5.0  # the planes' own places
+
+
+def test_the_turn_of_a_plane_is_searched():
+    fixed, moving, grid, expected = section(97, 1.1)
+    result = register_affine(fixed, PLANE, moving, grid, fixed_orientation="sar")
+    assert result.accepted == "accept"
+    assert result.moving_orientation == "sla"
+    assert plane_error(result.matrix, expected) < 4
+
+
+def test_a_plane_seen_from_the_other_side_is_found_by_its_codes():
+    fixed, moving, grid, expected = section(8, mirror=True)
+    for search in ("code", "search"):
+        result = register_affine(
+            fixed,
+            PLANE,
+            moving,
+            grid,
+            fixed_orientation="sar",
+            moving_orientation="ial",
+            settings=AffineSettings(orientation=search),
+        )
+        assert result.accepted == "accept"
+        assert result.moving_orientation == "ial"
+        assert plane_error(result.matrix, expected) < 4
+
+
+def test_planes_that_cannot_lie_on_each_other_are_refused():
+    fixed, moving, grid, _ = section()
+    with pytest.raises(ValueError, match="two single planes at right angles"):
+        register_affine(fixed, PLANE, moving, grid, fixed_orientation="sar", moving_orientation="ars")
+    with pytest.raises(ValueError, match="fixed image has 1 planes and the moving image 44"):
+        register_affine(fixed, PLANE, specimen(), GRID)
 
 
 # ------------------------------------------------------------------------------------------- real data

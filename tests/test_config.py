@@ -157,8 +157,8 @@ REFUSED = {
         "my.yaml: poses.link_sigma: wanted a finite number; found inf",
     ),
     "unknown choice": (
-        {"affine": {"dof": 5}},
-        "my.yaml: affine.dof: wanted 6, 7 or 12; found 5",
+        {"affine": {"model": "elastic"}},
+        "my.yaml: affine.model: wanted 'rigid', 'similarity' or 'affine'; found 'elastic'",
     ),
     "one of two types": (
         {"stages": [{"name": "one", "level": 50, "block": "hole"}]},

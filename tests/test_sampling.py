@@ -5,7 +5,7 @@ import pytest
 
 from weft.grid import Grid
 from weft.image import Image, Level
-from weft.sampling import read_at, stage_grid
+from weft.sampling import read_at, resample, stage_grid
 
 FINE = Grid((24, 30, 28), (2.0, 1.0, 1.0), (10.0, -5.0, 3.0))
 
@@ -128,3 +128,21 @@ def test_a_stage_sees_the_image_from_face_to_face():
     assert grid.spacing == (4, 4, 4)
     np.testing.assert_allclose(grid.lower, FINE.lower)
     assert (grid.upper >= FINE.upper - 1e-9).all()
+
+
+# ---------------------------------------------------------------------------------- arrays and planes
+@pytest.mark.parametrize("spacing", [1.5, 4.0])
+def test_an_array_is_resampled_as_an_image_is_read(spacing):
+    source = image(FINE)
+    grid = stage_grid(FINE, spacing)
+    np.testing.assert_array_equal(
+        resample(source.levels[0].read(), FINE, grid), read_at(source, 0, grid).astype(np.float32)
+    )
+
+
+def test_a_plane_stays_a_plane():
+    plane = Grid((1, 40, 30), (50.0, 2.0, 2.0), (7.0, 0.0, 0.0))
+    grid = stage_grid(plane, 8.0)
+    assert grid.shape == (1, 10, 8)
+    assert grid.spacing == (50.0, 8.0, 8.0)
+    assert grid.origin[0] == 7.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from weft.grid import Grid
+from weft.grid import Grid, Shape
 from weft.image import Image, box
 
 TRUNCATE = 3.0  # reach of the antialiasing Gaussian, standard deviations
@@ -32,7 +32,7 @@ def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
     -------
     (z, y, x) array: of the image's type where voxels are taken as they are, else float32.
     """
-    level = image.level_at(min(grid.spacing))
+    level = image.level_at(grid.spacing)
     source = level.grid
     first = source.to_index(grid.to_physical((0, 0, 0)))
     step = np.asarray(grid.spacing) / np.asarray(source.spacing)
@@ -41,23 +41,64 @@ def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
         stop = start + grid.shape
         if (start >= 0).all() and (stop <= source.shape).all():
             return level.read(channel, box(start, stop))
-    sigma = 0.5 * np.sqrt(np.maximum(step**2 - 1, 0))
+    sigma = _antialiasing(step)
     reach = np.ceil(TRUNCATE * sigma).astype(int) + 1
     last = first + step * (np.asarray(grid.shape) - 1)
     low = np.clip(np.floor(first).astype(int) - reach, 0, np.asarray(source.shape) - 1)
     high = np.clip(np.ceil(last).astype(int) + reach + 1, low + 1, source.shape)
-    values = level.read(channel, box(low, high)).astype(np.float32)
-    for axis in range(3):
-        values = _smooth(values, sigma[axis], axis)
-        values = _interpolate(
-            values, first[axis] - low[axis] + step[axis] * np.arange(grid.shape[axis]), axis
-        )
-    return values
+    return _pull(level.read(channel, box(low, high)), first - low, step, sigma, grid.shape)
+
+
+def resample(values: np.ndarray, source: Grid, grid: Grid) -> np.ndarray:
+    """An array on a grid of another voxel size, antialiased as `read_at` does.
+
+    Parameters
+    ----------
+    values
+        (z, y, x), any real dtype, finite.
+    source
+        Its grid, um.
+    grid
+        Where values are wanted, um, in the same space.
+
+    Returns
+    -------
+    (z, y, x) float32.
+    """
+    if grid == source:
+        return np.array(values, np.float32)
+    step = np.asarray(grid.spacing) / np.asarray(source.spacing)
+    first = source.to_index(grid.to_physical((0, 0, 0)))
+    return _pull(values, first, step, _antialiasing(step), grid.shape)
 
 
 def stage_grid(image_grid: Grid, spacing: float) -> Grid:
-    """The isotropic grid on which a stage of this voxel size, um, sees an image."""
-    return image_grid.resample(spacing)
+    """The grid on which a stage of this voxel size, um, sees an image.
+
+    An axis whose voxels are larger keeps them, for there is nothing between them to be seen, as does the axis across
+    a single plane.
+    """
+    z, y, x = (
+        max(spacing, own) if n > 1 else own
+        for own, n in zip(image_grid.spacing, image_grid.shape, strict=True)
+    )
+    return image_grid.resample((z, y, x))
+
+
+def _antialiasing(step: np.ndarray) -> np.ndarray:
+    """Standard deviation of the Gaussian, source voxels per axis, before every ``step``-th is taken."""
+    return 0.5 * np.sqrt(np.maximum(step**2 - 1, 0))
+
+
+def _pull(
+    values: np.ndarray, first: np.ndarray, step: np.ndarray, sigma: np.ndarray, shape: Shape
+) -> np.ndarray:
+    """Values at ``first + step * i`` voxels of an array, smoothed before."""
+    values = values.astype(np.float32)
+    for axis in range(3):
+        values = _smooth(values, sigma[axis], axis)
+        values = _interpolate(values, first[axis] + step[axis] * np.arange(shape[axis]), axis)
+    return values
 
 
 def _smooth(values: np.ndarray, sigma: float, axis: int) -> np.ndarray:

@@ -6,9 +6,11 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.registration.contract import Initial, Result
-from weft.registration.features import Feature, local_normalisation, log_intensity, resample_isotropic
-from weft.registration.pull import physical_points, pull, sample_field
+from weft.registration.features import Feature, finite, local_normalisation, log_intensity
+from weft.registration.pull import physical_points, pull
 from weft.registration.refine import AffineRefiner
+from weft.sampling import resample, stage_grid
+from weft.transforms.interpolate import sample_field
 
 LONGEST_AXIS = 40  # voxels of the features' longer axis: an affine has 12 numbers, and needs no more
 WINDOW = 6.0  # standard deviation of the local normalisation, voxels of the features
@@ -55,18 +57,19 @@ def register_block_affine(
     moved = matrix[:3, :3] @ points + matrix[:3, 3:]
     step = moved - points
     if initial.field is not None and initial.field_grid is not None:
-        step = step + sample_field(initial.field, initial.field_grid, moved)
+        step = step + sample_field(initial.field, initial.field_grid, moved.T).T
     u = step.reshape(3, *grid.shape).astype(np.float32)
     return Result(u, grid, [], ITERATIONS, before, after)
 
 
 def _feature(array: np.ndarray, covered: np.ndarray | None, grid: Grid, spacing: float) -> Feature:
     """A block, locally normalised where it is covered. A block has no background to be told from tissue."""
-    level, level_grid = resample_isotropic(log_intensity(np.asarray(array, np.float32)), grid, spacing)
+    level_grid = stage_grid(grid, spacing)
+    level = resample(log_intensity(finite(np.asarray(array, np.float32))), grid, level_grid)
     if covered is None:
         mask = np.ones(level.shape, bool)
     else:
-        mask = resample_isotropic(covered.astype(np.float32), grid, spacing)[0] > 0.99
+        mask = resample(covered, grid, level_grid) > 0.99
     if not mask.any():
         return Feature(np.zeros(level.shape, np.float32), mask, level_grid)
     return Feature(local_normalisation(level, mask, WINDOW), mask, level_grid)

@@ -10,6 +10,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from weft.grid import Grid
 from weft.registration.features import Feature
+from weft.registration.linear_model import LinearModel
 from weft.registration.refine import AffineRefiner, Fit
 from weft.registration.translation import TranslationSearch
 
@@ -49,13 +50,13 @@ class CandidateSearch:
         `min_overlap`, so it should be the one with less tissue.
     min_overlap
         Least share of the smaller mask that must be covered.
-    dof
-        Degrees of freedom of the wanted transform: 6, 7 or 12.
+    model
+        What the wanted transform may do.
     """
 
-    def __init__(self, reference: Feature, other: Feature, min_overlap: float, dof: int) -> None:
+    def __init__(self, reference: Feature, other: Feature, min_overlap: float, model: LinearModel) -> None:
         self.reference, self.other = _halved(reference), _halved(other)
-        self._dof = dof
+        self._model = model
         self._shifts = TranslationSearch(self.reference.image, self.reference.mask, min_overlap)
         self._smooth = AffineRefiner(smoothed(self.reference, 1.0), smoothed(self.other, 1.0))
         self._sharp = AffineRefiner(self.reference, self.other)
@@ -84,7 +85,7 @@ class CandidateSearch:
         for number, orientation in orientations:
             for turn, rotation in enumerate(rotations):
                 for scale in scales:
-                    linear = scale * orientation @ rotation
+                    linear = self._model.scaled(orientation @ rotation, scale)
                     for ncc, matrix in self._translations(linear, peaks):
                         found.append(Candidate(number, turn, scale, ncc, Fit(matrix, ncc, 1.0)))
         return sorted(found, key=lambda c: -c.translation_ncc)
@@ -93,8 +94,8 @@ class CandidateSearch:
         """The starts after Levenberg-Marquardt, similarity first, best score first."""
         refined = []
         for start in starts:
-            fit = self._smooth.run(start.fit.matrix, min(self._dof, 7))
-            refined.append(replace(start, fit=self._sharp.run(fit.matrix, self._dof)))
+            fit = self._smooth.run(start.fit.matrix, self._model.at_most_similarity.kind)
+            refined.append(replace(start, fit=self._sharp.run(fit.matrix, self._model.kind)))
         return sorted(refined, key=lambda c: -c.fit.score)
 
     def _translations(self, linear: np.ndarray, peaks: int) -> list[tuple[float, np.ndarray]]:
@@ -132,8 +133,9 @@ class CandidateSearch:
         tissue = self.other.grid.crop(tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True)))  # type: ignore[arg-type]
         back = np.linalg.inv(start)
         corners = self.reference.grid.to_index(tissue.corners() @ back[:3, :3].T + back[:3, 3])
-        first = np.floor(corners.min(axis=0)).astype(int)
-        last = np.ceil(corners.max(axis=0)).astype(int)
+        # What rounding adds must not make a plane two.
+        first = np.floor(corners.min(axis=0) + 1e-6).astype(int)
+        last = np.ceil(corners.max(axis=0) - 1e-6).astype(int)
         shape = tuple(int(n) for n in last - first + 1)
         origin = tuple(float(o) for o in self.reference.grid.to_physical(first))
         return Grid(shape, self.reference.grid.spacing, origin)  # type: ignore[arg-type]
@@ -144,17 +146,23 @@ def smoothed(feature: Feature, sigma: float) -> Feature:
     return replace(feature, image=gaussian_filter(feature.image, sigma))
 
 
-def rotation_set(count: int) -> tuple[np.ndarray, ...]:
+def rotation_set(count: int, planar: bool = False) -> tuple[np.ndarray, ...]:
     """Rotations that cover those of up to 30 degrees: 1, 13 or 33 matrices, (3, 3), identity first.
 
     13: by 20 degrees about the 12 corners of an icosahedron; 33: by 14 degrees about these and by 25 about the
-    20 corners of a dodecahedron.
+    20 corners of a dodecahedron. In a plane: about z in equal steps of up to 30 degrees either way.
 
     Raises
     ------
     ValueError
         For another count.
     """
+    if count not in (1, 13, 33):
+        raise ValueError(f"there is no set of {count} rotations; wanted 1, 13 or 33")
+    if planar:
+        steps = np.linspace(-30.0, 30.0, count) if count > 1 else [0.0]
+        angles = sorted(steps, key=abs)
+        return tuple(rotation_about(np.array((1.0, 0, 0)), angle) for angle in angles)
     signs = (1.0, -1.0)
     icosahedron = [np.roll((0.0, s, t * _GOLDEN), k) for s in signs for t in signs for k in range(3)]
     dodecahedron = [np.array((a, b, c)) for a in signs for b in signs for c in signs]
@@ -166,8 +174,6 @@ def rotation_set(count: int) -> tuple[np.ndarray, ...]:
         13: [(axis, 20.0) for axis in icosahedron],
         33: [(axis, 14.0) for axis in icosahedron] + [(axis, 25.0) for axis in dodecahedron],
     }
-    if count not in sets:
-        raise ValueError(f"there is no set of {count} rotations; wanted 1, 13 or 33")
     return (np.eye(3), *(rotation_about(axis, degrees) for axis, degrees in sets[count]))
 
 
@@ -180,16 +186,18 @@ def rotation_about(axis: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _halved(feature: Feature) -> Feature:
-    """A feature at twice its voxel size: means of 2 x 2 x 2 voxels within the mask."""
-    pad = [(0, n % 2) for n in feature.mask.shape]
+    """A feature at twice its voxel size: means of 2 x 2 x 2 voxels within the mask (2 x 2 of a plane)."""
+    depth = 1 if feature.mask.shape[0] == 1 else 2
+    factors = (depth, 2, 2)
+    pad = [(0, -n % f) for n, f in zip(feature.mask.shape, factors, strict=True)]
     mask = np.pad(feature.mask, pad).astype(np.float32)
     image = np.pad(feature.image, pad)
-    z, y, x = (n // 2 for n in mask.shape)
+    z, y, x = (n // f for n, f in zip(mask.shape, factors, strict=True))
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return values.reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5))
+        return values.reshape(z, depth, y, 2, x, 2).mean(axis=(1, 3, 5))
 
     share = mean(mask)
     half = np.where(share > 0, mean(image * mask) / np.maximum(share, 0.125), 0).astype(np.float32)
     inside = share >= 0.5 if (share >= 0.5).any() else share > 0
-    return Feature(np.where(inside, half, 0).astype(np.float32), inside, feature.grid.coarsen((2, 2, 2)))
+    return Feature(np.where(inside, half, 0).astype(np.float32), inside, feature.grid.coarsen(factors))

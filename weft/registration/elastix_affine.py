@@ -8,9 +8,10 @@ from weft.grid import Grid
 from weft.registration.contract import Initial
 from weft.registration.elastix_process import run_elastix
 from weft.registration.features import local_feature
+from weft.registration.linear_model import Kind, LinearModel
 from weft.registration.pull import pull
 
-_TRANSFORMS = {6: "EulerTransform", 7: "SimilarityTransform", 12: "AffineTransform"}
+_TRANSFORMS = {"rigid": "EulerTransform", "similarity": "SimilarityTransform", "affine": "AffineTransform"}
 _WINDOW = 6.0  # of the local normalisation, voxels
 _MARGIN = 0.15  # of the fixed image's extent, added on every side: what the start misses may lie there
 
@@ -22,7 +23,7 @@ def refine_with_elastix(
     moving_grid: Grid,
     matrix: np.ndarray,
     spacing: float,
-    dof: int = 12,
+    kind: Kind = "affine",
     seed: int = 0,
     *,
     iterations: int = 300,
@@ -41,8 +42,8 @@ def refine_with_elastix(
         (4, 4), um, fixed space to moving space: the start.
     spacing
         Isotropic voxel size, um, that elastix works at.
-    dof
-        6, 7 or 12: what is put behind the start is a rigid motion, a similarity or an affine.
+    kind
+        Of the model: what is put behind the start is a rigid motion, a similarity or an affine.
     seed
         Of the random samples.
     iterations, samples, levels
@@ -56,12 +57,13 @@ def refine_with_elastix(
     Raises
     ------
     ValueError
-        When `dof` is not 6, 7 or 12.
+        For an unknown kind, or images of a single plane.
     RuntimeError
         When elastix fails.
     """
-    if dof not in _TRANSFORMS:
-        raise ValueError(f"dof is {dof}; wanted 6, 7 or 12")
+    LinearModel(kind)
+    if 1 in (fixed.shape[0], moving.shape[0]):
+        raise ValueError("the affine's method is 'elastix', but an image is a single plane; wanted 'native'")
     reference = local_feature(fixed, fixed_grid, spacing, _WINDOW * spacing)
     other = local_feature(moving, moving_grid, spacing, _WINDOW * spacing)
     grid = reference.grid
@@ -73,7 +75,7 @@ def refine_with_elastix(
     padded = np.pad(reference.image, [(m, m) for m in margin])
     wanted = np.pad(np.ones(grid.shape, bool), [(m, m) for m in margin])
     found = run_elastix(
-        padded, seen, (wanted, covered), _parameters(_TRANSFORMS[dof], seed, iterations, samples, levels)
+        padded, seen, (wanted, covered), _parameters(_TRANSFORMS[kind], seed, iterations, samples, levels)
     )
     return matrix @ _matrix(found, padded_grid)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from weft.grid import Grid
+from weft.sampling import resample, stage_grid
 
 _ACCEPTED_TISSUE = (0.03, 0.90)  # a mask outside this share of the field says nothing
 _HISTOGRAM_BINS = 256
@@ -25,7 +26,7 @@ class Feature:
     mask
         (z, y, x) bool, where the image counts.
     grid
-        Where its voxels lie, um, isotropic.
+        Where its voxels lie, um, isotropic (in the plane, of a single plane).
     """
 
     image: np.ndarray
@@ -54,7 +55,7 @@ def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) 
     Parameters
     ----------
     array
-        (z, y, x), any real dtype.
+        (z, y, x), any real dtype; NaN and infinities count as 0.
     grid
         Its grid, um.
     spacing
@@ -62,11 +63,18 @@ def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) 
     window
         Standard deviation of the Gaussian window of the local normalisation, um.
     """
-    level, level_grid = resample_isotropic(array, grid, spacing)
-    level = log_intensity(level)
+    level_grid = stage_grid(grid, spacing)
+    level = log_intensity(resample(finite(array), grid, level_grid))
     mask = tissue_mask(level)
     clipped = np.minimum(level, np.percentile(level[mask], 99.5))
     return Feature(local_normalisation(clipped, mask, window / spacing), mask, level_grid)
+
+
+def finite(array: np.ndarray) -> np.ndarray:
+    """An image, (z, y, x), of any real dtype, with 0 for NaN and infinities."""
+    if np.issubdtype(array.dtype, np.integer) or np.isfinite(array).all():
+        return array
+    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def log_intensity(array: np.ndarray) -> np.ndarray:
@@ -74,41 +82,6 @@ def log_intensity(array: np.ndarray) -> np.ndarray:
     lowest = float(array.min())
     scale = float(np.percentile(array, 99.9)) - lowest
     return np.log1p((array - lowest) * np.float32(_DECADES / max(scale, 1e-12)))
-
-
-def resample_isotropic(array: np.ndarray, grid: Grid, spacing: float) -> tuple[np.ndarray, Grid]:
-    """An image at an isotropic spacing, antialiased.
-
-    A Gaussian of ``0.5 * sqrt((spacing / s)^2 - 1)`` voxels on every axis whose voxel size s is smaller
-    than the target, then one linear interpolation at the voxel centres of ``grid.resample(spacing)``.
-
-    Parameters
-    ----------
-    array
-        (z, y, x), any real dtype; NaN and infinities count as 0.
-    grid
-        Its grid, um.
-    spacing
-        Wanted voxel size, um.
-
-    Returns
-    -------
-    tuple
-        (z, y, x) float32 and its grid. Beyond the outermost voxel centres the value at the border is
-        repeated.
-    """
-    values = np.array(array, np.float32)
-    if not np.issubdtype(np.asarray(array).dtype, np.integer):
-        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    factors = spacing / np.asarray(grid.spacing)
-    sigma = 0.5 * np.sqrt(np.maximum(factors**2 - 1, 0))
-    if sigma.any():
-        values = gaussian_filter(values, sigma, mode="nearest")
-    target = grid.resample(spacing)
-    if target != grid:
-        offset = grid.to_index(np.asarray(target.origin))
-        values = affine_transform(values, factors, offset, target.shape, order=1, mode="nearest")
-    return values, target
 
 
 def tissue_mask(logarithm: np.ndarray) -> np.ndarray:

@@ -95,13 +95,75 @@ def oriented_code(matrix: np.ndarray, code_fixed: str) -> str:
     return "".join(letters[int(np.argmax(directions @ row))] for row in rows)
 
 
-def proper_orientations() -> tuple[np.ndarray, ...]:
-    """The 24 signed permutations, (3, 3) float64, of determinant +1; the identity comes first."""
+def proper_orientations(planar: bool = False) -> tuple[np.ndarray, ...]:
+    """The 24 signed permutations, (3, 3) float64, of determinant +1; the identity comes first.
+
+    Parameters
+    ----------
+    planar
+        Only the 4 that turn a plane about z.
+    """
     matrices = []
     for permutation in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
             matrix = np.zeros((3, 3))
             matrix[range(3), permutation] = signs
-            if np.linalg.det(matrix) > 0:
+            if np.linalg.det(matrix) > 0 and (matrix[0, 0] == 1 or not planar):
                 matrices.append(matrix)
     return tuple(matrices)
+
+
+def possible_orientations(
+    fixed_code: str | None,
+    moving_code: str | None,
+    search: bool = False,
+    mirrored: bool = False,
+    planar: bool = False,
+) -> tuple[list[np.ndarray], list[str]]:
+    """The orientations that codes leave open.
+
+    Parameters
+    ----------
+    fixed_code, moving_code
+        Orientation codes; None where nothing is known.
+    search
+        Use the codes for handedness only.
+    mirrored
+        Try mirror images too.
+    planar
+        The images are single planes, which stay in their plane.
+
+    Returns
+    -------
+    tuple
+        (3, 3) signed permutations, fixed to moving directions; sentences that say what was assumed.
+
+    Raises
+    ------
+    ValueError
+        When a code is not valid, or the codes turn one plane out of the other's.
+    """
+    for code in (fixed_code, moving_code):
+        if code is not None:
+            validate_orientation(code)
+    coded = orientation_matrix(fixed_code, moving_code) if fixed_code and moving_code else None
+    if coded is not None and planar and not coded[0, 0]:
+        raise ValueError(
+            f"the codes {fixed_code!r} and {moving_code!r} put the two single planes at right angles; "
+            "wanted codes whose first letters are of one axis"
+        )
+    flips = [np.diag(1.0 - 2.0 * np.eye(3)[axis]) for axis in range(int(planar), 3)]
+    if coded is not None and not search:
+        return [coded, *(coded @ flip for flip in flips if mirrored)], []
+    # A plane seen from its other side is a mirror image of it, and its z axis runs back.
+    back = np.diag([coded[0, 0], 1.0, 1.0]) if coded is not None and planar else np.eye(3)
+    proper = [back @ matrix for matrix in proper_orientations(planar)]
+    other = [matrix @ flips[-1] for matrix in proper]
+    if mirrored:
+        return proper + other, []
+    if coded is None:
+        return proper, [
+            "an orientation code is missing: the sample is taken not to be a mirror image, and left and right "
+            "rest on that alone"
+        ]
+    return (proper if np.linalg.det(coded @ back) > 0 else other), []

@@ -8,20 +8,12 @@ import numba
 import numpy as np
 
 from weft.registration.features import Feature
+from weft.registration.linear_model import SPATIAL, Kind, LinearModel
 
-_SPATIAL = 12  # 9 of the linear part, 3 of the shift
-_PARAMETERS = _SPATIAL + 2  # and gain and offset between the images
+_PARAMETERS = SPATIAL + 2  # and gain and offset between the images
 _ATTEMPTS = 6  # larger and larger damping before an iteration gives up
 _CONVERGED = 1e-5  # gain in score below which the ascent ends
 _FEWEST_SAMPLES = 50
-_ROTATIONS = np.array(
-    [
-        [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
-        [[0, 0, 1], [0, 0, 0], [-1, 0, 0]],
-        [[0, -1, 0], [1, 0, 0], [0, 0, 0]],
-    ],
-    float,
-)
 
 
 @dataclass(frozen=True)
@@ -59,13 +51,14 @@ class AffineRefiner:
     Parameters
     ----------
     fixed, moving
-        Features, each on an isotropic grid.
+        Features, each on an isotropic grid. Single planes are registered in their plane.
     stride
         Every so many voxels of the fixed feature are used, on each axis.
     """
 
     def __init__(self, fixed: Feature, moving: Feature, stride: int = 1) -> None:
         self._fixed_grid, self._moving_grid = fixed.grid, moving.grid
+        self._planar = fixed.mask.shape[0] == moving.mask.shape[0] == 1
         sub = (slice(None, None, stride),) * 3
         index = np.argwhere(fixed.mask[sub]) * stride
         self._centre = index.mean(axis=0) if len(index) else np.zeros(3)
@@ -75,16 +68,22 @@ class AffineRefiner:
         self._moving = np.ascontiguousarray(moving.image, np.float32)
         self._moving_mask = np.ascontiguousarray(moving.mask)
 
-    def run(self, matrix: np.ndarray, dof: int = 12, iterations: int = 15, overlap_power: float = 0.5) -> Fit:
+    def run(
+        self,
+        matrix: np.ndarray,
+        kind: Kind = "affine",
+        iterations: int = 15,
+        overlap_power: float = 0.5,
+    ) -> Fit:
         """Refine an affine.
 
         Parameters
         ----------
         matrix
             (4, 4), um, fixed to moving: the start.
-        dof
-            6 (rotation and shift; the start's scale is kept), 7 (and one scale) or 12. With 6 and 7 a
-            start that is no similarity is replaced by the nearest one.
+        kind
+            Of the model: what may change. A start that it does not allow is replaced by the nearest one that it
+            does; of a rigid motion the start's scale is kept.
         iterations
             At most so many steps.
         overlap_power
@@ -94,28 +93,25 @@ class AffineRefiner:
         Raises
         ------
         ValueError
-            When `dof` is none of the three.
+            For an unknown kind.
         """
-        if dof not in (6, 7, 12):
-            raise ValueError(f"dof is {dof}; wanted 6, 7 or 12")
+        model = LinearModel(kind, self._planar)
         linear, shift = self._to_parameters(matrix)
-        linear = _nearest_similarity(linear, None) if dof < 12 else linear
-        scale = np.linalg.svd(linear, compute_uv=False).mean() if dof == 6 else None
+        linear = model.nearest(linear)
+        scale = model.scale(linear) if model.kind == "rigid" else None
         gain, offset = _gain_and_offset(self._evaluate(linear, shift, 1.0, 0.0)[2])
         hessian, gradient, sums = self._evaluate(linear, shift, gain, offset)
         best = self._fit(linear, shift, sums)
         highest = _ascended(best, overlap_power)
         damping = 1e-2
         for _ in range(iterations):
-            basis = _basis(linear, dof)
+            basis = _basis(linear, model)
             reduced, slope = basis.T @ hessian @ basis, basis.T @ gradient
             for _ in range(_ATTEMPTS):
                 diagonal = np.diag(reduced) + 1e-9 * np.trace(reduced) + 1e-12
                 step = basis @ np.linalg.solve(reduced + damping * np.diag(diagonal), slope)
-                new_linear = linear + step[:9].reshape(3, 3)
-                if dof < 12:
-                    new_linear = _nearest_similarity(new_linear, scale)
-                new_shift = shift + step[9:_SPATIAL]
+                new_linear = model.nearest(linear + step[:9].reshape(3, 3), scale)
+                new_shift = shift + step[9:SPATIAL]
                 sums = self._evaluate(new_linear, new_shift, gain, offset)[2]
                 fit = self._fit(new_linear, new_shift, sums)
                 height = _ascended(fit, overlap_power)
@@ -141,7 +137,10 @@ class AffineRefiner:
     def _to_parameters(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Linear part (moving index per unit of `_points`) and the moving index of the fixed centre."""
         index = np.linalg.inv(self._moving_grid.matrix()) @ matrix @ self._fixed_grid.matrix()
-        return index[:3, :3] * self._unit, index[:3, :3] @ self._centre + index[:3, 3]
+        linear, shift = index[:3, :3] * self._unit, index[:3, :3] @ self._centre + index[:3, 3]
+        if self._planar:  # exactly, or rounding would leave the plane
+            linear, shift[0] = LinearModel(planar=True).nearest(linear), 0.0
+        return linear, shift
 
     def _fit(self, linear: np.ndarray, shift: np.ndarray, sums: np.ndarray) -> Fit:
         """The fit in physical units."""
@@ -197,22 +196,13 @@ def _gain_and_offset(sums: np.ndarray) -> tuple[float, float]:
     return gain, float((f - gain * m) / n)
 
 
-def _basis(linear: np.ndarray, dof: int) -> np.ndarray:
-    """Directions, (14, k), in which the parameters may move."""
-    if dof == 12:
-        return np.eye(_PARAMETERS)
-    directions = [rotation @ linear for rotation in _ROTATIONS] + ([linear] if dof == 7 else [])
-    basis = np.zeros((_PARAMETERS, len(directions) + 5))
-    for column, direction in enumerate(directions):
-        basis[:9, column] = direction.ravel()
-    basis[9:, len(directions) :] = np.eye(5)
+def _basis(linear: np.ndarray, model: LinearModel) -> np.ndarray:
+    """Directions, (14, k), in which the parameters may move: those of the model, gain and offset."""
+    spatial = model.directions(linear)
+    basis = np.zeros((_PARAMETERS, spatial.shape[1] + 2))
+    basis[:SPATIAL, :-2] = spatial
+    basis[SPATIAL:, -2:] = np.eye(2)
     return basis
-
-
-def _nearest_similarity(linear: np.ndarray, scale: float | None) -> np.ndarray:
-    """Rotation (or rotary reflection) times scale that is nearest to a matrix; its own scale when None."""
-    left, singular, right = np.linalg.svd(linear)
-    return (singular.mean() if scale is None else scale) * (left @ right)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})

@@ -1,0 +1,90 @@
+"""The search of an affine: larger and larger efforts until one start is convincing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from weft.registration.candidates import Candidate, CandidateSearch, rotation_set, smoothed
+from weft.registration.confidence import Thresholds
+from weft.registration.features import Feature
+from weft.registration.linear_model import LinearModel
+from weft.registration.refine import AffineRefiner
+
+# How many rotations, which scales, how many starts are refined: tried in turn until one is convincing.
+_EFFORTS: tuple[tuple[int, tuple[float, ...], int], ...] = (
+    (1, (1.0,), 8),
+    (13, (0.78, 1.0, 1.26), 8),
+    (33, (0.72, 0.85, 1.0, 1.18, 1.4), 16),
+)
+_ORIENTATIONS_KEPT = 6  # of those searched, how many go on to the larger efforts
+_FINALISTS = 3
+_DIFFERENT = 4.0  # mean distance, voxels of the search level, from which two affines are rivals
+
+
+def search(
+    reference: Feature,
+    other: Feature,
+    directions: Sequence[np.ndarray],
+    min_overlap: float,
+    model: LinearModel,
+    thresholds: Thresholds,
+    tell: Callable[[str], None],
+) -> list[Candidate]:
+    """Refined starts of larger and larger efforts, best score first, until one is convincing."""
+    starter = CandidateSearch(reference, other, min_overlap, model)
+    ratio = float((other.volume / reference.volume) ** (1 / model.axes))
+    tissue_known = not (reference.mask.all() or other.mask.all())
+    by_volume = (ratio,) if tissue_known and 0.5 < ratio < 2 and abs(ratio - 1) > 0.04 else ()
+    numbered = list(enumerate(directions))
+    pool: list[Candidate] = []
+    for rotations, scales, refined in _EFFORTS:
+        factors = (1.0,) if model.kind == "rigid" else scales + by_volume
+        starts = starter.starts(numbered, rotation_set(rotations, model.planar), factors)
+        tell(
+            f"{len(numbered)} orientations, {rotations} rotations, {len(factors)} scales: {len(starts)} starts"
+        )
+        pool = sorted(pool + starter.refine(starts[:refined]), key=lambda c: -c.fit.score)
+        ranked = list(dict.fromkeys(start.orientation for start in starts))
+        if ranked:
+            numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
+        if pool and pool[0].fit.score >= thresholds.min_score:
+            rivals = _different(reference, pool, pool[0])
+            if not rivals or pool[0].fit.score >= thresholds.accept_margin * rivals[0].fit.score:
+                break
+    return pool
+
+
+def finalists(
+    reference: Feature, other: Feature, pool: Sequence[Candidate], model: LinearModel
+) -> tuple[Candidate, Candidate | None]:
+    """The best affine at the search level and the best one that differs from it."""
+    chosen: list[Candidate] = []
+    for candidate in pool:
+        if len(chosen) < _FINALISTS and all(_different(reference, [candidate], c) for c in chosen):
+            chosen.append(candidate)
+    smooth = AffineRefiner(smoothed(reference, 1.0), smoothed(other, 1.0))
+    sharp = AffineRefiner(reference, other)
+    final = [
+        replace(c, fit=sharp.run(smooth.run(c.fit.matrix, model.kind).matrix, model.kind, 10)) for c in chosen
+    ]
+    final.sort(key=lambda c: -c.fit.score)
+    rivals = _different(reference, final, final[0])
+    return final[0], rivals[0] if rivals else None
+
+
+def _different(reference: Feature, pool: Sequence[Candidate], best: Candidate) -> list[Candidate]:
+    """Those of a pool that send the reference's tissue elsewhere than `best` does."""
+    index = np.argwhere(reference.mask)
+    points = reference.grid.to_physical(index[:: max(1, len(index) // 2000)])
+
+    def distance(candidate: Candidate) -> float:
+        difference = candidate.fit.matrix - best.fit.matrix
+        return float(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
+
+    # Measured in the other image, in units of the reference: a small scale must not make rivals equal.
+    size = abs(np.linalg.det(best.fit.matrix[:3, :3])) ** (1 / 3)
+    limit = _DIFFERENT * reference.grid.spacing[0] * min(size, 1.0)
+    return [candidate for candidate in pool if distance(candidate) > limit]
