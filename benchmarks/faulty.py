@@ -26,9 +26,7 @@ def register(
 
     A block whose middle lies within a quarter of its edges of ``at`` is shifted by ``shift``; both are (z, y, x) um.
     """
-    found = load_backend("native")(
-        fixed, fixed_grid, moving, moving_grid, initial, masks, {}, seed
-    )
+    found = load_backend("native")(fixed, fixed_grid, moving, moving_grid, initial, masks, {}, seed)
     middle = (np.asarray(fixed_grid.lower) + np.asarray(fixed_grid.upper)) / 2
     for failure in settings["failures"]:
         if np.all(np.abs(middle - failure["at"]) < np.asarray(fixed_grid.extent) / 4):

@@ -104,7 +104,9 @@ def harder(pair: Pair, kind: str) -> Pair:
     if kind == "inverted":
         image = np.asarray(pair.moving, np.float32)
         inverted = 4500 * np.exp(-np.clip(image - 100, 0, None) / 1400) + 100
-        return replace(pair, moving=_as_uint16(np.where(tissue & (pair.moving_labels % 3 == 0), inverted, image)))
+        return replace(
+            pair, moving=_as_uint16(np.where(tissue & (pair.moving_labels % 3 == 0), inverted, image))
+        )
     if kind == "missing":
         gone = _holes(tissue, rng)
         background = 100 + 34 * rng.standard_normal(gone.shape, dtype=np.float32)

@@ -73,7 +73,9 @@ def elastix(
     import itk
 
     axes = np.squeeze(fixed).ndim
-    images = [itk.image_view_from_array(np.squeeze(np.asarray(v, np.float32)).copy()) for v in (fixed, moving)]
+    images = [
+        itk.image_view_from_array(np.squeeze(np.asarray(v, np.float32)).copy()) for v in (fixed, moving)
+    ]
     method = itk.ElastixRegistrationMethod[type(images[0]), type(images[1])].New(*images)
     parameters = itk.ParameterObject.New()
     steps = ["bspline"] if affine is not None else ["rigid", "affine", "bspline"]
@@ -121,7 +123,10 @@ def ants(
         if affine is not None:
             # Its axes are ours: antspyx takes the first of an array for x.
             transform = antspy.create_ants_transform(
-                transform_type="AffineTransform", dimension=3, matrix=affine[:3, :3], translation=affine[:3, 3]
+                transform_type="AffineTransform",
+                dimension=3,
+                matrix=affine[:3, :3],
+                translation=affine[:3, 3],
             )
             path = str(Path(folder) / "affine.mat")
             antspy.write_transform(transform, path)

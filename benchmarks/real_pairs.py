@@ -79,9 +79,7 @@ def brain_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:
     settings = {"spacing": spacing, "orientation": ["lip", "air"]}
     search = {"affine": {"orientation": "search", "policy": "warn"}}
     wanted = {"ncc": BRAIN["ncc"], "mi": BRAIN["mi"]}
-    return _real_rows(
-        "registration.brain", trials, (fixed, moving), settings, score, wanted, BRAIN, search
-    )
+    return _real_rows("registration.brain", trials, (fixed, moving), settings, score, wanted, BRAIN, search)
 
 
 def slab_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:

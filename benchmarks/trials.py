@@ -90,7 +90,10 @@ class Trials:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({**facts, "result": result}, indent=1) + "\n")
         numbers = {k: v for k, v in (result or {}).items() if isinstance(v, int | float)}
-        print(f"{case} {method}: {', '.join(f'{k} {v:.4g}' for k, v in numbers.items()) or 'failed'}", flush=True)
+        print(
+            f"{case} {method}: {', '.join(f'{k} {v:.4g}' for k, v in numbers.items()) or 'failed'}",
+            flush=True,
+        )
         return result
 
     def _measure(
@@ -134,4 +137,3 @@ class Trials:
                 pass
         print(f"left out: {method}, for {peers.PACKAGES[method]} is not installed", flush=True)
         return None
-
