@@ -134,15 +134,14 @@ def register(
     levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
     if min(levels[-1].floor_fixed, levels[-1].floor_moving) <= 0:
         return _unchanged(initial, result_grid)
-    u = start = _start(initial, levels[0])
+    u = _start(initial, levels[0])
     metrics = []
     for n, level in enumerate(levels):
         if n:
-            coarse, start = start, _start(initial, level)
-            u = _carry_on(u, coarse, start, levels[n - 1], level, options.jacobian_floor)
-        u, record = _refine(level, u.copy(), options)
+            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
+        u, record = _refine(level, u, options)
         metrics.append(record)
-    before, after = _similarity(levels[-1], start, u)
+    before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
     if after <= before:
@@ -344,17 +343,19 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
     return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
 
 
-def _carry_on(
-    u: np.ndarray, coarse_start: np.ndarray, start: np.ndarray, coarse: _Level, level: _Level, floor: float
-) -> np.ndarray:
+def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
     """What one level found, on the displacement grid of the next.
 
     What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
     lost. Where both together come near a fold, all of u is carried on.
     """
     grids = coarse.field_grid, level.field_grid, level.halved
-    both = start + _finer(u - coarse_start, *grids)
-    return both if minimal_jacobian(both, CELL) >= floor else _finer(u, *grids)
+    if initial.field is not None:
+        both = _finer(u - _start(initial, coarse), *grids)
+        both += _start(initial, level)
+        if minimal_jacobian(both, CELL) >= floor:
+            return both
+    return _finer(u, *grids)
 
 
 def _unchanged(initial: Initial, grid: Grid) -> Result:
