@@ -2,9 +2,10 @@
 
 
 rule plan_blocks:
-    """Cut the fixed grid of a stage into blocks; which batch does which is decided in the batch."""
+    """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch."""
     input:
         fixed=image_receipt("fixed"),
+        start=previous_stage,
     output:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
     log:
@@ -12,13 +13,23 @@ rule plan_blocks:
     benchmark:
         "<benchmarks>/plan_blocks/{registration}-{stage}.jsonl"
     conda:
-        "../envs/core.yaml"
+        "../envs/registration.yaml"
     threads: 1
     resources:
         mem_mb=2000,
     params:
-        settings=stage_settings("name", "level", "block", "overlap", "only"),
-        code=code("plan_blocks"),
+        settings=stage_settings(
+            "name",
+            "level",
+            "block",
+            "overlap",
+            "expected_displacement",
+            "memory_mb",
+            "backend",
+            "settings",
+            "only",
+        ),
+        code=lambda wildcards: code("plan_blocks", stage_backend(wildcards)),
     script:
         "../scripts/plan_blocks.py"
 
@@ -40,7 +51,7 @@ rule register_blocks:
         "../envs/registration.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory_of_blocks,
     params:
         cache=CACHE,
         settings=stage_settings("backend", "settings", "min_content"),
