@@ -13,7 +13,7 @@ rule plan_blocks:
     benchmark:
         "<benchmarks>/plan_blocks/{registration}-{stage}.jsonl"
     conda:
-        "../envs/registration.yaml"
+        stage_environment
     threads: 1
     resources:
         mem_mb=2000,
@@ -48,7 +48,7 @@ rule register_blocks:
     benchmark:
         "<benchmarks>/register_blocks/{registration}-{stage}-{batch}.jsonl"
     conda:
-        "../envs/registration.yaml"
+        stage_environment
     threads: 1
     resources:
         mem_mb=memory_of_blocks,
@@ -84,7 +84,7 @@ rule reduce_transform:
     benchmark:
         "<benchmarks>/reduce_transform/{registration}-{stage}.jsonl"
     conda:
-        "../envs/registration.yaml"
+        stage_environment
     threads: 1
     resources:
         mem_mb=4000,

@@ -152,6 +152,13 @@ def memory_of_blocks(wildcards, input, threads):
     return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
 
 
+def stage_environment(wildcards):
+    """The conda environment of a stage's backend: antspyx, which is heavy, has one of its own."""
+    backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
+    name = "ants" if backend == "ants" else "registration"
+    return f"../envs/{name}.yaml"  # relative to this folder, as those that rules name
+
+
 # ------------------------------------------------------------------ inputs
 def phantom_receipt(wildcards):
     return (

@@ -15,7 +15,9 @@ from weft.sampling import stage_grid
 LARGEST = 192  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
 SMALLEST = 32
 MEMORY_MB = 500.0
-SLACK = 1.25  # a block may be this much longer than asked for before an axis is cut once more
+SLACK = (
+    0.25  # of a block: so much more than whole blocks is shared among them before an axis is cut once more
+)
 
 
 def plan_stage(image: Grid, settings: Mapping[str, Any], residual: float | None = None) -> dict[str, Any]:
@@ -128,9 +130,7 @@ def _first_sample(voxel: int, n: int, factor: int) -> int:
 
 def _block(grid: Grid, size: int | str) -> list[int]:
     """Edges of the blocks, voxels, that are about as long as asked for and all alike."""
-    return [
-        _even(n, 1 if isinstance(size, str) else max(1, math.ceil(n / (size * SLACK)))) for n in grid.shape
-    ]
+    return [_even(n, 1 if isinstance(size, str) else max(1, math.ceil(n / size - SLACK))) for n in grid.shape]
 
 
 def _edge(grid: Grid, overlap: int, backend: str, settings: Mapping[str, Any], memory_mb: float) -> int:
