@@ -104,7 +104,7 @@ def pull_parts(
     dtype, order, fill
         Of the results; as in `weft.warp.warp`.
     """
-    maps, regions = list(sequences), []
+    maps, regions = [sequence.within(there) for sequence in sequences], []
     for sequence in maps:
         before, displacements, after = sequence.split()
         field, at = (None, None) if displacements is None else (displacements.field, displacements.grid)

@@ -42,7 +42,7 @@ class Registered:
         The affine start and how far it can be trusted; None when it was given.
     round_trip
         Error of transform and inverse over every fixed voxel (see `weft.transforms.invert.round_trip`); empty
-        without stages.
+        without stages or inverse.
     """
 
     transform: Sequence
@@ -63,6 +63,7 @@ def register(
     stages: Many[Stage | Mapping[str, Any]] | None = None,
     reduce: Reduce | Mapping[str, Any] | None = None,
     invert: Invert | Mapping[str, Any] | None = None,
+    inverse: bool = True,
     workers: int = 1,
     processes: bool = False,
     client: Any = None,
@@ -91,6 +92,8 @@ def register(
         for an affine alone.
     reduce, invert
         `weft.config.Reduce` and `weft.config.Invert`, or mappings of their fields.
+    inverse
+        Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers
         So many blocks at a time.
     processes
@@ -127,19 +130,21 @@ def register(
             fixed=pick_fixed,
             moving=pick_moving,
             affine=matrix,
-            field=None if displacements is None else (displacements.field, displacements.grid),
+            start=displacements,
             background=background,
         )
         outcomes = _run(job, workers, processes, client)
         records = {name: record for name, (_, record) in outcomes.items()}
         fields = {name: u for name, (u, _) in outcomes.items()}
         combined = combine_blocks(
-            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.repair
+            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.attempt
         )
         displacements = combined.displacements
         tables[stage.name] = combined.blocks
     if displacements is None:
         return Registered(Sequence((Affine(matrix),)), {}, found)
+    if not inverse:
+        return Registered(Sequence((displacements, Affine(matrix))), tables, found)
     v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())
     trip = round_trip(displacements.field, displacements.grid, v, grid, pick_fixed[0].grid)
     return Registered(_both_ways(displacements, Displacements(v, grid), matrix), tables, found, trip)
