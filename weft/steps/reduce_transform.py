@@ -28,6 +28,8 @@ def reduce_transform(
     moving: str,
     batches: list[str],
     start: str,
+    fixed_mask: str | list[str],
+    moving_mask: str | list[str],
     settings: dict[str, Any],
     stage: dict[str, Any],
     channels: dict[str, str | None],
@@ -59,13 +61,14 @@ def reduce_transform(
     images = [
         [receipts.read(path)["data"], channels[role]] for role, path in (("fixed", fixed), ("moving", moving))
     ]
+    masks = [receipts.read(path)["data"] for path in (fixed_mask, moving_mask) if isinstance(path, str)]
     key = receipts.digest(
         [
             made_of,
             facts["data"],
             planned,
             settings,
-            [stage, backend_version(stage["backend"]), images],
+            [stage, backend_version(stage["backend"]), images, masks],
             code,
             receipts.environment("numba", "scipy", "zarr"),
         ]
@@ -75,7 +78,9 @@ def reduce_transform(
 
     def repair(name: str, better: Displacements | None) -> tuple[np.ndarray | None, dict[str, Any]]:
         # The images are opened only when a block failed.
-        return open_stage_job(plan, fixed, moving, start, channels, stage).repair(name, better)
+        return open_stage_job(plan, fixed, moving, start, channels, stage, (fixed_mask, moving_mask)).repair(
+            name, better
+        )
 
     with receipts.job_lock(receipt):
         if not store.done("all"):

@@ -22,6 +22,8 @@ def register_blocks(
     fixed: str,
     moving: str,
     start: str,
+    fixed_mask: str | list[str],
+    moving_mask: str | list[str],
     settings: dict[str, Any],
     channels: dict[str, str | None],
     batches: int,
@@ -38,7 +40,7 @@ def register_blocks(
     backend's version; a block done before is found. What depends on the machine (an error) is not kept.
     """
     planned = receipts.read(plan)
-    job = open_stage_job(plan, fixed, moving, start, channels, settings)
+    job = open_stage_job(plan, fixed, moving, start, channels, settings, (fixed_mask, moving_mask))
     mine = deal(planned["ids"], batch, batches)
     facts = [
         job.background,
@@ -78,7 +80,7 @@ def register_blocks(
 
 def _block_digests(block: Block) -> list[Any]:
     """Digests of all that a block is made of."""
-    arrays = [block.fixed, block.moving, block.initial.field]
+    arrays = [block.fixed, block.moving, block.initial.field, *block.masks]
     grids = [block.fixed_grid, block.moving_grid, block.initial.field_grid]
     return [
         [None if array is None else receipts.array_digest(array) for array in arrays],
