@@ -18,6 +18,7 @@ from weft.registration.ledger import NOT_TRIED
 
 STATUS_COLOURS = {
     "ok": "#3aa17e",
+    "unchanged": "#8fcfb8",
     "skipped": "#f3f1ea",
     "empty": "#e4e8ec",
     "outside_moving": "#c3cad2",

@@ -123,6 +123,7 @@ def register_block(
         return None, {**record, "status": "outside_moving"}
     if _content(block.moving, block.masks[1], background[1]) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
+    record["tries"] = 1
     result = load_backend(backend)(
         block.fixed,
         block.fixed_grid,
@@ -165,7 +166,7 @@ def attempt_block(
         )
     except (RuntimeError, TimeoutError) as error:
         status = "timeout" if isinstance(error, TimeoutError) else "error"
-        u, record = None, {**parent_record(status, seed), "message": str(error)}
+        u, record = None, {**parent_record(status, seed), "tries": 1, "message": str(error)}
     if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
         return u, record
     fallback = register_block_affine(
@@ -195,6 +196,7 @@ def parent_record(status: str, seed: int) -> dict[str, Any]:
         "disagreement_um": 0.0,
         "iterations": 0,
         "seed": seed,
+        "tries": 0,
     }
 
 
@@ -232,4 +234,6 @@ def _judge(
         return None, {**record, "status": "low_information"}
     if result.metric_after < result.metric_before:
         return None, {**record, "status": "metric_worse"}
+    if result.metric_after == result.metric_before:
+        return None, {**record, "status": "unchanged"}
     return u, {**record, "used": used}

@@ -46,7 +46,7 @@ def open_stage_job(
         fixed=pick[0],
         moving=pick[1],
         affine=affine,
-        field=(displacements.field, displacements.grid) if displacements else None,
+        start=displacements,
         background=(background_value(*pick[0]), background_value(*pick[1])),
         masks=(_mask(masks[0]), _mask(masks[1])),
     )
