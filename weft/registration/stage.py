@@ -15,7 +15,7 @@ from weft.registration.engine import Block, attempt_block, cut_block, parent_rec
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.plan import block_field_grid, block_regions
 from weft.sampling import stage_grid
-from weft.transforms.interpolate import resample_field
+from weft.transforms.interpolate import Field, resample_field
 from weft.transforms.model import Displacements
 
 SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
@@ -34,7 +34,7 @@ class StageJob:
     fixed, moving
         Image and index of its channel.
     affine, field
-        The transform so far: A (4, 4) um and u with its grid, or None.
+        The transform so far: A (4, 4) um and u with its grid, or None. A block reads its own part of u.
     background
         Values of the fixed and of the moving image above which a voxel counts as content: see
         `background_value`.
@@ -45,7 +45,7 @@ class StageJob:
     fixed: tuple[Image, int]
     moving: tuple[Image, int]
     affine: np.ndarray
-    field: tuple[np.ndarray, Grid] | None
+    field: tuple[Field, Grid] | None
     background: tuple[float, float]
 
     def cut(self, name: str) -> Block:

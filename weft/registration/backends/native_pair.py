@@ -43,7 +43,12 @@ class Pair:
     share: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed)
+        spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed)
+        self.visit(spans)
+
+    def visit(self, spans: np.ndarray) -> None:
+        """Compare the cells of `spans` (`native_tiles`) alone; at first those that hold structure."""
+        self.spans = np.ascontiguousarray(spans)
         self._needed = widen(self.spans, 1, (self.fixed.shape[2] + 1) // 2)
         self._tiles = tiles_of(self.spans)
 

@@ -23,7 +23,9 @@ from numba import njit
 from weft.registration.backends.native_jit import INLINED, JIT
 from weft.registration.backends.native_warp import AXES, PAD, PITCH, TILE_X, warp_row
 
-U = np.uint64  # offsets without a sign: a signed one may count from the end, and such loops are not vectorised
+U = (
+    np.uint64
+)  # offsets without a sign: a signed one may count from the end, and such loops are not vectorised
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
 TILE_Y = 16  # cells
 RING = 6  # planes, and rows, that two adjacent windows see
@@ -214,9 +216,7 @@ def _sum_planes(fixed, z, y, y0, x0, a, b, R):
         common = R[m1 + x] + R[m2 + x] + R[m3 + x] + R[m4 + x]
         R[s + x] = common + R[m0 + x]
         R[t + x] = common + R[m5 + x]
-        common = (
-            R[m1 + x] * R[m1 + x] + R[m2 + x] * R[m2 + x] + R[m3 + x] * R[m3 + x] + R[m4 + x] * R[m4 + x]
-        )
+        common = R[m1 + x] * R[m1 + x] + R[m2 + x] * R[m2 + x] + R[m3 + x] * R[m3 + x] + R[m4 + x] * R[m4 + x]
         R[s_mm + x] = common + R[m0 + x] * R[m0 + x]
         R[t_mm + x] = common + R[m5 + x] * R[m5 + x]
     for i in range(b - a):

@@ -15,7 +15,9 @@ from numba import njit
 
 from weft.registration.backends.native_jit import INLINED
 
-U = np.uint64  # offsets without a sign: a signed one may count from the end, and such loops are not vectorised
+U = (
+    np.uint64
+)  # offsets without a sign: a signed one may count from the end, and such loops are not vectorised
 TILE_X = 128  # cells of 2 voxels: the longest row
 PITCH = 2 * TILE_X + 16  # floats from row to row of the scratch
 PAD = 4  # floats before a row's first voxel
