@@ -21,11 +21,8 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_jit import INLINED, JIT
-from weft.registration.backends.native_warp import AXES, PAD, PITCH, TILE_X, warp_row
+from weft.registration.backends.native_warp import AXES, PAD, PITCH, U, warp_row
 
-U = (
-    np.uint64
-)  # offsets without a sign: a signed one may count from the end, and such loops are not vectorised
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
 TILE_Y = 16  # cells
 RING = 6  # planes, and rows, that two adjacent windows see
@@ -84,7 +81,7 @@ def sum_tiles(
         (z, y, x), summed over the 2^3 voxels of a cell.
     """
     Z, Y, X = fixed.shape
-    Zc, Yc, _ = active.shape
+    Yc = active.shape[1]
     B = np.zeros(SCRATCH, np.float32)
     R = np.zeros(RINGS, np.float32)
     C = np.zeros(AXES * PITCH, np.float32)

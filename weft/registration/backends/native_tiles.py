@@ -7,12 +7,14 @@ int64 array (Zc, Yc, 2). Rows without anything have first = last = 0.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_jit import INLINED, JIT
-from weft.registration.backends.native_pass import TILE_X, TILE_Y
+from weft.registration.backends.native_pass import TILE_Y
+from weft.registration.backends.native_warp import TILE_X
 
 TILE_Z = 32  # cells: a slab of 64 planes, whatever the number of threads
 ROW_END = np.iinfo(np.int64).max
@@ -35,7 +37,7 @@ def tiles_of(spans: np.ndarray) -> np.ndarray:
     for z in range(0, depth, TILE_Z):
         for y in range(0, height, TILE_Y):
             part = spans[z : z + TILE_Z, y : y + TILE_Y]
-            for a, b in zip(edges[:-1], edges[1:], strict=True):
+            for a, b in pairwise(edges):
                 if (np.maximum(part[..., 0], a) < np.minimum(part[..., 1], b)).any():
                     tiles.append((z, min(z + TILE_Z, depth), y, min(y + TILE_Y, height), a, b))
     return np.array(tiles, np.int64).reshape(-1, 6)

@@ -15,9 +15,8 @@ from numba import njit
 
 from weft.registration.backends.native_jit import INLINED
 
-U = (
-    np.uint64
-)  # offsets without a sign: a signed one may count from the end, and such loops are not vectorised
+# Offsets have no sign: a signed one may count from the end, and loops over such are not vectorised.
+U = np.uint64
 TILE_X = 128  # cells of 2 voxels: the longest row
 PITCH = 2 * TILE_X + 16  # floats from row to row of the scratch
 PAD = 4  # floats before a row's first voxel
@@ -138,8 +137,6 @@ def _positions(z, y, a, b, u, linear, shift, B, C):
     w01 = a0 * b1
     w10 = a1 * b0
     w11 = a1 * b1
-    near = np.float32(0.75)
-    far = np.float32(0.25)
     n = b - a
     lower = max(a - 1, 0)
     upper = min(b + 1, Xc)
