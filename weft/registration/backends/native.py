@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,7 @@ def register(
         Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
         halved from level to level until it does not; smoothing and windows count voxels.
     initial
-        Affine and, where there is one, start field; the field is interpolated onto the displacement grid
-        of the coarsest level, so it should vary slowly on that scale.
+        Affine and, where there is one, start field.
     masks
         (fixed, moving) bool arrays, arrays of weights from 0 to 1, or None: a pair of voxels counts by the
         product of both weights. Windows of 5^3 near a border still see over it.
@@ -103,7 +102,8 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level.
+    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    no more similar than the start is the start, with both equal.
 
     Raises
     ------
@@ -126,13 +126,18 @@ def register(
     metrics = []
     for n, level in enumerate(levels):
         if n:
-            u = _finer(u, levels[n - 1].field_grid, level.field_grid, level.halved)
+            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
         u, record = _refine(level, u, options)
         metrics.append(record)
     scratch = np.empty((9, *levels[-1].field_grid.shape), np.float32)
     before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
+    if after <= before:
+        # The start is a candidate too.
+        return replace(
+            _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
+        )
 
     jacobian = metrics[-1]["minimal_jacobian"]
     coarser = levels[-1].field_grid
@@ -322,6 +327,21 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
         return np.zeros((3, *level.field_grid.shape), np.float32)
     u = interpolate(initial.field, initial.field_grid, level.field_grid)
     return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+
+
+def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
+    """What one level found, on the displacement grid of the next.
+
+    What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
+    lost. Where both together come near a fold, all of u is carried on.
+    """
+    grids = coarse.field_grid, level.field_grid, level.halved
+    if initial.field is not None:
+        both = _finer(u - _start(initial, coarse), *grids)
+        both += _start(initial, level)
+        if minimal_jacobian(both, CELL) >= floor:
+            return both
+    return _finer(u, *grids)
 
 
 def _unchanged(initial: Initial, grid: Grid) -> Result:
