@@ -21,6 +21,8 @@ def register_blocks(
     fixed: str,
     moving: str,
     start: str,
+    fixed_mask: str | list[str],
+    moving_mask: str | list[str],
     settings: dict[str, Any],
     channels: dict[str, str | None],
     batches: int,
@@ -44,7 +46,7 @@ def register_blocks(
         When the job's memory does not hold one block.
     """
     planned = receipts.read(plan)
-    job = open_stage_job(plan, fixed, moving, start, channels, settings)
+    job = open_stage_job(plan, fixed, moving, start, channels, settings, (fixed_mask, moving_mask))
     side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
     mine = deal(planned["ids"], batch, batches)
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
