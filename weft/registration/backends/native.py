@@ -98,7 +98,7 @@ def register(
         (z, y, x) arrays of any real dtype. A single plane is registered within itself.
     fixed_grid, moving_grid
         Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
-        halved from level to level until it does not; smoothing goes by um, windows count voxels.
+        halved from level to level until it does not; smoothing and windows count voxels.
     initial
         Affine and, where there is one, start field; the field is interpolated onto the displacement grid
         of the coarsest level, so it should vary slowly on that scale.
@@ -255,14 +255,16 @@ def _finer(u: np.ndarray, coarse: Grid, fine: Grid, factors: Shape) -> np.ndarra
     return interpolate(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
 
 
-def _by_spacing(width: float, grid: Grid) -> Triple:
-    """A width in voxels (z, y, x) that is the same in um along each axis, `width` along the finest.
+def _widths(sigma: float, shape: Shape) -> Triple:
+    """Standard deviations (z, y, x) of the Gaussian that averages as many samples as one of `sigma` does in a volume.
 
-    None across a single plane.
+    A plane has one axis less to average over, so it is wider there. Where voxel edges differ it still counts
+    samples: as wide in um along each axis, it would average too few of them where the noise is.
     """
-    z, y, x = (
-        width * grid.finest / s if n > 1 else 0.0 for s, n in zip(grid.spacing, grid.shape, strict=True)
-    )
+    axes = max(sum(n > 1 for n in shape), 1)
+    # An integral over `axes` axes: (2 pi)^(axes / 2) sigma^axes.
+    width = (2 * np.pi) ** ((3 - axes) / (2 * axes)) * sigma ** (3 / axes)
+    z, y, x = (width if n > 1 else 0.0 for n in shape)
     return z, y, x
 
 
@@ -293,8 +295,8 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
             _Level(
                 number=number,
                 halved=halved,
-                fixed=_presmooth(images[0], grid, number, options),
-                moving=_at_least_two(_presmooth(images[1], from_grid, number, options)),
+                fixed=_presmooth(images[0], number, options),
+                moving=_at_least_two(_presmooth(images[1], number, options)),
                 fixed_mask=weights[0],
                 moving_mask=_at_least_two(weights[1]),
                 grid=grid,
@@ -316,11 +318,11 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _presmooth(image: np.ndarray, grid: Grid, level: int, options: NativeSettings) -> np.ndarray:
+def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
     """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
     if level or not options.presmoothing:
         return image
-    taps = gaussian_taps(_by_spacing(options.presmoothing, grid))
+    taps = gaussian_taps(_widths(options.presmoothing, image.shape))
     border = taps.shape[1] - 1
     padded = np.pad(image, border, mode="edge")
     smooth(padded[None], taps)
@@ -350,7 +352,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     equations = np.empty((9, *shape), np.float32)
     step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
-    taps = gaussian_taps(_by_spacing(options.at(options.sigma, level.number), level.grid))
+    taps = gaussian_taps(_widths(options.at(options.sigma, level.number), level.grid.shape))
     # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
     taps[np.asarray(level.grid.shape) == 1] *= 2
     jacobian: float | None = None
