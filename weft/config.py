@@ -289,7 +289,7 @@ GATES = {
     ),
     "seam_ratio": (
         Gate(max=1.25),
-        "How much more a stage's field bends at the faces of its blocks than elsewhere: the mean second difference at the faces by that of all other samples.",
+        "How much more a stage's field bends where its blocks meet than elsewhere: mean second difference there by that of all other samples.",
     ),
     "round_trip_p95_voxel": (
         Gate(max=1.0),
