@@ -204,7 +204,7 @@ def test_far_outside_both_directions_undo_each_other():
     error = np.linalg.norm(there + sample_field(v, v_grid, there) - points, axis=1)
     # Where the field ends its slope jumps, which the inverse's grid does not follow exactly.
     assert error.max() < 0.2 * FULL.spacing[0]
-    assert np.percentile(error, 95) < 0.02 * FULL.spacing[0]
+    assert np.percentile(error, 95) < 0.05 * FULL.spacing[0]
 
 
 def test_the_same_field_gives_the_same_bytes():
