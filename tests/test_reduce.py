@@ -345,8 +345,8 @@ def test_memory_grows_neither_with_the_volume_nor_with_the_number_of_blocks(tmp_
     assert [row[0] for row in rows] == [7, 13, 52]
     for column in (1, 2):
         peaks = [row[column] for row in rows]
-        # What is kept of a block is its row of the table, and of a shard its digest: kilobytes.
-        assert max(peaks) < 1.1 * peaks[0]
+        # Zarr's threads hold a chunk more or less. The whole field would be 3, 6 and 25 MB.
+        assert max(peaks) < 1.5 * min(peaks)
 
 
 # ---------------------------------------------------------------------------------- the field's grid

@@ -15,7 +15,7 @@ from weft.blocks import cut
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Image, Region, box
-from weft.quality.pulled import deep_spacing, sliced_moving
+from weft.quality.pulled import deep_spacing, pull_image
 from weft.sampling import read_at
 from weft.transforms.model import Sequence
 
@@ -41,7 +41,8 @@ class Likeness:
     ----------
     values
         Numbers of the whole: ``ncc_affine``, ``ncc``, ``ncc_gain``, ``mutual_information_affine``,
-        ``mutual_information``, ``mutual_information_gain`` (nats), ``covered_fraction``, ``comparison_spacing_um``,
+        ``mutual_information``, ``mutual_information_gain`` (nats), ``covered_fraction``, ``comparison_spacing_um``;
+        and of the absolute local correlations (tissue may show with inverted contrast and yet be aligned)
         ``local_ncc_affine_median``, ``local_ncc_median``, ``local_ncc_p5``, ``local_ncc_worse_fraction``.
     blocks
         By name of a block: ``voxels`` compared, ``ncc_affine``, ``ncc``, ``mutual_information_affine``,
@@ -120,15 +121,12 @@ def compare_images(
     bright = np.zeros(cells.shape, np.float32)
     sums: dict[tuple[str, str], _PairSums] = {}
     detailed = plan is None or len(plan["ids"]) <= MOST_BLOCKS
-    pulled = {
-        state: sliced_moving(*moving, sequence, grid)
-        for state, sequence in zip(STATES, (affine, transform), strict=True)
-    }
     whole = {state: _PairSums(BINS) for state in STATES}
     for part in _tiles(grid.shape, TILE // edge * edge):
         there = grid.crop(part)
         one = _standardised(read_at(*fixed, there), limits[0])
-        two = {state: _standardised(image.part(there), limits[1]) for state, image in pulled.items()}
+        pulled = pull_image(*moving, (affine, transform), grid, there)
+        two = {state: _standardised(found, limits[1]) for state, found in zip(STATES, pulled, strict=True)}
         inside = np.isfinite(two["affine"]) & np.isfinite(two["final"])
         place = box([p.start // edge for p in part], [-(-p.stop // edge) for p in part])
         for n, state in enumerate(STATES):
@@ -142,7 +140,8 @@ def compare_images(
                 whole[state].add(*pair)
                 if plan is not None:
                     sums.setdefault((name, state), _PairSums(BINS // 2 if detailed else 0)).add(*pair)
-    before, after = (_local_ncc(moments[n]) for n in range(len(STATES)))
+    sizes = _cell_sizes(grid, edge)
+    before, after = (_local_ncc(moments[n], sizes) for n in range(len(STATES)))
     share = np.isfinite(before) & np.isfinite(after)
     before, after = (np.where(share, found, np.float32(np.nan)) for found in (before, after))
     values = {
@@ -154,7 +153,7 @@ def compare_images(
         "mutual_information_gain": whole["final"].mutual_information - whole["affine"].mutual_information,
         "covered_fraction": whole["final"].count / grid.size,
         "comparison_spacing_um": deep_spacing(grid),
-        **_summarise(before, after),
+        **_summarise(np.abs(before), np.abs(after)),
     }
     names = [] if plan is None else plan["ids"]
     empty = _PairSums(0)
@@ -164,12 +163,12 @@ def compare_images(
         cells,
         before,
         after,
-        bright > 0.5 * _cell_sizes(grid, edge),
+        bright > 0.5 * sizes,
     )
 
 
 def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int = 10) -> list[dict[str, Any]]:
-    """The places of the lowest local correlation after registration, worst first, at least two windows apart.
+    """The places of the weakest local correlation (of either sign) after registration, worst first, two windows apart.
 
     Returns
     -------
@@ -177,7 +176,7 @@ def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int 
         ``region`` (1, 2, ...), ``z_um``, ``y_um``, ``x_um`` (centre of the window), ``local_ncc_affine``, ``local_ncc``, and
         ``block`` (name of the stage's block, or empty).
     """
-    left = np.where(np.isfinite(likeness.local_ncc), likeness.local_ncc, np.inf)
+    left = np.where(np.isfinite(likeness.local_ncc), np.abs(likeness.local_ncc), np.inf)
     rows: list[dict[str, Any]] = []
     while len(rows) < most:
         at = np.unravel_index(int(np.argmin(left)), left.shape)
@@ -189,7 +188,7 @@ def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int 
                 "region": len(rows) + 1,
                 **{f"{axis}_um": float(v) for axis, v in zip("zyx", point, strict=True)},
                 "local_ncc_affine": float(likeness.local_ncc_affine[at]),
-                "local_ncc": float(left[at]),
+                "local_ncc": float(likeness.local_ncc[at]),
                 "block": "" if plan is None else block_at(plan, point),
             }
         )
@@ -279,12 +278,12 @@ def _cell_sizes(grid: Grid, edge: int) -> np.ndarray:
     return z[:, None, None] * y[:, None] * x
 
 
-def _local_ncc(moments: np.ndarray) -> np.ndarray:
-    """Correlation in windows of cells, (z, y, x) float32; NaN where a window says nothing."""
+def _local_ncc(moments: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Correlation in windows of cells of so many voxels, (z, y, x) float32; NaN where a window says nothing."""
     count, a, b, aa, bb, ab = (
         uniform_filter(part.astype(np.float64), WINDOW, mode="constant") for part in moments
     )
-    full = max(float(count.max()), 1e-12)
+    full = uniform_filter(sizes, WINDOW, mode="constant")
     n = np.maximum(count, 1e-12)
     variance_a, variance_b = aa / n - (a / n) ** 2, bb / n - (b / n) ** 2
     total = moments.sum(axis=(1, 2, 3), dtype=np.float64)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from weft.registration.backends.native_images import (
     reduced,
     scale,
 )
-from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
+from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
@@ -53,31 +53,19 @@ __all__ = [
 SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
-COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
 IMAGE_BYTES = 4  # per voxel of an image level
 FIELD_BYTES = 17  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
 class _Level:
-    """One resolution of the block: what `native_pass` compares; `halved` are the factors from it to the next."""
+    """One resolution of the block: what is compared; `halved` are the factors from it to the next."""
 
     number: int
     halved: Shape
-    fixed: np.ndarray
-    moving: np.ndarray
-    fixed_mask: np.ndarray
-    moving_mask: np.ndarray
+    pair: Pair
     grid: Grid
     field_grid: Grid
-    linear: np.ndarray
-    shift: np.ndarray
-    floor_fixed: float
-    floor_moving: float
-
-    @property
-    def pair(self) -> tuple[np.ndarray, ...]:
-        return self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.linear, self.shift
 
 
 def register(
@@ -100,8 +88,7 @@ def register(
         Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
         halved from level to level until it does not; smoothing and windows count voxels.
     initial
-        Affine and, where there is one, start field; the field is interpolated onto the displacement grid
-        of the coarsest level, so it should vary slowly on that scale.
+        Affine and, where there is one, start field.
     masks
         (fixed, moving) bool arrays, arrays of weights from 0 to 1, or None: a pair of voxels counts by the
         product of both weights. Windows of 5^3 near a border still see over it.
@@ -115,12 +102,13 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level.
+    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    no more similar than the start is the start, with both equal.
 
     Raises
     ------
     ValueError
-        For arrays that do not fit their grids, a block too large, values that are not finite or bad
+        For arrays that do not fit their grids, values that are not finite or bad
         settings.
     """
     options = NativeSettings.from_mapping(settings)
@@ -132,18 +120,24 @@ def register(
         return _unchanged(initial, result_grid)
 
     levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
-    if min(levels[-1].floor_fixed, levels[-1].floor_moving) <= 0:
+    if min(levels[-1].pair.floor_fixed, levels[-1].pair.floor_moving) <= 0:
         return _unchanged(initial, result_grid)
     u = _start(initial, levels[0])
     metrics = []
     for n, level in enumerate(levels):
         if n:
-            u = _finer(u, levels[n - 1].field_grid, level.field_grid, level.halved)
+            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
         u, record = _refine(level, u, options)
         metrics.append(record)
-    before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
+    scratch = np.empty((9, *levels[-1].field_grid.shape), np.float32)
+    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
+    if after <= before:
+        # The start is a candidate too.
+        return replace(
+            _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
+        )
 
     jacobian = metrics[-1]["minimal_jacobian"]
     coarser = levels[-1].field_grid
@@ -209,11 +203,6 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
             raise ValueError(f"the {name} mask is of shape {mask.shape}; its image is of {image.shape}")
         if mask is not None and mask.dtype.kind == "f" and not (np.min(mask) >= 0 and np.max(mask) <= 1):
             raise ValueError(f"the {name} mask holds weights outside 0 to 1 or not finite; wanted 0 to 1")
-        if image.size >= 2**31 or image.shape[2] > LONGEST_ROW:
-            raise ValueError(
-                f"the {name} block has {image.shape} voxels; the native backend takes less than 2^31 in all "
-                f"and {LONGEST_ROW} along x: use smaller blocks"
-            )
 
 
 def _breadth(image: np.ndarray) -> int:
@@ -295,16 +284,18 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
             _Level(
                 number=number,
                 halved=halved,
-                fixed=_presmooth(images[0], number, options),
-                moving=_at_least_two(_presmooth(images[1], number, options)),
-                fixed_mask=weights[0],
-                moving_mask=_at_least_two(weights[1]),
+                pair=Pair(
+                    fixed=_presmooth(images[0], number, options),
+                    moving=_at_least_two(_presmooth(images[1], number, options)),
+                    fixed_mask=weights[0],
+                    moving_mask=_at_least_two(weights[1]),
+                    linear=np.ascontiguousarray(to_index[:3, :3]),
+                    shift=np.ascontiguousarray(to_index[:3, 3]),
+                    floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
+                    floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
+                ),
                 grid=grid,
                 field_grid=grid.coarsen((2, 2, 2)),
-                linear=np.ascontiguousarray(to_index[:3, :3], np.float32),
-                shift=to_index[:3, 3].astype(np.float32),
-                floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
-                floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
             )
         )
     return levels[::-1]
@@ -338,6 +329,21 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
     return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
 
 
+def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
+    """What one level found, on the displacement grid of the next.
+
+    What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
+    lost. Where both together come near a fold, all of u is carried on.
+    """
+    grids = coarse.field_grid, level.field_grid, level.halved
+    if initial.field is not None:
+        both = _finer(u - _start(initial, coarse), *grids)
+        both += _start(initial, level)
+        if minimal_jacobian(both, CELL) >= floor:
+            return both
+    return _finer(u, *grids)
+
+
 def _unchanged(initial: Initial, grid: Grid) -> Result:
     """The start as result: for a block with nothing to compare."""
     if initial.field is None or initial.field_grid is None:
@@ -359,9 +365,8 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
-        score, weight = normal_equations(
-            *level.pair, u, level.floor_fixed, level.floor_moving, options.robustness, equations
-        )
+        equations.fill(0.0)
+        score, weight = level.pair.normal_equations(u, options.robustness, equations)
         if weight <= 0:
             break
         scores.append(score / weight)
@@ -419,10 +424,3 @@ def _compose_unfolded(
 def _compose_and_measure(u: np.ndarray, step: np.ndarray, out: np.ndarray) -> float:
     compose(u, step, out)
     return minimal_jacobian(out, CELL)
-
-
-def _similarity(level: _Level, start: np.ndarray, u: np.ndarray) -> tuple[float, float]:
-    """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level."""
-    stride = max(1, level.fixed.shape[0] // COMPARED_PLANES)
-    before, after, weight = compare(*level.pair, start, u, level.floor_fixed, level.floor_moving, stride)
-    return (before / weight, after / weight) if weight > 0 else (0.0, 0.0)
