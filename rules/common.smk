@@ -1,12 +1,14 @@
 """All helper functions of the rules."""
 
+import json
+from math import ceil
 from pathlib import Path
 
 from weft.code_digest import code_digest
 from weft.project import Project
 from weft.readers.fingerprint import fingerprint
 from weft.refusals import ConfigError
-from weft.registration.contract import backend_module
+from weft.registration.contract import PROCESS_MB, backend_module
 from snakemake.exceptions import WorkflowError
 
 if not config and Path("config/config.yaml").is_file():
@@ -144,6 +146,19 @@ def stage_backend(wildcards):
     )
 
 
+def memory_of_blocks(wildcards, input, threads):
+    """MB for as many planned blocks beside each other as there are threads; known once the plan is there."""
+    block = json.loads(Path(input.plan).read_text())["memory_mb"]
+    return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
+
+
+def stage_environment(wildcards):
+    """The conda environment of a stage's backend: antspyx, which is heavy, has one of its own."""
+    backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
+    name = "ants" if backend == "ants" else "registration"
+    return f"../envs/{name}.yaml"  # relative to this folder, as those that rules name
+
+
 # ------------------------------------------------------------------ inputs
 def phantom_receipt(wildcards):
     return (
@@ -250,6 +265,48 @@ def ontology_source(wildcards):
         if path.startswith(f"{RESULTS}/phantom/")
         else path
     )
+
+
+def landmark_paths(wildcards):
+    paths = PROJECT.registrations[wildcards.registration].landmarks or []
+    return [PROJECT.path(path) for path in paths]
+
+
+def landmark_sources(wildcards):
+    """The files that the landmarks depend on: themselves, or the phantom's receipt."""
+    return [
+        (
+            f"{RESULTS}/phantom/phantom.json"
+            if path.startswith(f"{RESULTS}/phantom/")
+            else path
+        )
+        for path in landmark_paths(wildcards)
+    ]
+
+
+def compared_labels(role):
+    """Receipt of a label image whose overlap is measured (none where only one image has labels)."""
+
+    def path(wildcards):
+        row = PROJECT.registrations[wildcards.registration]
+        return (
+            f"{RESULTS}/images/{getattr(row, role)}/image.json"
+            if row.moving_labels
+            else []
+        )
+
+    return path
+
+
+def last_stage_file(name):
+    """A file of the last deformable stage (none for an affine alone)."""
+
+    def path(wildcards):
+        stages = PROJECT.stages(wildcards.registration)
+        base = f"{RESULTS}/registrations/{wildcards.registration}/stages"
+        return f"{base}/{stages[-1]}/{name}" if stages else []
+
+    return path
 
 
 def rois_of(registration):
@@ -398,9 +455,14 @@ def figures(*names):
         for name in PROJECT.registrations:
             stages = PROJECT.stages(name)
             base = f"{RESULTS}/registrations/{name}/figures"
+            row = PROJECT.registrations[name]
             if kind == "block_map":
                 paths += [f"{base}/blocks_{stage}.png" for stage in stages]
-            elif kind == "overlay" or stages:
+            elif {
+                "deformation": stages,
+                "landmarks": row.landmarks,
+                "labels": row.moving_labels,
+            }.get(kind, True):
                 paths.append(f"{base}/{kind}.png")
     return paths
 
@@ -415,6 +477,10 @@ def report_contents():
                 "moving": row.moving,
                 "channels": {"fixed": row.fixed_channel, "moving": row.moving_channel},
                 "stages": PROJECT.stages(name),
+                "spacing": PROJECT.settings(name).quality.spacing,
+                "landmarks": bool(row.landmarks),
+                "labels": row.labels,
+                "moving_labels": row.moving_labels,
                 "rois": rois_of(name),
             }
             for name, row in PROJECT.registrations.items()

@@ -22,7 +22,7 @@ from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob, background_value
 from weft.registration.start import find_affine
-from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
 Outcome = tuple[np.ndarray | None, dict[str, Any]]
@@ -42,7 +42,7 @@ class Registered:
         The affine start and how far it can be trusted; None when it was given.
     round_trip
         Error of transform and inverse over every fixed voxel (see `weft.transforms.invert.round_trip`); empty
-        without stages.
+        without stages or inverse.
     """
 
     transform: Sequence
@@ -59,10 +59,13 @@ def register(
     moving_grid: Grid | None = None,
     fixed_channel: str | int | None = None,
     moving_channel: str | int | None = None,
+    fixed_mask: Image | np.ndarray | None = None,
+    moving_mask: Image | np.ndarray | None = None,
     affine: np.ndarray | Mapping[str, Any] | None = None,
     stages: Many[Stage | Mapping[str, Any]] | None = None,
     reduce: Reduce | Mapping[str, Any] | None = None,
     invert: Invert | Mapping[str, Any] | None = None,
+    inverse: bool = True,
     workers: int = 1,
     processes: bool = False,
     client: Any = None,
@@ -83,6 +86,9 @@ def register(
         Grids, um, of arrays.
     fixed_channel, moving_channel
         Name of the channel to register; the first by default.
+    fixed_mask, moving_mask
+        Where the images count in the stages: an `Image` in the same space, or an array on the image's grid; above 0,
+        or by weights of 0 to 1 (a float type).
     affine
         Where to start: a (4, 4) matrix, um, z, y, x, fixed to moving; or settings of `weft.config.Affine` for the
         search of one (default: its defaults).
@@ -91,6 +97,8 @@ def register(
         for an affine alone.
     reduce, invert
         `weft.config.Reduce` and `weft.config.Invert`, or mappings of their fields.
+    inverse
+        Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers
         So many blocks at a time.
     processes
@@ -116,33 +124,44 @@ def register(
     else:
         found = _search(pick_fixed, pick_moving, settings.affine, seed)
         matrix = found.matrix
+    masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
+    residual: float | None = None
     tables = {}
     for stage in settings.stages:
         plain = stage.model_dump(mode="json")
         job = StageJob(
-            plan=plan_stage(pick_fixed[0].grid, plain),
+            plan=plan_stage(pick_fixed[0].grid, plain, residual),
             settings=plain,
             fixed=pick_fixed,
             moving=pick_moving,
             affine=matrix,
-            field=None if displacements is None else (displacements.field, displacements.grid),
+            start=displacements,
             background=background,
+            masks=masks,
         )
         outcomes = _run(job, workers, processes, client)
         records = {name: record for name, (_, record) in outcomes.items()}
         fields = {name: u for name, (u, _) in outcomes.items()}
         combined = combine_blocks(
-            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.repair
+            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.attempt
         )
-        displacements = combined.displacements
+        displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks
     if displacements is None:
         return Registered(Sequence((Affine(matrix),)), {}, found)
-    v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())
-    trip = round_trip(displacements.field, displacements.grid, v, grid, pick_fixed[0].grid)
-    return Registered(_both_ways(displacements, Displacements(v, grid), matrix), tables, found, trip)
+    if not inverse:
+        return Registered(Sequence((displacements, Affine(matrix))), tables, found)
+    back = find_inverse(
+        displacements.field,
+        displacements.grid,
+        pick_fixed[0].grid,
+        voxel=Grid.from_json(job.plan["grid"]).finest,
+        **settings.invert.model_dump(),
+    )
+    both = _both_ways(displacements, back.displacements, matrix)
+    return Registered(both, tables, found, back.round_trip)
 
 
 def _pick(
@@ -158,6 +177,17 @@ def _pick(
     elif grid is not None:
         raise ValueError(f"the {role} image is an Image, which has its grid; leave {role}_grid out")
     return image, 0 if channel is None else image.channel(channel)
+
+
+def _mask(mask: Image | np.ndarray | None, image: Image, role: str) -> Image | None:
+    """A mask as an image."""
+    if mask is None or isinstance(mask, Image):
+        return mask
+    if np.shape(mask) != image.grid.shape:
+        raise ValueError(
+            f"the {role}_mask is an array of shape {np.shape(mask)}; wanted {image.grid.shape}, as the {role} image"
+        )
+    return Image((Level(np.asarray(mask)[None], image.grid),))
 
 
 def _settings(

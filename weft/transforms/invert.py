@@ -2,18 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
 import numba
 import numpy as np
 
+from weft.blocks import cut, region
 from weft.grid import Grid
-from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row, vector_at
+from weft.transforms.formats.ngff import shard_regions
+from weft.transforms.histogram import Histogram
+from weft.transforms.interpolate import (
+    Field,
+    axis_steps,
+    blend,
+    cell,
+    check_field,
+    crop_field,
+    interpolate_row,
+    vector_at,
+)
+from weft.transforms.model import Displacements
+from weft.transforms.unfold import WritableField
 
 ROUND_TRIP_BIN = 1e-3  # of a voxel
 ROUND_TRIP_BINS = 1 << 15
+TILE = (128, 256, 256)  # voxels of the fixed grid whose round trip is measured at once
+FINEST = 4  # samples of the inverse per sample of the field, at most, when it is chosen
+# What a chosen inverse has to reach, voxel edges.
+GOOD_P95, GOOD_MAX = 0.1, 0.5
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """An inverse and how good it is.
+
+    Parameters
+    ----------
+    displacements
+        v, where it was written to.
+    supersample
+        Samples of v per sample of u, along each axis.
+    unsolved
+        Samples of v at which the tolerance was not reached.
+    residual
+        The largest residual that was left at a sample, um.
+    round_trip
+        See `round_trip`.
+    """
+
+    displacements: Displacements
+    supersample: int
+    unsolved: int
+    residual: float
+    round_trip: dict[str, float | int]
+
+
+def find_inverse(
+    u: Field,
+    grid: Grid,
+    fixed_grid: Grid,
+    *,
+    voxel: float,
+    iterations: int = 40,
+    tolerance: float = 0.01,
+    supersample: int | Literal["auto"] = "auto",
+    create: Callable[[Grid], WritableField] | None = None,
+) -> Inverse:
+    """The inverse of a displacement field, and its round trip over every voxel of the fixed image.
+
+    Everything is done part by part: memory does not depend on the size of the volume, but on the largest displacement.
+
+    Parameters
+    ----------
+    u, grid
+        The displacement field, (3, z, y, x) float32 um, and its grid.
+    fixed_grid
+        The voxels over which the round trip is measured.
+    voxel
+        Voxel edge, um, at which the images were registered: what ``auto`` measures by.
+    iterations, tolerance
+        As `invert_displacements`.
+    supersample
+        As `invert_displacements`. ``auto``: the coarsest of 1, 2 and 4 with a round trip of at most a tenth of a voxel
+        for 95 % of the fixed voxels and half a voxel for all; 4 where none has.
+    create
+        Makes what the inverse is written to, given its grid; called once more for every finer grid that is tried. None
+        for arrays in memory.
+
+    Raises
+    ------
+    ValueError
+        When the field does not lie on its grid or holds values that are not finite.
+    """
+    factors: Sequence[int] = (1, 2, FINEST) if supersample == "auto" else (supersample,)
+    lower, upper = _extremes(u, grid)
+    for factor in factors:
+        v_grid = _inverse_grid(grid, lower, upper, factor)
+        v: WritableField = np.empty((3, *v_grid.shape), np.float32) if create is None else create(v_grid)
+        solved = _solve_field(u, grid, (lower, upper), v, v_grid, iterations, tolerance)
+        trip = round_trip(u, grid, v, v_grid, fixed_grid)
+        if trip["p95"] <= GOOD_P95 * voxel and trip["max"] <= GOOD_MAX * voxel:
+            break
+    return Inverse(Displacements(v, v_grid), factor, *solved, trip)
 
 
 def invert_displacements(
-    u: np.ndarray,
+    u: Field,
     grid: Grid,
     *,
     iterations: int = 30,
@@ -43,7 +139,8 @@ def invert_displacements(
     -------
     v, grid_v
         (3, z, y, x) float32 um, and its grid: that of u, enlarged by the largest displacement, so that it
-        holds every point that u moves.
+        holds every point that u moves. Where it ends, every point comes from beyond the border of u, so that both
+        go on as the same translations (`Displacements`): v undoes u everywhere.
 
     Raises
     ------
@@ -55,28 +152,14 @@ def invert_displacements(
     .. [1] M. Chen, W. Lu, Q. Chen, K. J. Ruchala, G. H. Olivera: A simple fixed-point approach to invert a
        deformation field. Medical Physics 35 (2008) 81-88.
     """
-    check_field(u, grid)
-    if not np.isfinite(u).all():
-        raise ValueError(
-            f"the displacement field holds {int((~np.isfinite(u)).sum())} values that are not finite"
-        )
-    spacing = np.array(grid.spacing)
-    margin = np.ceil(np.abs(u).reshape(3, -1).max(1) / spacing).astype(int) + 1
-    grid_v = grid.pad(tuple(int(m) for m in margin))  # type: ignore[arg-type]
-    if supersample > 1:
-        grid_v = grid_v.resample(tuple(float(s) / supersample for s in spacing))  # type: ignore[arg-type]
-    v = np.empty((3, *grid_v.shape), np.float32)
-    # Solve in units of u's grid: indices and displacements in its voxels.
-    first = grid.to_index(grid_v.origin)
-    step = np.array(grid_v.spacing) / spacing
-    scaled = (u / spacing[:, None, None, None]).astype(np.float32)
-    _invert(scaled, first, step, spacing, iterations, tolerance * float(spacing.min()), v)
-    return v, grid_v
+    lower, upper = _extremes(u, grid)
+    v_grid = _inverse_grid(grid, lower, upper, supersample)
+    v = np.empty((3, *v_grid.shape), np.float32)
+    _solve_field(u, grid, (lower, upper), v, v_grid, iterations, tolerance)
+    return v, v_grid
 
 
-def round_trip(
-    u: np.ndarray, grid: Grid, v: np.ndarray, grid_v: Grid, fixed_grid: Grid
-) -> dict[str, float | int]:
+def round_trip(u: Field, grid: Grid, v: Field, grid_v: Grid, fixed_grid: Grid) -> dict[str, float | int]:
     """How far x -> x + u(x) -> back through v ends from x, over every voxel of a grid.
 
     Parameters
@@ -86,7 +169,7 @@ def round_trip(
     v, grid_v
         Its inverse, and the inverse's grid.
     fixed_grid
-        The voxels to try, in the fixed space.
+        The voxels to try, in the fixed space; a part at a time.
 
     Returns
     -------
@@ -98,36 +181,109 @@ def round_trip(
     ValueError
         When a field does not lie on its grid.
     """
-    check_field(u, grid)
     check_field(v, grid_v)
-    width = ROUND_TRIP_BIN * min(fixed_grid.spacing)
-    histogram = np.zeros(ROUND_TRIP_BINS, np.int64)
-    z_steps, y_steps, x_steps = (axis_steps(grid, fixed_grid, axis) for axis in range(3))
-    to_v = np.linalg.inv(grid_v.matrix())
-    largest, outside = _round_trip(
-        np.ascontiguousarray(u, np.float32),
-        np.ascontiguousarray(v, np.float32),
-        (z_steps, y_steps, x_steps),
-        np.array(fixed_grid.origin),
-        np.array(fixed_grid.spacing),
-        np.diag(to_v)[:3].copy(),
-        to_v[:3, 3].copy(),
-        1 / width,
-        histogram,
-    )
-    passed = np.cumsum(histogram)
-
-    def percentile(q: float) -> float:
-        index = int(np.searchsorted(passed, q / 100 * fixed_grid.size))
-        return min((index + 1) * width, largest) if index < ROUND_TRIP_BINS - 1 else largest
-
+    lengths = Histogram(0.0, ROUND_TRIP_BIN * min(fixed_grid.spacing), ROUND_TRIP_BINS)
+    outside = 0
+    for name in cut(fixed_grid.shape, TILE):
+        z, y, x = region(name, fixed_grid.shape, TILE)
+        part = fixed_grid.crop((z, y, x))
+        there, there_grid = crop_field(u, grid, *_ends(part))
+        # Where the part's points land: they are moved by no more than the samples around them.
+        moved = there.reshape(3, -1)
+        first, last = _ends(part)
+        back, back_grid = crop_field(v, grid_v, first + moved.min(1), last + moved.max(1))
+        to_back = np.linalg.inv(back_grid.matrix())
+        found = np.empty(part.shape, np.float32)
+        outside += _round_trip(
+            there,
+            back,
+            tuple(axis_steps(there_grid, part, axis) for axis in range(3)),
+            np.array(part.origin),
+            np.array(part.spacing),
+            np.diag(to_back)[:3].copy(),
+            to_back[:3, 3].copy(),
+            grid_v.lower,
+            grid_v.upper,
+            found,
+        )
+        lengths.add(found)
     return {
-        "p50": percentile(50),
-        "p95": percentile(95),
-        "max": largest,
+        "p50": lengths.percentile(50),
+        "p95": lengths.percentile(95),
+        "max": lengths.largest,
         "outside": int(outside),
         "voxels": fixed_grid.size,
     }
+
+
+def _ends(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The centres of the first and of the last voxel."""
+    corners = grid.corners()
+    return corners[0], corners[-1]
+
+
+def _extremes(u: Field, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest displacement along each axis, (3,) um, part by part."""
+    check_field(u, grid)
+    lower, upper, wrong = np.full(3, np.inf), np.full(3, -np.inf), 0
+    for part in shard_regions(grid):
+        values = np.asarray(u[(slice(None), *part)]).reshape(3, -1)
+        wrong += int((~np.isfinite(values)).sum())
+        lower, upper = np.minimum(lower, values.min(1)), np.maximum(upper, values.max(1))
+    if wrong:
+        raise ValueError(f"the displacement field holds {wrong} values that are not finite")
+    return lower, upper
+
+
+def _inverse_grid(grid: Grid, lower: np.ndarray, upper: np.ndarray, supersample: int) -> Grid:
+    margin = np.ceil(np.maximum(-lower, upper).clip(0) / grid.spacing).astype(int) + 1
+    enlarged = grid.pad((int(margin[0]), int(margin[1]), int(margin[2])))
+    if supersample == 1:
+        return enlarged
+    z, y, x = (s / supersample for s in grid.spacing)
+    return enlarged.resample((z, y, x))
+
+
+class _Solved(NamedTuple):
+    unsolved: int
+    residual: float
+
+
+def _solve_field(
+    u: Field,
+    grid: Grid,
+    extremes: tuple[np.ndarray, np.ndarray],
+    v: WritableField,
+    v_grid: Grid,
+    iterations: int,
+    tolerance: float,
+) -> _Solved:
+    """Fill v shard by shard; how many samples were not solved, and the largest residual, um."""
+    spacing = np.array(grid.spacing)
+    unsolved, residual = 0, 0.0
+    for shard in shard_regions(v_grid):
+        part = v_grid.crop(shard)
+        first, last = _ends(part)
+        # A point w comes from w - u: from no farther than the largest displacements.
+        near, near_grid = crop_field(u, grid, first - extremes[1], last - extremes[0])
+        # Solve in units of u's grid: indices and displacements in its voxels.
+        scaled = near / spacing.astype(np.float32)[:, None, None, None]
+        out = np.empty((3, *part.shape), np.float32)
+        here, largest = _invert(
+            scaled,
+            near_grid.to_index(part.origin),
+            np.array(part.spacing) / spacing,
+            (spacing[0], spacing[1], spacing[2]),
+            iterations,
+            tolerance * float(spacing.min()),
+            out,
+        )
+        v[(slice(None), *shard)] = out
+        unsolved, residual = unsolved + here, max(residual, largest)
+    return _Solved(unsolved, residual)
+
+
+SLOW = 0.3**2  # of the residual's square: a step that leaves more asks for a better matrix
 
 
 @numba.njit(cache=True, nogil=True)
@@ -152,97 +308,120 @@ def _derivative(u, p, j):
 
 
 @numba.njit(cache=True, nogil=True)
-def _solve(j, r, out):
-    """out = j^-1 r by Cramer's rule; False where j is close to singular or turned over."""
+def _invert_matrix(j, out):
+    """out = j^-1 by Cramer's rule; False, and nothing done, where j is close to singular or turned over."""
     a = j[1, 1] * j[2, 2] - j[1, 2] * j[2, 1]
     b = j[1, 2] * j[2, 0] - j[1, 0] * j[2, 2]
     c = j[1, 0] * j[2, 1] - j[1, 1] * j[2, 0]
     det = j[0, 0] * a + j[0, 1] * b + j[0, 2] * c
     if det < 0.02:
         return False
-    d, e = j[0, 2] * j[2, 1] - j[0, 1] * j[2, 2], j[0, 1] * j[1, 2] - j[0, 2] * j[1, 1]
-    f, g = j[0, 0] * j[2, 2] - j[0, 2] * j[2, 0], j[0, 2] * j[1, 0] - j[0, 0] * j[1, 2]
-    h, i = j[0, 1] * j[2, 0] - j[0, 0] * j[2, 1], j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]
-    out[0] = (a * r[0] + d * r[1] + e * r[2]) / det
-    out[1] = (b * r[0] + f * r[1] + g * r[2]) / det
-    out[2] = (c * r[0] + h * r[1] + i * r[2]) / det
+    out[0, 0], out[1, 0], out[2, 0] = a / det, b / det, c / det
+    out[0, 1] = (j[0, 2] * j[2, 1] - j[0, 1] * j[2, 2]) / det
+    out[1, 1] = (j[0, 0] * j[2, 2] - j[0, 2] * j[2, 0]) / det
+    out[2, 1] = (j[0, 1] * j[2, 0] - j[0, 0] * j[2, 1]) / det
+    out[0, 2] = (j[0, 1] * j[1, 2] - j[0, 2] * j[1, 1]) / det
+    out[1, 2] = (j[0, 2] * j[1, 0] - j[0, 0] * j[1, 2]) / det
+    out[2, 2] = (j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]) / det
     return True
 
 
 @numba.njit(cache=True, nogil=True)
-def _residual(u, w, p, spacing, r):
-    """r = p + u(p) - w in voxels; its length in um."""
-    vector_at(u, p[0], p[1], p[2], r)
-    length = 0.0
-    for c in range(3):
-        r[c] += p[c] - w[c]
-        length += (r[c] * spacing[c]) ** 2
-    return np.sqrt(length)
+def _identity(out):
+    for i in range(3):
+        for k in range(3):
+            out[i, k] = 1.0 if i == k else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _residual(u, w, p, spacing):
+    """p + u(p) - w in voxels, and the square of its length in um."""
+    d = vector_at(u, p[0], p[1], p[2])
+    r = (p[0] + d[0] - w[0], p[1] + d[1] - w[1], p[2] + d[2] - w[2])
+    return r, (r[0] * spacing[0]) ** 2 + (r[1] * spacing[1]) ** 2 + (r[2] * spacing[2]) ** 2
 
 
 @numba.njit(cache=True, nogil=True)
 def _invert(u, first, step, spacing, iterations, tolerance, v):
-    w, p, move = np.empty(3), np.empty(3), np.empty(3)
-    r, r_new, best, newton = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-    j = np.empty((3, 3))
+    """Fill v, um; the number of samples whose residual stayed above the tolerance, and the largest residual, um.
+
+    A step is p <- p - M (p + u(p) - w). M is the identity (the fixed point) at the start of a row, and the inverse of
+    the field's derivative (Newton) from where that was slow; the samples after go on with it, so that the derivative
+    is rarely computed. What does not help is tried again with M made anew, then with ever smaller steps.
+    """
+    derivative, m = np.empty((3, 3)), np.empty((3, 3))
+    unsolved, largest, enough = 0, 0.0, tolerance * tolerance
     for z in range(v.shape[1]):
         for y in range(v.shape[2]):
+            w0, w1 = first[0] + step[0] * z, first[1] + step[1] * y
+            here = vector_at(u, w0, w1, first[2])
+            move = (-here[0], -here[1], -here[2])
+            before = move
+            _identity(m)
             for x in range(v.shape[3]):
-                w[0], w[1], w[2] = first[0] + step[0] * z, first[1] + step[1] * y, first[2] + step[2] * x
-                if x == 0:
-                    vector_at(u, w[0], w[1], w[2], move)
-                    move[:] = -move
-                # Along a row, the neighbour's answer is the start.
-                p[:] = w + move
-                error = _residual(u, w, p, spacing, r)
+                w = (w0, w1, first[2] + step[2] * x)
+                # Along a row, the start is what the two answers before lead to.
+                p = (
+                    w[0] + 2 * move[0] - before[0],
+                    w[1] + 2 * move[1] - before[1],
+                    w[2] + 2 * move[2] - before[2],
+                )
+                r, error = _residual(u, w, p, spacing)
                 damping = 1.0
                 for _ in range(iterations):
-                    if error <= tolerance:
+                    if error <= enough:
                         break
-                    best[:] = p - damping * r
-                    reached = _residual(u, w, best, spacing, r_new)
-                    if reached > 0.3 * error:
-                        _derivative(u, p, j)
-                        if _solve(j, r, newton):
-                            newton[:] = p - damping * newton
-                            by_newton = _residual(u, w, newton, spacing, r_new)
-                            if by_newton < reached:
-                                best[:] = newton
-                                reached = by_newton
+                    tried = (
+                        p[0] - damping * (m[0, 0] * r[0] + m[0, 1] * r[1] + m[0, 2] * r[2]),
+                        p[1] - damping * (m[1, 0] * r[0] + m[1, 1] * r[1] + m[1, 2] * r[2]),
+                        p[2] - damping * (m[2, 0] * r[0] + m[2, 1] * r[1] + m[2, 2] * r[2]),
+                    )
+                    r_tried, reached = _residual(u, w, tried, spacing)
+                    slow = reached > SLOW * error
                     if reached < error:
-                        p[:] = best
-                        error = _residual(u, w, p, spacing, r)
+                        p, r, error = tried, r_tried, reached
                         damping = min(1.0, 2 * damping)
                     else:
                         damping *= 0.5
+                    if slow and error > enough:
+                        _derivative(u, p, derivative)
+                        if not _invert_matrix(derivative, m):
+                            _identity(m)
+                largest = max(largest, error)
+                unsolved += error > enough
+                before = move
+                move = (p[0] - w[0], p[1] - w[1], p[2] - w[2])
                 for c in range(3):
-                    move[c] = p[c] - w[c]
                     v[c, z, y, x] = move[c] * spacing[c]
+    return unsolved, np.sqrt(largest)
 
 
 @numba.njit(cache=True, nogil=True)
-def _round_trip(u, v, steps, origin, spacing, scale, offset, per_width, histogram):
+def _round_trip(u, v, steps, origin, spacing, scale, offset, lower, upper, lengths):
+    """Fill lengths, um; the number of voxels that land outside the box from lower to upper."""
     (z_lower, z_weight), (y_lower, y_weight), (x_lower, x_weight) = steps
     nodes = u.shape[3]
-    vz, vy, vx = v.shape[1:]
-    row = np.empty((3, nodes), np.float32)
-    d, p, back = np.empty(3), np.empty(3), np.empty(3)
-    largest, outside = 0.0, 0
+    row = np.empty(
+        (3, nodes + 1), np.float32
+    )  # the last node twice, so that every node has an upper neighbour
+    outside = 0
     for z in range(z_lower.size):
         for y in range(y_lower.size):
             interpolate_row(u, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
+            row[:, nodes] = row[:, nodes - 1]
+            pz, py = origin[0] + spacing[0] * z, origin[1] + spacing[1] * y
             for x in range(x_lower.size):
-                k, f = x_lower[x], float(x_weight[x])
-                for c in range(3):
-                    d[c] = row[c, k] * (1 - f) + row[c, min(k + 1, nodes - 1)] * f
-                p[0] = (origin[0] + spacing[0] * z + d[0]) * scale[0] + offset[0]
-                p[1] = (origin[1] + spacing[1] * y + d[1]) * scale[1] + offset[1]
-                p[2] = (origin[2] + spacing[2] * x + d[2]) * scale[2] + offset[2]
-                if not (-0.5 <= p[0] <= vz - 0.5 and -0.5 <= p[1] <= vy - 0.5 and -0.5 <= p[2] <= vx - 0.5):
-                    outside += 1
-                vector_at(v, p[0], p[1], p[2], back)
-                length = (d[0] + back[0]) ** 2 + (d[1] + back[1]) ** 2 + (d[2] + back[2]) ** 2
-                length = np.sqrt(length)
-                largest = max(largest, length)
-                histogram[min(int(length * per_width), histogram.size - 1)] += 1
-    return largest, outside
+                k, f = x_lower[x], x_weight[x]
+                dz = row[0, k] + (row[0, k + 1] - row[0, k]) * f
+                dy = row[1, k] + (row[1, k + 1] - row[1, k]) * f
+                dx = row[2, k] + (row[2, k + 1] - row[2, k]) * f
+                wz, wy, wx = pz + dz, py + dy, origin[2] + spacing[2] * x + dx
+                inside = (
+                    lower[0] <= wz <= upper[0] and lower[1] <= wy <= upper[1] and lower[2] <= wx <= upper[2]
+                )
+                outside += not inside
+                back = vector_at(
+                    v, wz * scale[0] + offset[0], wy * scale[1] + offset[1], wx * scale[2] + offset[2]
+                )
+                lengths[z, y, x] = np.sqrt((dz + back[0]) ** 2 + (dy + back[1]) ** 2 + (dx + back[2]) ** 2)
+    return outside

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from weft.grid import Grid
+from weft.grid import Grid, Shape, Triple
+from weft.pyramid import halving
 from weft.registration.backends.native_field import (
     compose,
     find_folds,
@@ -31,12 +32,12 @@ from weft.registration.backends.native_field import (
 from weft.registration.backends.native_images import (
     Statistics,
     block_statistics,
-    halve,
     intensity_statistics,
+    reduced,
     scale,
     white_noise,
 )
-from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
+from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
@@ -48,37 +49,27 @@ __all__ = [
     "minimal_jacobian",
     "predicted_memory",
     "register",
+    "smoothing_radius",
 ]
 
-SMALLEST_LEVEL = 12  # voxels per axis: coarser levels are left out
-SMALLEST_IMAGE = 4  # voxels per axis at the finest level
+SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
+SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
-NOISE_STRICT = 10.0
-COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
+MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 17  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 18  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
 class _Level:
-    """One resolution of the block: what `native_pass` compares."""
+    """One resolution of the block: what is compared; `halved` are the factors from it to the next."""
 
     number: int
-    fixed: np.ndarray
-    moving: np.ndarray
-    fixed_mask: np.ndarray
-    moving_mask: np.ndarray
+    halved: Shape
+    pair: Pair
     grid: Grid
     field_grid: Grid
-    linear: np.ndarray
-    shift: np.ndarray
-    floor_fixed: float
-    floor_moving: float
     noise: float
-
-    @property
-    def pair(self) -> tuple[np.ndarray, ...]:
-        return self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.linear, self.shift
 
 
 def register(
@@ -96,13 +87,12 @@ def register(
     Parameters
     ----------
     fixed, moving
-        (z, y, x) arrays of any real dtype.
+        (z, y, x) arrays of any real dtype. A single plane is registered within itself.
     fixed_grid, moving_grid
-        Their grids, um, of isotropic and equal spacing (up to a few per cent: smoothing and windows count
-        voxels).
+        Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
+        halved from level to level until it does not; smoothing and windows count voxels.
     initial
-        Affine and, where there is one, start field; the field is interpolated onto the displacement grid
-        of the coarsest level, so it should vary slowly on that scale.
+        Affine and, where there is one, start field.
     masks
         (fixed, moving) bool arrays, arrays of weights from 0 to 1, or None: a pair of voxels counts by the
         product of both weights. Windows of 5^3 near a border still see over it.
@@ -116,39 +106,49 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level.
+    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    no more similar than the start is the start, with both equal.
 
     Raises
     ------
     ValueError
-        For arrays that do not fit their grids, a block too small or too large, values that are not finite
-        or bad settings.
+        For arrays that do not fit their grids, values that are not finite or bad
+        settings.
     """
     options = NativeSettings.from_mapping(settings)
-    _check(fixed, fixed_grid, moving, moving_grid, masks, options.levels[-1])
+    _check(fixed, fixed_grid, moving, moving_grid, masks)
     result_grid = fixed_grid.coarsen((2, 2, 2))
     statistics = _statistics(fixed, moving, options)
-    smallest = min(moving.shape) >> options.levels[-1]
-    if any(s.empty for s in statistics) or smallest < SMALLEST_IMAGE:
+    breadth = min(_breadth(fixed), _breadth(moving)) >> options.levels[-1]
+    if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
         return _unchanged(initial, result_grid)
 
     levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
-    if min(levels[-1].floor_fixed, levels[-1].floor_moving) <= 0:
+    if min(levels[-1].pair.floor_fixed, levels[-1].pair.floor_moving) <= 0:
         return _unchanged(initial, result_grid)
     u = _start(initial, levels[0])
     metrics = []
-    for level in levels:
-        if level is not levels[0]:
-            u = upsample(u, level.field_grid.shape, 2.0)
+    for n, level in enumerate(levels):
+        if n:
+            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
         u, record = _refine(level, u, options)
         metrics.append(record)
-    before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
+    scratch = np.empty((9, *levels[-1].field_grid.shape), np.float32)
+    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
+    if after <= before:
+        # The start is a candidate too.
+        return replace(
+            _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
+        )
 
     jacobian = metrics[-1]["minimal_jacobian"]
-    for number in range(levels[-1].number - 1, -1, -1):
-        u = upsample(u, _coarsen(fixed_grid, number + 1).shape, 2.0)
+    coarser = levels[-1].field_grid
+    for grid, factors in _halvings(fixed_grid, levels[-1].number)[-2::-1]:
+        finer = grid.coarsen((2, 2, 2))
+        u = _finer(u, coarser, finer, factors)
+        coarser = finer
     if levels[-1].number:
         jacobian = minimal_jacobian(u, CELL)
     u *= np.asarray(fixed_grid.spacing, np.float32)[:, None, None, None]
@@ -188,12 +188,19 @@ def predicted_memory(
     return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
 
 
+def smoothing_radius(settings: Mapping[str, Any]) -> int:
+    """Voxels around a voxel that its finest step sees: a window, and two widths of the Gaussian over the equations."""
+    options = NativeSettings.from_mapping(settings)
+    finest = options.levels[-1]
+    return math.ceil((2 + 2 * CELL[0] * options.at(options.sigma, finest)) * 2**finest)
+
+
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "2"
+    return "3"
 
 
-def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
+def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
     """Refuse arrays that the engine cannot work with."""
     for name, image, grid, mask in (
         ("fixed", fixed, fixed_grid, masks[0]),
@@ -207,17 +214,11 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
             raise ValueError(f"the {name} mask is of shape {mask.shape}; its image is of {image.shape}")
         if mask is not None and mask.dtype.kind == "f" and not (np.min(mask) >= 0 and np.max(mask) <= 1):
             raise ValueError(f"the {name} mask holds weights outside 0 to 1 or not finite; wanted 0 to 1")
-        if image.size >= 2**31 or image.shape[2] > LONGEST_ROW:
-            raise ValueError(
-                f"the {name} block has {image.shape} voxels; the native backend takes less than 2^31 in all "
-                f"and {LONGEST_ROW} along x: use smaller blocks"
-            )
-    smallest = min(fixed.shape) >> finest
-    if smallest < SMALLEST_IMAGE:
-        raise ValueError(
-            f"the fixed block of {fixed.shape} voxels is too small; "
-            f"wanted at least {SMALLEST_IMAGE << finest} along each axis"
-        )
+
+
+def _breadth(image: np.ndarray) -> int:
+    """Voxels along the second longest axis: a thin slab has as much to compare as the plane of it."""
+    return sorted(image.shape)[1]
 
 
 def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
@@ -237,55 +238,99 @@ def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Sta
     return found[0], found[1]
 
 
-def _coarsen(grid: Grid, halvings: int) -> Grid:
-    """The grid after so many halvings (as `halve` makes the images)."""
-    for _ in range(halvings):
-        grid = grid.coarsen((2, 2, 2))
-    return grid
+def _halvings(grid: Grid, count: int) -> list[tuple[Grid, Shape]]:
+    """The grids after 0, 1 .. `count` halvings, each with the factors to the next."""
+    found = []
+    for _ in range(count + 1):
+        factors = halving(grid.shape, grid.spacing)
+        found.append((grid, factors))
+        grid = grid.coarsen(factors)
+    return found
+
+
+def _finer(u: np.ndarray, coarse: Grid, fine: Grid, factors: Shape) -> np.ndarray:
+    """u in voxels of a level, on its displacement grid `coarse`, for the level that was halved by `factors`."""
+    if factors == (2, 2, 2):
+        return upsample(u, fine.shape, 2.0)
+    return interpolate(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
+
+
+def _widths(sigma: float, shape: Shape) -> Triple:
+    """Standard deviations (z, y, x) of the Gaussian that averages as many samples as one of `sigma` does in a volume.
+
+    A plane has one axis less to average over, so it is wider there. Where voxel edges differ it still counts
+    samples: as wide in um along each axis, it would average too few of them where the noise is.
+    """
+    axes = max(sum(n > 1 for n in shape), 1)
+    # An integral over `axes` axes: (2 pi)^(axes / 2) sigma^axes.
+    width = (2 * np.pi) ** ((3 - axes) / (2 * axes)) * sigma ** (3 / axes)
+    z, y, x = (width if n > 1 else 0.0 for n in shape)
+    return z, y, x
 
 
 def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, options) -> list[_Level]:
     """The levels to run, coarsest first."""
     images = [scale(fixed, statistics[0]), scale(moving, statistics[1])]
     weights = [NO_MASK if mask is None else np.ascontiguousarray(mask, np.float32) for mask in masks]
+    grids = [_halvings(grid, options.levels[0]) for grid in (fixed_grid, moving_grid)]
     levels: list[_Level] = []
     for number in range(options.levels[0] + 1):
         if number:
-            images = [halve(image) for image in images]
-            weights = [halve(weight) if weight.size else weight for weight in weights]
-        smallest = min(min(image.shape) for image in images)
-        if number > options.levels[-1] and smallest < SMALLEST_LEVEL:
+            factors = [halvings[number - 1][1] for halvings in grids]
+            images = [reduced(*pair) for pair in zip(images, factors, strict=True)]
+            weights = [
+                reduced(weight, f) if weight.size else weight
+                for weight, f in zip(weights, factors, strict=True)
+            ]
+        if number > options.levels[-1] and min(map(_breadth, images)) < SMALLEST_LEVEL:
             break
         if number < options.levels[-1]:
             continue
-        grid, from_grid = _coarsen(fixed_grid, number), _coarsen(moving_grid, number)
+        (grid, halved), (from_grid, _) = (halvings[number] for halvings in grids)
         # Fixed index -> um -> moving um -> moving index.
         to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
+        flat = [a == b == 1 for a, b in zip(grid.shape, from_grid.shape, strict=True)]
+        to_index[:3][flat] = 0.0  # planes are compared wherever they lie
         levels.append(
             _Level(
                 number=number,
-                fixed=_presmooth(images[0], number, options),
-                moving=_presmooth(images[1], number, options),
-                fixed_mask=weights[0],
-                moving_mask=weights[1],
+                halved=halved,
+                pair=Pair(
+                    fixed=_presmooth(images[0], number, options),
+                    moving=_at_least_two(_presmooth(images[1], number, options)),
+                    fixed_mask=weights[0],
+                    moving_mask=_at_least_two(weights[1]),
+                    linear=np.ascontiguousarray(to_index[:3, :3]),
+                    shift=np.ascontiguousarray(to_index[:3, 3]),
+                    floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
+                    floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
+                ),
                 grid=grid,
                 field_grid=grid.coarsen((2, 2, 2)),
-                linear=np.ascontiguousarray(to_index[:3, :3], np.float32),
-                shift=to_index[:3, 3].astype(np.float32),
-                floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
-                floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
-                noise=(white_noise(images[0]) + white_noise(images[1])) / 2,
+                noise=sum(
+                    white_noise(image, weight if weight.size else None)
+                    for image, weight in zip(images, weights, strict=True)
+                )
+                / 2,
             )
         )
     return levels[::-1]
+
+
+def _at_least_two(image: np.ndarray) -> np.ndarray:
+    """An image with each axis of one voxel repeated: between two voxels the kernels can interpolate."""
+    for axis in range(3):
+        if image.shape[axis] == 1:
+            image = np.repeat(image, 2, axis)
+    return image
 
 
 def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
     """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
     if level or not options.presmoothing:
         return image
-    taps = gaussian_taps(options.presmoothing)
-    border = len(taps) - 1
+    taps = gaussian_taps(_widths(options.presmoothing, image.shape))
+    border = taps.shape[1] - 1
     padded = np.pad(image, border, mode="edge")
     smooth(padded[None], taps)
     inner = (slice(border, -border),) * 3
@@ -298,6 +343,21 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
         return np.zeros((3, *level.field_grid.shape), np.float32)
     u = interpolate(initial.field, initial.field_grid, level.field_grid)
     return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+
+
+def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
+    """What one level found, on the displacement grid of the next.
+
+    What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
+    lost. Where both together come near a fold, all of u is carried on.
+    """
+    grids = coarse.field_grid, level.field_grid, level.halved
+    if initial.field is not None:
+        both = _finer(u - _start(initial, coarse), *grids)
+        both += _start(initial, level)
+        if minimal_jacobian(both, CELL) >= floor:
+            return both
+    return _finer(u, *grids)
 
 
 def _unchanged(initial: Initial, grid: Grid) -> Result:
@@ -314,16 +374,19 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     equations = np.empty((9, *shape), np.float32)
     step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
-    taps = gaussian_taps(options.at(options.sigma, level.number))
-    robustness = options.at(options.robustness, level.number) / (1 + NOISE_STRICT * level.noise)
+    # The more of the images is white noise, the wider the sums, and the stricter on windows that fit badly.
+    sigma = options.at(options.sigma, level.number) * float(np.sqrt(1 + 3 * min(level.noise, MOST_NOISE)))
+    robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
+    taps = gaussian_taps(_widths(sigma, level.grid.shape))
+    # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
+    taps[np.asarray(level.grid.shape) == 1] *= 2
     jacobian: float | None = None
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
-        score, weight = normal_equations(
-            *level.pair, u, level.floor_fixed, level.floor_moving, robustness, equations
-        )
+        equations.fill(0.0)
+        score, weight = level.pair.normal_equations(u, robustness, equations)
         if weight <= 0:
             break
         scores.append(score / weight)
@@ -369,7 +432,7 @@ def _compose_unfolded(
         bad |= find_folds(out, CELL, limit)
         # Zero within some samples of a fold (there u stays as it was, above the limit), smoothly up to 1.
         taps = gaussian_taps(0.5 * 2**cuts)
-        near = maximum_filter(bad, size=2 * len(taps) + 3).astype(np.float32)
+        near = maximum_filter(bad, size=2 * taps.shape[1] + 3).astype(np.float32)
         smooth(near[None], taps)
         step *= 1 - near
         jacobian = _compose_and_measure(u, step, out)
@@ -381,10 +444,3 @@ def _compose_unfolded(
 def _compose_and_measure(u: np.ndarray, step: np.ndarray, out: np.ndarray) -> float:
     compose(u, step, out)
     return minimal_jacobian(out, CELL)
-
-
-def _similarity(level: _Level, start: np.ndarray, u: np.ndarray) -> tuple[float, float]:
-    """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level."""
-    stride = max(1, level.fixed.shape[0] // COMPARED_PLANES)
-    before, after, weight = compare(*level.pair, start, u, level.floor_fixed, level.floor_moving, stride)
-    return (before / weight, after / weight) if weight > 0 else (0.0, 0.0)

@@ -1,19 +1,24 @@
-"""The prior of the native engine: a plate and a membrane that hold the *total* displacement smooth.
+"""The prior of the native engine: what holds the *total* displacement smooth and its volumes plausible.
 
 The engine looks for the u of least
 
-    sum of the local fits' weighted squared residuals  +  alpha (|Laplacian u|^2 + tension |grad u|^2),
+    sum of the local fits' weighted squared residuals  +  alpha (|Laplacian u|^2 + tension |grad u|^2)  +  volume g^4 / 4,
 
-whose Gauss-Newton step v solves (H + damping I + alpha K) v = r - alpha K u, with H and r the smoothed
-normal equations and K = L^2 + tension L, L the negative 7-point Laplacian on the displacement grid with free
-edges. Where the images say much, H outweighs K; where they hold noise or nothing, K continues u from around.
-As K acts on u and not on the step alone, steps come to rest: how far noise is fitted in the end is a matter of
-alpha and no longer of the number of steps.
+with g = (J - 1 / J) / 2 of the Jacobian determinant J of x + u(x): log J to the third order, and without bound where J nears 0.
+Its Gauss-Newton step v solves (H + damping I + alpha K + D'wD) v = r - alpha K u - D'wg, with H and r the
+smoothed normal equations, K = L^2 + tension L, L the negative 7-point Laplacian on the displacement grid with free edges,
+D the divergence and w = volume g^2. That a step changes log J by its divergence holds because steps are composed: u <- v + u o (id + v).
+Where the images say much, H outweighs the rest; where they hold noise or nothing, K continues u from around.
+As the prior acts on u and not on the step alone, steps come to rest: how far noise is fitted in the end is a matter of
+alpha and hardly of the number of steps.
 
 How strong: for normal noise of variance s^2 and normal curvatures of variance t^2 the most probable u has
 alpha ~ s^2 / t^2 (an empirical prior, as Szeliski, 1990, for surfaces). Both are measured as the level goes
-on: s^2 is the share of variance not explained, 1 - rho^2, and t^2 the mean squared Laplacian of the u found so far.
+on: t^2 is the mean squared Laplacian of the u found so far, s^2 the share of the images' variance that is white noise and a part
+of the share that is not explained, 1 - rho^2. Noise counts more than what is not explained otherwise, as it leaves nothing to match.
 A u too smooth so far makes for a small t^2, which would keep it smooth; the square root weakens that loop.
+The quartic term hardly acts on usual changes of volume: unlike a stronger alpha it bounds the few that are implausible
+and leaves the rest free (after Yanovsky et al., 2007, who penalise log J; here its tails).
 """
 
 from __future__ import annotations
@@ -33,9 +38,7 @@ JIT: dict[str, Any] = {
 
 FLATTEST = 0.05  # Jacobians below count as this one when volumes are held
 STEEPEST = 4.0  # g^2 counts as at most this in the weight
-NOISY = 8.0
-POWER = 2.0
-MISFIT = 0.06  # how far variance that is not explained counts as noise
+MISFIT = 0.2  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 ROWS = ((0, 1, 2), (1, 3, 4), (2, 4, 5))  # of a symmetric matrix stored as zz, zy, zx, yy, yx, xx
@@ -46,7 +49,7 @@ SOLVED = 1e-4  # share of the residual's energy at which the solver is content
 def prior_strength(
     equations: np.ndarray, u: np.ndarray, unexplained: float, noise: float, stiffness: float
 ) -> float:
-    """alpha = stiffness sqrt(s^2 / 8 t^2), at most `STRONGEST`; s^2 = noise + MISFIT unexplained.
+    """alpha = stiffness sqrt(s^2 / 8 t^2), at most `STRONGEST`; s^2 = 8 noise^2 + MISFIT unexplained.
 
     Parameters
     ----------
@@ -62,7 +65,7 @@ def prior_strength(
     bent, weight = _curvature(equations, u)
     if bent <= 0 or weight <= 0:
         return STRONGEST
-    variance = NOISY * noise**POWER + MISFIT * unexplained
+    variance = 8 * noise**2 + MISFIT * unexplained
     return min(stiffness * float(np.sqrt(variance * 3 * weight / (8 * bent))), STRONGEST)
 
 

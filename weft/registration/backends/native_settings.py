@@ -13,8 +13,8 @@ from weft.registration.backends.native_images import Contrast
 class NativeSettings:
     """Settings of the native engine.
 
-    Levels are counted in halvings of the block's own resolution. The entries of `iterations` and `sigma`
-    belong to levels 0, 1, ...; the last entry holds for all coarser ones.
+    Levels are counted in halvings of the block's own resolution. The entries of `iterations`, `sigma`,
+    `stiffness` and `robustness` belong to levels 0, 1, ...; the last entry holds for all coarser ones.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class NativeSettings:
         Most steps per level.
     sigma
         Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
-        voxels of the level). Wider at level 0, where noise is strongest.
+        voxels of the level), for images without noise: white noise, as it is measured, widens it up to 1.4 times.
     presmoothing
         Width of a Gaussian, in voxels, over the images of level 0 (coarser ones are averages already): it
         halves the noise that correlation and gradients see. 0 leaves it out.
@@ -39,11 +39,15 @@ class NativeSettings:
     tension
         How much of that smoothness goes against stretching rather than bending: weight of |grad u|^2 beside
         |Laplacian u|^2, per cell of the displacement grid.
+    volume
+        How strongly volumes are held against growing or shrinking: weight of (J - 1 / J)^4, J the Jacobian
+        determinant. It hardly acts on changes of a third and stops those of a factor of two.
     noise_floor
         Added to the variances, as a share of the image's typical local variance.
     robustness
-        kappa: windows that fit badly count by kappa / (kappa + 1 - rho^2). Smaller ignores missing tissue
-        and changed contrast better.
+        kappa, per level: windows that fit badly count by kappa / (kappa + 1 - rho^2). Smaller ignores missing
+        tissue and changed contrast better. Strict on coarse levels, where a wrong match misleads all that follows,
+        and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
         A level ends when a step raised the mean of rho^2 by less.
     step_limit
@@ -65,14 +69,14 @@ class NativeSettings:
 
     levels: tuple[int, ...] = (3, 2, 1, 0)
     iterations: tuple[int, ...] = (12,)
-    sigma: tuple[float, ...] = (1.6, 1.5)
+    sigma: tuple[float, ...] = (1.5,)
     presmoothing: float = 0.6
     damping: float = 0.005
     stiffness: tuple[float, ...] = (0.0008,)
     tension: float = 1.4
-    volume: float = 150.0
+    volume: float = 0.02
     noise_floor: float = 0.005
-    robustness: tuple[float, ...] = (0.2, 0.1, 0.05)
+    robustness: tuple[float, ...] = (0.5, 0.3, 0.05)
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
@@ -92,8 +96,11 @@ class NativeSettings:
         if not self.sigma or not 0.3 <= min(self.sigma) <= max(self.sigma) <= 20:
             self._refuse("sigma", "widths from 0.3 to 20 cells")
         for name in ("robustness", "stiffness"):
-            if not getattr(self, name) or not 0 < min(getattr(self, name)) <= max(getattr(self, name)) < float("inf"):
+            values = getattr(self, name)
+            if not values or not 0 < min(values) <= max(values) < float("inf"):
                 self._refuse(name, "numbers above 0")
+        if not 0 <= self.volume <= 10:
+            self._refuse("volume", "a weight from 0 to 10")
         for name in ("damping", "noise_floor"):
             if not 0 < getattr(self, name) < float("inf"):
                 self._refuse(name, "a number above 0")
@@ -125,5 +132,5 @@ class NativeSettings:
         return cls(**settings)
 
     def at(self, values: tuple, level: int) -> Any:
-        """The entry of `iterations` or `sigma` that belongs to a level."""
+        """The entry of a setting by level."""
         return values[min(level, len(values) - 1)]
