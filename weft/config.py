@@ -177,9 +177,19 @@ class Stage(Model):
     )
     block: Count | Literal["whole", "auto"] = Field(
         "auto",
-        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for 128, and one block where the volume is small.",
+        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for up to 192, as `memory_mb` allows, and one block where the volume is small.",
     )
-    overlap: int = Field(16, ge=0, description="Halo of a block on either side, voxels of the level.")
+    overlap: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Halo of a block on either side, voxels of the level (even); `auto` for the largest displacement still expected and the radius of what the backend smooths by.",
+    )
+    expected_displacement: Positive | None = Field(
+        None,
+        description="Largest displacement still to be found, um (default: as measured on the field of the stage before; for the first stage a twentieth of the fixed image's longest edge).",
+    )
+    memory_mb: Positive = Field(
+        500.0, description="Memory that a block may take, MB (predicted): the size of `auto` blocks."
+    )
     backend: str = Field(
         "native",
         description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in `module:function`.",
@@ -208,7 +218,7 @@ class Stage(Model):
     def _even(self) -> Stage:
         if isinstance(self.block, int) and self.block % 2:
             raise ValueError(f"block {self.block} of stage {self.name!r} must be even")
-        if self.overlap % 2:
+        if isinstance(self.overlap, int) and self.overlap % 2:
             raise ValueError(f"overlap {self.overlap} of stage {self.name!r} must be even")
         return self
 
@@ -233,13 +243,13 @@ class Reduce(Model):
 class Invert(Model):
     """Inverse of the displacement field."""
 
-    iterations: Count = Field(40, description="Largest number of fixed-point iterations.")
+    iterations: Count = Field(40, description="Largest number of steps, fixed point or Newton, per sample.")
     tolerance: Positive = Field(
-        0.01, description="Stop when the largest update is below this, voxels of the field's grid."
+        0.01, description="A sample is solved when what is left is below this, samples of the field."
     )
-    supersample: Annotated[int, Field(ge=1, le=4)] = Field(
-        1,
-        description="Samples of the inverse per sample of the field, along each axis: a closer round trip for more memory.",
+    supersample: Annotated[int, Field(ge=1, le=4)] | Literal["auto"] = Field(
+        "auto",
+        description="Samples of the inverse per sample of the field, along each axis: a closer round trip for a larger file. `auto`: the fewest of 1, 2 and 4 with which the round trip is at most 0.1 voxel of the last stage's level for 95 % of the fixed voxels and 0.5 for all.",
     )
 
 
@@ -287,9 +297,21 @@ GATES = {
         Gate(max=0.001),
         "Share of a stage's displacement field with a Jacobian determinant of 0 or less.",
     ),
+    "seam_ratio": (
+        Gate(max=1.25),
+        "How much more a stage's field bends where its blocks meet than elsewhere: mean second difference there by that of all other samples.",
+    ),
     "round_trip_p95_voxel": (
         Gate(max=1.0),
-        "95th percentile of the error of transform and inverse, smallest voxel edges of the fixed image.",
+        "95th percentile of the error of transform and inverse, smallest voxel edges of the last stage's level.",
+    ),
+    "round_trip_max_voxel": (
+        Gate(max=2.0),
+        "The largest error of transform and inverse, smallest voxel edges of the last stage's level.",
+    ),
+    "inverse_unsolved_fraction": (
+        Gate(max=0.001),
+        "Share of the inverse's samples at which the tolerance was not reached: next to folds.",
     ),
     "round_trip_outside_fraction": (
         Gate(max=0.05),

@@ -15,6 +15,7 @@ from weft.grid import Grid
 from weft.image import box
 from weft.registration.agreement import Load, judge_agreement
 from weft.registration.ledger import FAILED
+from weft.registration.needs import expected_residual
 from weft.registration.plan import block_field_grid, field_core, field_grid
 from weft.registration.repair import Attempts, no_attempt, repair_block
 from weft.transforms.formats.ngff import shard_regions
@@ -37,7 +38,7 @@ class Combined:
         The rows of the block table, in the order of the plan.
     facts
         ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), and of `FieldSurvey` ``folded``,
-        ``jacobian`` and ``seam_ratio``.
+        ``jacobian`` and ``seam_ratio``; ``residual_um`` is what the next stage has to expect.
     """
 
     displacements: Displacements
@@ -155,7 +156,7 @@ def _write(
     blended = _blended(plan, load, target, before, settings)
     field: WritableField = np.empty(blended.shape, np.float32) if out is None else out
     shards = shard_regions(target)
-    survey = FieldSurvey(target, blended.faces)
+    survey = FieldSurvey(target, blended.seams)
     folds: list[np.ndarray] = []
     for shard in shards:
         # One sample more on every side is blended again: less work than to read it back.
@@ -173,13 +174,14 @@ def _write(
     folded, left = np.concatenate(folds) if folds else np.zeros((0, 3), np.int64), 0
     if len(folded):
         left = unfold_parts(field, target, folded)
-        survey = FieldSurvey(target, blended.faces).survey(field, shards)
+        survey = FieldSurvey(target, blended.seams).survey(field, shards)
     facts = {
         "unfolded": len(folded),
         "folded": survey.folded,
         "still_folded": left,
         "jacobian": survey.jacobian,
         "seam_ratio": survey.seam_ratio,
+        "residual_um": expected_residual(Displacements(field, target), Grid.from_json(plan["grid"]).finest),
     }
     return Combined(Displacements(field, target), rows, facts)
 

@@ -22,7 +22,7 @@ from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob, background_value
 from weft.registration.start import find_affine
-from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
 Outcome = tuple[np.ndarray | None, dict[str, Any]]
@@ -127,11 +127,12 @@ def register(
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
+    residual: float | None = None
     tables = {}
     for stage in settings.stages:
         plain = stage.model_dump(mode="json")
         job = StageJob(
-            plan=plan_stage(pick_fixed[0].grid, plain),
+            plan=plan_stage(pick_fixed[0].grid, plain, residual),
             settings=plain,
             fixed=pick_fixed,
             moving=pick_moving,
@@ -146,15 +147,21 @@ def register(
         combined = combine_blocks(
             job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.attempt
         )
-        displacements = combined.displacements
+        displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks
     if displacements is None:
         return Registered(Sequence((Affine(matrix),)), {}, found)
     if not inverse:
         return Registered(Sequence((displacements, Affine(matrix))), tables, found)
-    v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())
-    trip = round_trip(displacements.field, displacements.grid, v, grid, pick_fixed[0].grid)
-    return Registered(_both_ways(displacements, Displacements(v, grid), matrix), tables, found, trip)
+    back = find_inverse(
+        displacements.field,
+        displacements.grid,
+        pick_fixed[0].grid,
+        voxel=Grid.from_json(job.plan["grid"]).finest,
+        **settings.invert.model_dump(),
+    )
+    both = _both_ways(displacements, back.displacements, matrix)
+    return Registered(both, tables, found, back.round_trip)
 
 
 def _pick(

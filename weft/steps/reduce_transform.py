@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weft import receipts
+from weft.grid import Grid
 from weft.image import Region
 from weft.logs import log
 from weft.registration.combine import combine_blocks
@@ -71,7 +72,7 @@ def reduce_transform(
         [
             made_of,
             facts["data"],
-            planned,
+            {name: value for name, value in planned.items() if name != "memory_mb"},
             settings,
             [stage, backend_version(stage["backend"]), images, masks],
             code,
@@ -159,7 +160,8 @@ def reduce_transform(
                 ],
                 "store": store.public.name,
                 "grid": target.to_json(),
-                "level_um": target.spacing[0] / settings["field_factor"],
+                "level_um": Grid.from_json(planned["grid"]).finest,
+                "residual_um": facts_of_field["residual_um"],
                 "reproducible": reproducible,
                 "data": receipts.digest([store.data_digest(made), target.to_json(), affine.tolist()]),
             },
