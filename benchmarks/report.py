@@ -60,7 +60,13 @@ def row(
 
 
 def options(
-    description: str, *, sizes: Sequence[Any], quick: Sequence[Any], size: Callable[[str], Any], explain: str
+    description: str,
+    *,
+    sizes: Sequence[Any],
+    quick: Sequence[Any],
+    size: Callable[[str], Any],
+    explain: str,
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.Namespace:
     """The options that every benchmark takes.
 
@@ -74,12 +80,14 @@ def options(
         Reads a size from the command line; raises argparse.ArgumentTypeError for what is none.
     explain
         What a size is.
+    parents
+        Parsers of a benchmark's further options.
 
     Returns
     -------
     Namespace with ``sizes`` (list), ``seeds`` (list of int) and ``json`` (Path or None).
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, parents=list(parents))
     parser.add_argument(
         "--sizes", nargs="+", type=size, metavar="SIZE", help=f"{explain} (default: {_words(sizes)})"
     )

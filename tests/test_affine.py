@@ -229,6 +229,25 @@ def test_mask_that_says_nothing_is_the_whole_field():
     assert tissue_mask(speck).all()
 
 
+def test_the_longest_side_is_the_tissue_s():
+    mask = np.zeros(GRID.shape, bool)
+    mask[10:30, 5:15, 8:12] = True
+    mask[0, 0, 0] = True  # a speck
+    assert Feature(mask.astype(np.float32), mask, GRID).longest == pytest.approx(2000, abs=101)
+
+
+def test_an_empty_field_around_the_specimen_changes_little():
+    fixed = specimen()
+    expected, grid = truth()
+    moving = moved(fixed, expected, grid)
+    codes = {"fixed_orientation": "pil", "moving_orientation": "pil"}
+    wide = np.pad(moving, 25, constant_values=int(np.median(moving[0])))
+    near = register_affine(fixed, GRID, moving, grid, **codes)
+    far = register_affine(fixed, GRID, wide, grid.pad(25), **codes)
+    assert error(far.matrix, expected) < 50
+    assert far.score == pytest.approx(near.score, abs=0.1)
+
+
 def test_local_normalisation_removes_gain_and_shade():
     fixed = specimen()
     mask = np.zeros(GRID.shape, bool)

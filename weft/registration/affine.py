@@ -12,7 +12,7 @@ from weft.grid import Grid
 from weft.registration.candidates import Candidate
 from weft.registration.confidence import Thresholds, Verdict, judge, mirror_notes
 from weft.registration.elastix_affine import refine_with_elastix
-from weft.registration.features import local_feature
+from weft.registration.features import Feature, local_feature
 from weft.registration.linear_model import Kind, LinearModel
 from weft.registration.orientation import oriented_code, possible_orientations, validate_orientation
 from weft.registration.refine import AffineRefiner, Fit
@@ -20,6 +20,7 @@ from weft.registration.search import finalists, search
 
 _WINDOW = 3.0  # of the local normalisation, voxels of the search level
 _PLANE = 4  # times as many voxels along the longest axis of a plane as of a volume
+_FINER = 0.85  # share of the level from which a finer one is worth its cost
 _KEPT_SCORE = 0.9  # share of its score at the search level that a fine affine must keep
 _FINE_SAMPLES = 200_000
 
@@ -175,9 +176,9 @@ def register_affine(
         settings.handedness == "search",
         model.planar,
     )
-    spacing = search_level(fixed_grid, moving_grid, settings)
-    fixed_feature = local_feature(fixed, fixed_grid, spacing, _WINDOW * spacing)
-    moving_feature = local_feature(moving, moving_grid, spacing, _WINDOW * spacing)
+    spacing, fixed_feature, moving_feature = _search_features(
+        (fixed, fixed_grid), (moving, moving_grid), settings
+    )
 
     swapped = moving_feature.volume < fixed_feature.volume
     reference, other = (moving_feature, fixed_feature) if swapped else (fixed_feature, moving_feature)
@@ -228,8 +229,27 @@ def register_affine(
     )
 
 
+def _search_features(
+    fixed: tuple[np.ndarray, Grid], moving: tuple[np.ndarray, Grid], settings: AffineSettings
+) -> tuple[float, Feature, Feature]:
+    """The search level's voxel size, um, and the features of both images there.
+
+    What counts is how many voxels the tissue has, not the empty field around it: where there is much of that,
+    the level is finer than `search_level`.
+    """
+    spacing = search_level(fixed[1], moving[1], settings)
+    features = [local_feature(*image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
+    if settings.spacing is None:
+        share = max(feature.longest / feature.grid.extent.max() for feature in features)
+        finer = max(spacing * share, _native_spacing(fixed[1], moving[1]))
+        if finer < _FINER * spacing:
+            spacing = finer
+            features = [local_feature(*image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
+    return spacing, *features
+
+
 def search_level(fixed_grid: Grid, moving_grid: Grid, settings: AffineSettings | None = None) -> float:
-    """Voxel size, um, of the level that the search runs at."""
+    """Voxel size, um, of the level that the search runs at; finer where tissue fills little of the fields."""
     settings = settings or AffineSettings()
     if settings.spacing is not None:
         return settings.spacing

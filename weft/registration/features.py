@@ -39,11 +39,25 @@ class Feature:
         return float(np.count_nonzero(self.mask) * np.prod(self.grid.spacing))
 
     @property
+    def longest(self) -> float:
+        """Length, um, of the longest side of the box that holds all but a hundredth of the mask on either side."""
+        sides = []
+        for axis in range(3):
+            share = np.cumsum(self._profile(axis)) / np.count_nonzero(self.mask)
+            inside = np.count_nonzero((share > 0.01) & (share < 0.99)) + 1
+            sides.append(min(inside, len(share)) * self.grid.spacing[axis])
+        return float(max(sides))
+
+    @property
     def centroid(self) -> np.ndarray:
         """Centre of mass of the mask, (3,) um."""
-        counts = [self.mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+        counts = [self._profile(axis) for axis in range(3)]
         index = [float(np.arange(len(count)) @ count / count.sum()) for count in counts]
         return self.grid.to_physical(np.array(index))
+
+    def _profile(self, axis: int) -> np.ndarray:
+        """Voxels of the mask in every plane along an axis."""
+        return self.mask.sum(axis=tuple(a for a in range(3) if a != axis))
 
 
 def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) -> Feature:
