@@ -27,6 +27,7 @@ from weft.registration.candidates import rotation_about
 from weft.sampling import resample, stage_grid
 
 TOLERANCE = 3.0  # per cent of the longest extent: a larger mean error at the corners is wrong
+SEEDS = (101, 202, 303)  # none of them tuned on
 REACH = 0.25  # largest shift, share of the extent
 DATA = Path(os.environ.get("WEFT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -67,17 +68,14 @@ class Pair:
 
 def main() -> None:
     """Measure, write and print."""
-    trials = argparse.ArgumentParser(add_help=False)
-    trials.add_argument("--trials", type=int, help="trials per pair and seed (default: 34)")
-    trials.add_argument("--first", type=int, default=0, help="number of the first trial (default: 0)")
-    trials.add_argument("--show", action="store_true", help="print every trial as a line of JSON")
     given = report.options(
         __doc__.splitlines()[0],
         sizes=list(PAIRS),
         quick=["brain"],
         size=pair_of,
         explain="pair of images",
-        parents=[trials],
+        seeds=SEEDS,
+        more=further_options,
     )
     count = given.trials or (3 if given.quick else 34)
     print(f"capture range, {count} trials per pair and seed ({report.load()})\n", flush=True)
@@ -94,14 +92,33 @@ def main() -> None:
             for number in range(given.first, given.first + count):
                 outcomes.append(run_trial(make, seed, number))
                 if given.show:
-                    print(json.dumps({"pair": name, "seed": seed, "trial": number} | outcomes[-1]), flush=True)
+                    print(
+                        json.dumps({"pair": name, "seed": seed, "trial": number} | outcomes[-1]), flush=True
+                    )
         if outcomes:
             rows += summary(f"capture.{name}", outcomes)
             lines.append(line(name, outcomes))
-    head = ["pair", "trials", "right %", "accepted", "warned", "refused", "confident, wrong %", "error %", "CPU-s"]
+    head = [
+        "pair",
+        "trials",
+        "right %",
+        "accepted",
+        "warned",
+        "refused",
+        "confident, wrong %",
+        "error %",
+        "CPU-s",
+    ]
     report.show_table(head, lines, "<>>>>>>>>")
     report.show(rows)
     report.write(rows, given.json)
+
+
+def further_options(parser: argparse.ArgumentParser) -> None:
+    """How many trials, and whether each is shown."""
+    parser.add_argument("--trials", type=int, help="trials per pair and seed (default: 34)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial (default: 0)")
+    parser.add_argument("--show", action="store_true", help="print every trial as a line of JSON")
 
 
 def pair_of(text: str) -> str:

@@ -66,7 +66,8 @@ def options(
     quick: Sequence[Any],
     size: Callable[[str], Any],
     explain: str,
-    parents: Sequence[argparse.ArgumentParser] = (),
+    seeds: Sequence[int] = SEEDS,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> argparse.Namespace:
     """The options that every benchmark takes.
 
@@ -80,23 +81,28 @@ def options(
         Reads a size from the command line; raises argparse.ArgumentTypeError for what is none.
     explain
         What a size is.
-    parents
-        Parsers of a benchmark's further options.
+    seeds
+        Used by default; the first alone with ``--quick``.
+    more
+        Adds options of the benchmark's own.
 
     Returns
     -------
-    Namespace with ``sizes`` (list), ``seeds`` (list of int) and ``json`` (Path or None).
+    Namespace with ``sizes`` (list), ``seeds`` (list of int), ``quick`` (bool), ``json`` (Path or None) and those
+    of ``more``.
     """
-    parser = argparse.ArgumentParser(description=description, parents=list(parents))
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--sizes", nargs="+", type=size, metavar="SIZE", help=f"{explain} (default: {_words(sizes)})"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help=f"default: {_words(SEEDS)}")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help=f"default: {_words(seeds)}")
     parser.add_argument("--quick", action="store_true", help=f"size {_words(quick)} and one seed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
+    if more:
+        more(parser)
     given = parser.parse_args()
     given.sizes = given.sizes or list(quick if given.quick else sizes)
-    given.seeds = given.seeds or list(SEEDS[:1] if given.quick else SEEDS)
+    given.seeds = given.seeds or list(seeds[:1] if given.quick else seeds)
     return given
 
 

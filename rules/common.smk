@@ -252,6 +252,48 @@ def ontology_source(wildcards):
     )
 
 
+def landmark_paths(wildcards):
+    paths = PROJECT.registrations[wildcards.registration].landmarks or []
+    return [PROJECT.path(path) for path in paths]
+
+
+def landmark_sources(wildcards):
+    """The files that the landmarks depend on: themselves, or the phantom's receipt."""
+    return [
+        (
+            f"{RESULTS}/phantom/phantom.json"
+            if path.startswith(f"{RESULTS}/phantom/")
+            else path
+        )
+        for path in landmark_paths(wildcards)
+    ]
+
+
+def compared_labels(role):
+    """Receipt of a label image whose overlap is measured (none where only one image has labels)."""
+
+    def path(wildcards):
+        row = PROJECT.registrations[wildcards.registration]
+        return (
+            f"{RESULTS}/images/{getattr(row, role)}/image.json"
+            if row.moving_labels
+            else []
+        )
+
+    return path
+
+
+def last_stage_file(name):
+    """A file of the last deformable stage (none for an affine alone)."""
+
+    def path(wildcards):
+        stages = PROJECT.stages(wildcards.registration)
+        base = f"{RESULTS}/registrations/{wildcards.registration}/stages"
+        return f"{base}/{stages[-1]}/{name}" if stages else []
+
+    return path
+
+
 def rois_of(registration):
     return bool(PROJECT.registrations[registration].labels)
 

@@ -29,15 +29,26 @@ rule check_tiles:
 
 
 rule check_quality:
-    """Measure a registration: similarity before and after, folding, and the gates of all its stages."""
+    """Measure a registration before and after, as a whole, block by block and place by place; collect all its gates."""
     input:
         parts=registration_parts,
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_labels=compared_labels("labels"),
+        moving_labels=compared_labels("moving_labels"),
         affine="<results>/registrations/{registration}/affine.json",
         transform="<results>/registrations/{registration}/transform.json",
+        inverse="<results>/registrations/{registration}/inverse.json",
+        plan=last_stage_file("plan.json"),
+        ledger=last_stage_file("ledger.tsv"),
+        landmarks=landmark_sources,
     output:
         quality="<results>/registrations/{registration}/quality.json",
+        local_ncc="<results>/registrations/{registration}/quality/local_ncc.json",
+        block_table="<results>/registrations/{registration}/quality/blocks.tsv",
+        region_table="<results>/registrations/{registration}/quality/worst_regions.tsv",
+        landmark_table="<results>/registrations/{registration}/quality/landmarks.tsv",
+        label_table="<results>/registrations/{registration}/quality/labels.tsv",
     log:
         "<logs>/check_quality/{registration}.log",
     benchmark:
@@ -49,7 +60,21 @@ rule check_quality:
         mem_mb=2000,
     params:
         channels=channels_of,
-        gates=gates("ncc_gain"),
+        landmark_paths=landmark_paths,
+        settings=registration_settings("quality"),
+        gates=gates(
+            "ncc_gain",
+            "mutual_information_gain",
+            "local_ncc_worse_fraction",
+            "jacobian_p1",
+            "jacobian_p99",
+            "jacobian_folded_fraction",
+            "disagreement_p95_voxel",
+            "tre_gain_um",
+            "rtre_median",
+            "dice_mean",
+            "dice_gain",
+        ),
         code=code("check_quality"),
     script:
         "../scripts/check_quality.py"

@@ -8,10 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HELPERS = {"report.py"}
+HELPERS = {
+    "engine.py",
+    "faulty.py",
+    "known_truth.py",
+    "pairs.py",
+    "peers.py",
+    "real_pairs.py",
+    "report.py",
+    "trial.py",
+    "trials.py",
+}
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in HELPERS)
 
 
@@ -94,3 +105,67 @@ def test_a_process_is_measured(tmp_path):
     assert record["ended"]["children_cpu"] >= 0.5
     assert 200_000_000 < record["own_peak"] < 300_000_000
     assert record["started"] < record["ready"]["clock"] < record["ended"]["clock"]
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """The module that makes pairs of images."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import pairs
+
+    return pairs
+
+
+def test_the_truth_takes_a_fixed_voxel_to_the_same_tissue(pairs):
+    pair = pairs.synthetic_pair(48, seed=3)
+    index = np.argwhere(pair.mask)
+    there = np.rint(index + pair.displacement[:, pair.mask].T).astype(int)
+    same = pair.moving_labels[tuple(there.T)] == pair.fixed_labels[pair.mask]
+    assert same.mean() > 0.99
+    again = pairs.synthetic_pair(48, seed=3)
+    assert np.array_equal(pair.fixed, again.fixed)
+    assert not np.array_equal(pair.fixed, pairs.synthetic_pair(48, seed=4).fixed)
+
+
+def test_scores_measure_a_known_error(pairs):
+    pair = pairs.synthetic_pair(48, seed=3, largest=2, fine=0.2)
+    exact = pairs.score(pair, pair.displacement)
+    assert exact["epe"] == 0
+    assert exact["dice"] > 0.99
+    assert exact["folded"] == 0
+    off = pairs.score(pair, pair.displacement + np.reshape([0, 3, 4], (3, 1, 1, 1)).astype(np.float32))
+    assert off["epe"] == pytest.approx(5, abs=1e-4)
+    assert off["dice"] < 0.6
+    folded = pair.displacement.copy()
+    folded[2, :, :, 24:] -= 2 * np.arange(24)
+    assert pairs.score(pair, folded)["folded"] > 0.1 * pair.mask.sum()
+
+
+def test_hard_pairs_change_what_they_say_and_keep_the_truth(pairs):
+    pair = pairs.synthetic_pair(48, seed=3)
+    tissue = pair.moving_labels > 0
+    inverted = pairs.harder(pair, "inverted")
+    changed = tissue & (pair.moving_labels % 3 == 0)
+    assert np.array_equal(inverted.moving[~changed], pair.moving[~changed])
+    assert np.corrcoef(inverted.moving[changed], pair.moving[changed])[0, 1] < -0.8
+    missing = pairs.harder(pair, "missing")
+    assert 0.2 <= 1 - (missing.moving == pair.moving)[tissue].mean() < 0.4
+    assert 0.6 * pair.mask.sum() < missing.mask.sum() < pair.mask.sum()
+    noisy = pairs.harder(pair, "noise")
+    assert np.std(noisy.moving[tissue].astype(float) - pair.moving[tissue]) == pytest.approx(300, rel=0.05)
+    for hard in (inverted, missing, noisy):
+        assert np.array_equal(hard.displacement, pair.displacement)
+
+
+def test_a_run_of_registrations_goes_on_where_it_stopped(tmp_path):
+    arguments = ["--quick", "--sizes", "32", "--cases", "synthetic", "--peers", "--out", "kept"]
+    first = run("registration.py", *arguments, "--json", "rows.json", folder=tmp_path)
+    rows = {r["name"]: r for r in json.loads((tmp_path / "rows.json").read_text())}
+    assert rows["registration.synthetic.32.folded"]["holds"] is True
+    assert rows["registration.synthetic.32.cpu_seconds"]["value"] < 5
+    kept = sorted((tmp_path / "kept/results").iterdir())
+    assert len(kept) == 1
+    assert "weft.backend: cpu_seconds" in first
+    again = run("registration.py", *arguments, folder=tmp_path)
+    assert "weft.backend: cpu_seconds" not in again
+    assert "registration.synthetic.32.epe" in again

@@ -16,7 +16,7 @@ from weft.registration.backends.elastix import backend_version, register
 from weft.registration.candidates import rotation_about
 from weft.registration.contract import Initial
 from weft.registration.elastix_affine import refine_with_elastix
-from weft.registration.pull import physical_points, sample_field
+from weft.registration.pull import physical_points
 
 pytest.importorskip("itk", reason="itk-elastix is not installed")
 
@@ -222,11 +222,3 @@ def test_an_affine_is_refined(pair, kind):
     difference = (found - truth)[:3]
     distance = np.linalg.norm(FIXED_GRID.corners() @ difference[:, :3].T + difference[:, 3], axis=1)
     assert distance.mean() < 7.0  # um; a voxel has 10, the start is 30 um off
-
-
-def test_fields_are_clamped_at_their_border():
-    grid = Grid((2, 2, 2), (10.0, 10.0, 10.0))
-    field = np.zeros((3, 2, 2, 2), np.float32)
-    field[0, 1] = 6
-    values = sample_field(field, grid, np.array([[-5.0, 5.0, 99.0], [0, 0, 0], [0, 0, 0]]))
-    np.testing.assert_allclose(values[0], (0, 3, 6))

@@ -10,7 +10,7 @@ import zarr
 
 from weft.grid import Grid
 from weft.transforms import Affine, Displacements, Sequence, open_transform
-from weft.transforms.formats.ngff import data_digest, load_field, save_field
+from weft.transforms.formats.ngff import data_digest, open_field, save_field
 from weft.transforms.formats.scene import read_scene, write_scene
 from weft.transforms.interpolate import resample_field
 from weft.transforms.jacobian import determinant, smallest_determinant
@@ -144,8 +144,8 @@ def test_a_store_keeps_the_field_to_the_bit_in_several_shards(tmp_path):
     digests = save_field(tmp_path / "a.zarr", field, grid, {"input_space": "fixed"})
     assert len(digests) == 4
     assert all((tmp_path / "a.zarr" / name).is_file() for name in digests)
-    loaded, found = load_field(tmp_path / "a.zarr")
-    np.testing.assert_array_equal(loaded, field)
+    loaded, found = open_field(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(loaded[:], field)
     assert found == grid
     assert data_digest(save_field(tmp_path / "b.zarr", field, grid)) == data_digest(digests)
     field[2, 19, 149, 139] += 1e-3
@@ -182,7 +182,7 @@ def test_what_is_no_field_is_not_saved_or_loaded(tmp_path):
     group = zarr.open_group(str(tmp_path / "image.zarr"), mode="w", zarr_format=3)
     group.create_array("0", shape=(3, 4, 4, 4), dtype="float32")
     with pytest.raises(ValueError, match="no displacement field"):
-        load_field(tmp_path / "image.zarr")
+        open_field(tmp_path / "image.zarr")
 
 
 def test_a_scene_keeps_both_directions(tmp_path):
@@ -214,6 +214,78 @@ def test_a_scene_of_one_direction_and_a_bad_one(tmp_path):
     save_field(tmp_path / "field.zarr", linear_field(GRID), GRID)
     with pytest.raises(ValueError, match="0 transforms"):
         read_scene(tmp_path / "field.zarr")
+
+
+# ---------------------------------------------------------------------------------- fields that stay on disk
+class Counted:
+    """A field that counts the samples that are read of it."""
+
+    def __init__(self, field):
+        self.field, self.shape, self.read = field, field.shape, 0
+
+    def __getitem__(self, region):
+        part = np.asarray(self.field[region])
+        self.read += part[0].size
+        return part
+
+
+def stored(folder, grid, seed=0):
+    field = np.random.default_rng(seed).normal(size=(3, *grid.shape)).astype(np.float32)
+    save_field(folder, field, grid)
+    lazy, found = open_field(folder)
+    assert found == grid
+    return field, Displacements(lazy, grid)
+
+
+def test_points_through_a_stored_field_take_the_bytes_of_the_whole(tmp_path, monkeypatch):
+    grid = Grid((40, 70, 50), (2.0, 3.0, 4.0), (0.7, -3.3, 11.1))
+    field, lazy = stored(tmp_path / "a.zarr", grid)
+    # Inside, at samples, on the border, far outside, and one that is no place.
+    points = np.vstack(
+        [points_in(grid.pad(3), 2000), grid.corners(), [[1e6, 5.0, -1e6]], [[np.nan, 1.0, 2.0]]]
+    )
+    wanted = Displacements(field, grid).apply(points)
+    np.testing.assert_array_equal(lazy.apply(points), wanted)
+    monkeypatch.setattr("weft.transforms.interpolate.AT_ONCE", 20_000)
+    monkeypatch.setattr("weft.transforms.interpolate.TILE", 16)
+    np.testing.assert_array_equal(lazy.apply(points), wanted)
+    other = grid.crop((slice(5, 20), slice(30, 60), slice(2, 40))).resample((1.1, 2.0, 3.0))
+    np.testing.assert_array_equal(resample_field(lazy.field, grid, other), resample_field(field, grid, other))
+
+
+def test_only_the_part_of_a_field_that_is_needed_is_read():
+    shapes = [(40, 40, 40), (80, 80, 80), (160, 160, 160)]
+    read = []
+    for shape in shapes:
+        grid = Grid(shape, (4.0,) * 3)
+        counted = Counted(np.zeros((3, *shape), np.float32))
+        sequence = Sequence((Affine(np.eye(4)), Displacements(counted, grid)))
+        part = Grid((30, 30, 30), (1.0,) * 3, (50.0, 60.0, 70.0))
+        near = sequence.within(part)
+        near.apply(points_in(part))
+        sequence.apply(points_in(part))
+        resample_field(counted, grid, part)
+        read.append(counted.read)
+    assert read == [read[0]] * 3
+    assert read[0] < 3 * 13**3
+
+
+def test_far_outside_a_transform_goes_on_as_a_translation_and_back():
+    """x -> x + Bx and its exact inverse on boxes that hold each other's images: both map far points onto each other."""
+    grid = Grid((20, 20, 20), (5.0, 5.0, 5.0), (-47.5, -47.5, -47.5))
+    slope = np.diag([0.1, -0.05, 0.2])
+    forward = Displacements(linear_field(grid, slope), grid)
+    back = np.linalg.inv(np.eye(3) + slope) - np.eye(3)
+    # The samples of the inverse's grid are the images of those of the grid.
+    image = Grid(grid.shape, tuple(5 * np.diag(np.eye(3) + slope)), tuple(-47.5 * np.diag(np.eye(3) + slope)))
+    backward = Displacements(linear_field(image, back), image)
+    away = np.random.default_rng(0).normal(size=(500, 3)) * [[1e5, 1e3, 80.0]]
+    moved = forward.apply(away)
+    assert not forward.inside(away).all()
+    np.testing.assert_allclose(backward.apply(moved), away, atol=1e-4)
+    beyond = away + np.sign(away) * 1e6
+    border = grid.to_physical((np.sign(away) > 0) * 19)
+    np.testing.assert_allclose(forward.apply(beyond) - beyond, border @ slope, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------- resampling, points

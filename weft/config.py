@@ -173,7 +173,7 @@ class Stage(Model):
 
     name: Name = Field(description="Name of the stage; its folder.")
     level: Positive | Annotated[str, Field(pattern=r"^x[1-9][0-9]*$")] = Field(
-        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's largest voxel edge."
+        description="Voxel size at which the stage works: um, or `x4` for four times the fixed image's smallest voxel edge; an axis whose voxels are larger keeps them."
     )
     block: Count | Literal["whole", "auto"] = Field(
         "auto",
@@ -254,6 +254,15 @@ class Warp(Model):
     )
 
 
+class Quality(Model):
+    """What is measured of a registration."""
+
+    spacing: Positive | None = Field(
+        None,
+        description="Voxel size, um, at which images are compared (default: the fixed image's largest, coarsened to about 4 million voxels). Half of it costs eight times as much.",
+    )
+
+
 class Gate(Model):
     """A threshold on a measured number, and what happens when it does not hold."""
 
@@ -287,6 +296,37 @@ GATES = {
         "Share of the fixed voxels that leave the domain of a field on the way there and back.",
     ),
     "ncc_gain": (Gate(min=0.0), "Correlation of fixed and warped image, less that under the affine alone."),
+    "mutual_information_gain": (
+        Gate(min=0.0),
+        "Mutual information of fixed and warped image, nats, less that under the affine alone.",
+    ),
+    "local_ncc_worse_fraction": (
+        Gate(max=0.1),
+        "Share of the windows with texture whose local correlation fell by more than 0.1 below that under the affine alone.",
+    ),
+    "jacobian_p1": (
+        Gate(min=0.2),
+        "1 % quantile of the Jacobian determinant where the fixed image shows something: how much volumes shrink.",
+    ),
+    "jacobian_p99": (Gate(max=5.0), "99 % quantile of the same: how much volumes grow."),
+    "jacobian_folded_fraction": (
+        Gate(max=0.001),
+        "Share of the samples of the final field with a cell around them that folds (determinant of 0 or less).",
+    ),
+    "disagreement_p95_voxel": (
+        Gate(max=2.0),
+        "95th percentile of what neighbouring blocks of the last stage differ by in their overlap, voxels of its level.",
+    ),
+    "tre_gain_um": (
+        Gate(min=0.0),
+        "Median distance of the landmarks from their partners under the affine alone, less that under the transform.",
+    ),
+    "rtre_median": (
+        Gate(max=0.02),
+        "Median distance of the landmarks from their partners over the diagonal of the moving image.",
+    ),
+    "dice_mean": (Gate(min=0.5), "Mean Dice overlap of the labels that both images name."),
+    "dice_gain": (Gate(min=0.0), "Mean Dice overlap, less that under the affine alone."),
 }
 
 
@@ -304,6 +344,7 @@ class RegistrationSettings(Model):
     reduce: Reduce = Field(default_factory=Reduce, description="Blocks to one field.")
     invert: Invert = Field(default_factory=Invert, description="The other direction.")
     warp: Warp = Field(default_factory=Warp, description="Resampling.")
+    quality: Quality = Field(default_factory=Quality, description="What is measured.")
 
     @field_validator("stages")
     @classmethod

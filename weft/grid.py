@@ -72,6 +72,13 @@ class Grid:
         return math.prod(self.shape)
 
     @property
+    def finest(self) -> float:
+        """The smallest voxel edge, um; an axis of one voxel does not count unless all are."""
+        return min(
+            (s for s, n in zip(self.spacing, self.shape, strict=True) if n > 1), default=min(self.spacing)
+        )
+
+    @property
     def extent(self) -> np.ndarray:
         """Physical lengths, (3,) um, from face to face."""
         return np.asarray(self.shape) * np.asarray(self.spacing)

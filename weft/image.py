@@ -83,9 +83,14 @@ class Image:
             return self.channels.index(str(name))
         raise ValueError(f"channel {name!r} is not in the image; it has {', '.join(self.channels)}")
 
-    def level_at(self, spacing: float) -> Level:
-        """The coarsest level whose voxels are no larger than ``spacing`` um on any axis (else the finest)."""
-        fit = [v for v in self.levels if max(v.grid.spacing) <= spacing * 1.001]
+    def level_at(self, spacing: float | Triple) -> Level:
+        """The coarsest level whose voxels are no larger than ``spacing`` um, (z, y, x) or the same for all.
+
+        An axis whose voxels are larger in the finest level already does not count, nor one of a single voxel.
+        """
+        wanted = np.maximum(spacing, self.grid.spacing) * 1.001
+        counts = np.asarray(self.grid.shape) > 1
+        fit = [v for v in self.levels if (np.asarray(v.grid.spacing) <= wanted)[counts].all()]
         return fit[-1] if fit else self.levels[0]
 
 

@@ -21,6 +21,7 @@ PAIR = "pair"
 NUMBERS = WithJsonSchema({"type": "string", "pattern": r"^[^,]+,[^,]+,[^,]+$", "examples": ["5,1.8,1.8"]})
 TEXTS = WithJsonSchema({"type": "string", "examples": ["autofluorescence,signal"]})
 PAIRS = WithJsonSchema({"type": "string", "examples": ["check=full"]})
+PATHS = WithJsonSchema({"type": "string", "examples": ["landmarks.csv", "fixed.csv,moving.csv"]})
 FLAG = WithJsonSchema({"type": "string", "enum": ["yes", "no"]})
 EMPTY_TILES = "empty_tiles"
 
@@ -132,6 +133,14 @@ class RegistrationRow(Model):
         None,
         description="Label image in the fixed space that is brought onto the moving image; regions are measured by it.",
     )
+    moving_labels: Name | None = Field(
+        None,
+        description="Label image in the moving space with the names of `labels`: it is brought onto the fixed image, and the overlap (Dice) measured.",
+    )
+    landmarks: Annotated[list[str], PATHS] | None = Field(
+        None,
+        description="Table of points marked in both images (columns fixed_z ... moving_x in um, or with the ending _voxel; or BigWarp's export), or two tables, of the fixed and of the moving image, separated by a comma; relative to `data_root`.",
+    )
     ontology: str | None = Field(
         None,
         description="Table of the labels' names and hierarchy (CSV or Allen JSON), relative to `data_root`.",
@@ -139,6 +148,14 @@ class RegistrationRow(Model):
     recipe: Name | None = Field(
         None, description="A file of config/recipes/ whose settings hold for this registration."
     )
+
+    @field_validator("landmarks", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        paths = [path.strip() for path in value.split(",")] if isinstance(value, str) else value
+        if isinstance(paths, list) and (len(paths) > 2 or not all(paths)):
+            raise ValueError(f"wanted one path, or two separated by a comma; found {value!r}")
+        return paths
 
 
 Row = TypeVar("Row", ImageRow, RegistrationRow)
@@ -225,7 +242,7 @@ class Project:
         """Refuse a registration that makes no sense; its settings, its recipe included."""
         where = f"{self.config.registrations or self.where}: registration {row.registration!r}"
         table = self.config.images or self.where
-        for role in ("fixed", "moving", "labels"):
+        for role in ("fixed", "moving", "labels", "moving_labels"):
             image = getattr(row, role)
             if image is not None and image not in self.images:
                 raise ConfigError(
@@ -242,10 +259,17 @@ class Project:
                     f"{where}: {role} is the label image {image.image!r}; wanted an image with intensities"
                 )
             self._check_channel(image, getattr(row, f"{role}_channel"), f"{where}: {role}_channel")
-        if row.labels and not self.images[row.labels].labels:
+        for role in ("labels", "moving_labels"):
+            name = getattr(row, role)
+            if name and not self.images[name].labels:
+                raise ConfigError(
+                    f"{where}: {role} names {name!r}, which {table} does not mark as labels; "
+                    "wanted an image with `yes` in the column labels"
+                )
+        if row.moving_labels and not row.labels:
             raise ConfigError(
-                f"{where}: labels names {row.labels!r}, which {table} does not mark as labels; "
-                "wanted an image with `yes` in the column labels"
+                f"{where}: moving_labels is {row.moving_labels!r} and labels is empty; "
+                "wanted the fixed image's labels there, to compare with"
             )
         return self._with_recipe(row, where)
 
@@ -296,6 +320,8 @@ class Project:
         for name, registration in self.registrations.items():
             if registration.ontology:
                 yield f"{self.config.registrations}: registration {name!r}: ontology", registration.ontology
+            for path in registration.landmarks or ():
+                yield f"{self.config.registrations}: registration {name!r}: landmarks", path
         for name, points in self.config.points.items():
             yield f"{self.where}: points.{name}.path", points.path
         if isinstance(self.config.illumination.dark, str) and self.config.illumination.dark != EMPTY_TILES:
@@ -374,11 +400,10 @@ class Project:
         return next(s for s in self.settings(registration).stages if s.name == stage)
 
     def warped(self, registration: str, direction: Literal["forward", "inverse"]) -> list[str]:
-        """Images that travel: the moving image forward; the fixed image and its labels backward."""
+        """Images that travel, each with its labels: the moving image forward, the fixed image backward."""
         row = self.registrations[registration]
-        if direction == "forward":
-            return [row.moving]
-        return [row.fixed, row.labels] if row.labels else [row.fixed]
+        images = (row.moving, row.moving_labels) if direction == "forward" else (row.fixed, row.labels)
+        return [image for image in images if image]
 
     def points(self, registration: str, direction: Literal["forward", "inverse"]) -> list[str]:
         """Tables of points that travel in a direction."""

@@ -47,13 +47,22 @@ def plan_levels(shape: Shape, spacing: Triple, *, smallest: int = 64) -> list[Sh
     size, side = list(shape), list(spacing)
     levels: list[Shape] = []
     while max(size) > smallest:
-        divisible = [axis for axis in range(3) if size[axis] > 1]
-        limit = _ISOTROPY * min(side[axis] for axis in divisible)
-        factors = [2 if axis in divisible and side[axis] < limit else 1 for axis in range(3)]
-        levels.append((factors[0], factors[1], factors[2]))
+        factors = halving(size, side)
+        levels.append(factors)
         size = [-(-n // f) for n, f in zip(size, factors, strict=True)]
         side = [s * f for s, f in zip(side, factors, strict=True)]
     return levels
+
+
+def halving(shape: Sequence[int], spacing: Sequence[float]) -> Shape:
+    """Binning factors (z, y, x), 1 or 2, of the next level.
+
+    Two for the axes whose voxel side is within a factor sqrt(2) of the smallest one; an axis of one voxel is left
+    as it is and does not count.
+    """
+    limit = _ISOTROPY * min((s for s, n in zip(spacing, shape, strict=True) if n > 1), default=0.0)
+    z, y, x = (2 if n > 1 and s < limit else 1 for s, n in zip(spacing, shape, strict=True))
+    return z, y, x
 
 
 def downsample(array: np.ndarray, factors: Sequence[int], *, mode: str = "mean") -> np.ndarray:

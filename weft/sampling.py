@@ -32,7 +32,7 @@ def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
     -------
     (z, y, x) array: of the image's type where voxels are taken as they are, else float32.
     """
-    level = image.level_at(min(grid.spacing))
+    level = image.level_at(grid.spacing)
     source = level.grid
     first = source.to_index(grid.to_physical((0, 0, 0)))
     step = np.asarray(grid.spacing) / np.asarray(source.spacing)
@@ -73,10 +73,16 @@ def resample(values: np.ndarray, source: Grid, grid: Grid) -> np.ndarray:
 
 
 def stage_grid(image_grid: Grid, spacing: float) -> Grid:
-    """The grid on which a stage of this voxel size, um, sees an image: isotropic; a single plane stays one."""
-    if image_grid.shape[0] == 1:
-        return image_grid.resample((image_grid.spacing[0], spacing, spacing))
-    return image_grid.resample(spacing)
+    """The grid on which a stage of this voxel size, um, sees an image.
+
+    An axis whose voxels are larger keeps them, for there is nothing between them to be seen, as does the axis across
+    a single plane.
+    """
+    z, y, x = (
+        max(spacing, own) if n > 1 else own
+        for own, n in zip(image_grid.spacing, image_grid.shape, strict=True)
+    )
+    return image_grid.resample((z, y, x))
 
 
 def _antialiasing(step: np.ndarray) -> np.ndarray:

@@ -9,7 +9,15 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Region
-from weft.transforms.interpolate import axis_steps, blend, cell, check_field, interpolate_row, vector_at
+from weft.transforms.interpolate import (
+    Field,
+    axis_steps,
+    blend,
+    cell,
+    crop_field,
+    interpolate_row,
+    vector_at,
+)
 from weft.transforms.model import Displacements, Sequence
 
 # Positions on a tie (half way between two voxels, or on the outer face) must not depend on the rounding of
@@ -23,7 +31,7 @@ def warp(
     moving: np.ndarray,
     moving_grid: Grid,
     affine: np.ndarray,
-    field: np.ndarray | None,
+    field: Field | None,
     field_grid: Grid | None,
     out_grid: Grid,
     *,
@@ -46,7 +54,8 @@ def warp(
     affine
         A: (4, 4), um, from the fixed to the moving space, applied after the displacement.
     field, field_grid
-        u: (3, z, y, x) float32, um, on a (coarse) grid in the fixed space; None for no displacement.
+        u: (3, z, y, x) float32, um, on a (coarse) grid in the fixed space; None for no displacement. Only what
+        ``out_grid`` meets of it is read.
     out_grid
         Where values are wanted, in the fixed space.
     order
@@ -93,20 +102,20 @@ def warp(
         )
         return out.view(bool), clipped
 
-    displacements = _displacements(field, field_grid)
     before = np.eye(4) if before is None else np.asarray(before, float)
+    u, u_grid = _around(field, field_grid, out_grid, before)
     to_index = np.linalg.inv(moving_grid.matrix()) @ np.asarray(affine, float)
     out = np.empty(out_grid.shape, out_type)
     outside = _as_type(fill, out_type)
-    source, u = np.ascontiguousarray(moving), displacements.field
+    source = np.ascontiguousarray(moving)
     turn = to_index[:3, :3].copy()
     limits = _limits(out_type)
     lines = out.reshape(-1, out_grid.shape[2])
     step = max(1, CHUNK // out_grid.shape[2])
     index = np.empty((3, step, out_grid.shape[2]))
     direct = np.array_equal(before, np.eye(4))
-    steps = tuple(axis_steps(displacements.grid, out_grid, axis) for axis in range(3))
-    to_field = np.linalg.inv(displacements.grid.matrix()) @ before @ out_grid.matrix()
+    steps = tuple(axis_steps(u_grid, out_grid, axis) for axis in range(3))
+    to_field = np.linalg.inv(u_grid.matrix()) @ before @ out_grid.matrix()
     base = to_index @ before @ out_grid.matrix()
     clipped = 0
     for first in range(0, len(lines), step):
@@ -147,7 +156,7 @@ def warp_sequence(
 def moving_region(
     out_grid: Grid,
     affine: np.ndarray,
-    field: np.ndarray | None,
+    field: Field | None,
     field_grid: Grid | None,
     moving_grid: Grid,
     margin: int = 1,
@@ -173,18 +182,17 @@ def moving_region(
     -------
     Slices (z, y, x) into the moving image, or None when the region lies outside of it.
     """
-    displacements = _displacements(field, field_grid)
     start = np.eye(4) if before is None else np.asarray(before, float)
+    u, grid = _around(field, field_grid, out_grid, start)
     corners = out_grid.corners() @ start[:3, :3].T + start[:3, 3]
     lower, upper = corners.min(0), corners.max(0)
     knots = []
-    grid = displacements.grid
     for axis in range(3):
         samples = grid.origin[axis] + np.arange(grid.shape[axis]) * grid.spacing[axis]
         within = samples[(samples > lower[axis]) & (samples < upper[axis])]
         knots.append(np.unique([lower[axis], *within, upper[axis]]))
     points = np.stack(np.meshgrid(*knots, indexing="ij"), -1).reshape(-1, 3)
-    moved = displacements.apply(points) @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
+    moved = Displacements(u, grid).apply(points) @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
     index = moving_grid.to_index(moved)
     first = np.floor(index.min(0) - TIE).astype(int) - margin
     last = np.ceil(index.max(0) + TIE).astype(int) + margin
@@ -196,11 +204,14 @@ def moving_region(
     return z, y, x
 
 
-def _displacements(field: np.ndarray | None, grid: Grid | None) -> Displacements:
+def _around(
+    field: Field | None, grid: Grid | None, out_grid: Grid, before: np.ndarray
+) -> tuple[np.ndarray, Grid]:
+    """What an output region, sent through an affine, meets of a field; a field without displacement for None."""
     if field is None or grid is None:
-        return Displacements.zero(Grid((1, 1, 1), (1.0, 1.0, 1.0)))
-    check_field(field, grid)
-    return Displacements(field, grid)
+        return np.zeros((3, 1, 1, 1), np.float32), Grid((1, 1, 1), (1.0, 1.0, 1.0))
+    corners = out_grid.corners() @ before[:3, :3].T + before[:3, 3]
+    return crop_field(field, grid, corners.min(0), corners.max(0))
 
 
 def _as_type(fill: float, dtype: np.dtype) -> np.generic:

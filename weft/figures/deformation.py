@@ -21,7 +21,7 @@ FOLDED = "#111111"
 
 
 def deformation(
-    fixed: np.ndarray,
+    fixed: style.Volume,
     fixed_grid: Grid,
     displacement: np.ndarray,
     field_grid: Grid,
@@ -125,7 +125,7 @@ def _frame(grid: Grid, down: int, across: int) -> tuple[float, float, float, flo
     )
 
 
-def _slice(volume: np.ndarray, grid: Grid, cut: int, at: float) -> np.ndarray:
+def _slice(volume: style.Volume, grid: Grid, cut: int, at: float) -> np.ndarray:
     """The slice of a volume nearest to the place ``at``, um, on the axis ``cut``; x goes across, or z where x is cut."""
     index = int(np.clip(round((at - grid.origin[cut]) / grid.spacing[cut]), 0, grid.shape[cut] - 1))
     plane = volume[tuple(index if axis == cut else slice(None) for axis in range(3))]

@@ -18,13 +18,13 @@ MARGIN = 0.16
 
 
 def overlay(
-    fixed: np.ndarray,
-    warped: np.ndarray,
+    fixed: style.Volume,
+    warped: style.Volume,
     spacing: Sequence[float],
     path: str | Path,
     title: str,
     *,
-    before: np.ndarray | None = None,
+    before: style.Volume | None = None,
     at: Sequence[int] | None = None,
     captions: tuple[str, str] = ("before", "after"),
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
@@ -43,6 +43,19 @@ _LOOK: Any = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
 }
+
+
+class Volume(Protocol):
+    """Anything (z, y, x) that slices like an array: only the slices that are shown are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Voxels."""
+        ...
 
 
 @contextmanager
@@ -91,7 +104,7 @@ def stretch(image: np.ndarray, low: float = 1.0, high: float = 99.7) -> tuple[fl
     return (bottom, top) if top > bottom else (bottom, bottom + 1.0)
 
 
-def slices_at(volume: np.ndarray, at: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def slices_at(volume: Volume, at: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three orthogonal slices through the voxel ``at``: (y, x), (z, x) and (z, y)."""
     z, y, x = at
     return np.asarray(volume[z]), np.asarray(volume[:, y]), np.asarray(volume[:, :, x])

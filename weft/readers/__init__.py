@@ -38,6 +38,7 @@ _BUILT_IN = {
     "n5": ("weft.readers.n5", "open_n5"),
     "volume": ("weft.readers.volume_file", "open_volume"),
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
+    "picture": ("weft.readers.picture", "open_picture"),
 }
 _TILED = ("colm", "tiff_tiles")
 _registered: dict[str, Reader] = {}
@@ -167,6 +168,8 @@ def detect_format(path: str | Path) -> str:
             return "volume"
         if name.endswith((".tif", ".tiff")):
             return "tiff_stack"
+        if name.endswith((".png", ".jpg", ".jpeg", ".bmp")):
+            return "picture"
         if name.endswith((".csv", ".tsv")):
             return "tiff_tiles"
     else:

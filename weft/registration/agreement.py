@@ -12,7 +12,7 @@ import numpy as np
 from weft.blocks import index_of, region, with_halo
 from weft.grid import Grid
 from weft.registration.plan import block_field_grid
-from weft.transforms.interpolate import resample_field, sample_field
+from weft.transforms.interpolate import Field, resample_field, sample_field
 from weft.transforms.jacobian import smallest_determinant
 from weft.transforms.model import Displacements
 
@@ -21,7 +21,7 @@ TYPICAL = 25  # percentile of all pairs' differences that is taken for what bloc
 TOLERANCE = 4.0  # times that is not yet an outlier
 GAIN = 0.8  # the affine of the neighbours must leave less than this share of their corrections
 
-Load = Callable[[str], np.ndarray | None]
+Load = Callable[[str], Field | None]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import numpy as np
 from weft.grid import Grid
 from weft.registration.contract import Initial, Result
 from weft.registration.features import Feature, finite, local_normalisation, log_intensity
-from weft.registration.pull import physical_points, pull, sample_field
+from weft.registration.pull import physical_points, pull
 from weft.registration.refine import AffineRefiner
 from weft.sampling import resample, stage_grid
+from weft.transforms.interpolate import sample_field
 
 LONGEST_AXIS = 40  # voxels of the features' longer axis: an affine has 12 numbers, and needs no more
 WINDOW = 6.0  # standard deviation of the local normalisation, voxels of the features
@@ -56,7 +57,7 @@ def register_block_affine(
     moved = matrix[:3, :3] @ points + matrix[:3, 3:]
     step = moved - points
     if initial.field is not None and initial.field_grid is not None:
-        step = step + sample_field(initial.field, initial.field_grid, moved)
+        step = step + sample_field(initial.field, initial.field_grid, moved.T).T
     u = step.reshape(3, *grid.shape).astype(np.float32)
     return Result(u, grid, [], ITERATIONS, before, after)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from weft.grid import Grid
+from weft.image import box
 from weft.registration.agreement import (
     Load,
     affine_of_neighbours,
@@ -19,10 +22,12 @@ from weft.registration.agreement import (
 )
 from weft.registration.ledger import FAILED
 from weft.registration.plan import block_field_grid, field_core, field_grid
-from weft.transforms.jacobian import determinant
+from weft.transforms.formats.ngff import shard_regions
+from weft.transforms.interpolate import Field
 from weft.transforms.model import Displacements
-from weft.transforms.reduce import BlockField, reduce_blocks
-from weft.transforms.unfold import unfold
+from weft.transforms.reduce import BlendedField, BlockField
+from weft.transforms.survey import FieldSurvey, with_rim
+from weft.transforms.unfold import WritableField, find_folds, unfold_parts
 
 Repair = Callable[[str, Displacements | None], tuple[np.ndarray | None, dict[str, Any]]]
 
@@ -34,12 +39,12 @@ class Combined:
     Parameters
     ----------
     displacements
-        The total u.
+        The total u, where it was written to.
     blocks
         The rows of the block table, in the order of the plan.
     facts
-        ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), ``folded`` (share with a determinant
-        of 0 or less) and ``jacobian`` (smallest, 1st and 99th percentile).
+        ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), and of `FieldSurvey` ``folded``,
+        ``jacobian`` and ``seam_ratio``.
     """
 
     displacements: Displacements
@@ -54,6 +59,7 @@ def combine_blocks(
     before: Displacements | None,
     settings: Mapping[str, Any],
     repair: Repair | None = None,
+    out: WritableField | None = None,
 ) -> Combined:
     """Reject blocks that disagree with their neighbours, repair what failed, reduce all fields to one, and unfold it.
 
@@ -62,13 +68,17 @@ def combine_blocks(
     neighbours found in the overlaps, or the stage before; one that failed by itself stays with what it fell
     back to.
 
+    The field is blended and written shard by shard. Memory: a shard, a block, and some kilobytes for each block's row
+    and its comparison with its neighbours. Fields of repaired blocks wait in temporary files.
+
     Parameters
     ----------
     plan
         As `plan_stage` makes it.
     load
         Gives the total displacement of a block, (3, z, y, x) float32 um, on the grid of the block with its halo
-        coarsened by 2; None where the stage before is used. One is held at a time.
+        coarsened by 2; None where the stage before is used. Asked for again and again: best a file of which only
+        what is needed is read.
     records
         What became of each block: its row of the block table.
     before
@@ -78,15 +88,33 @@ def combine_blocks(
     repair
         Registers a block again from a total displacement: `weft.registration.stage.StageJob.repair`; None for no
         second try.
+    out
+        Where the field is written to, shard by shard (`weft.transforms.formats.ngff.shard_regions`); None for an
+        array in memory.
 
     Raises
     ------
     ValueError
         When the settings do not go with the plan, or a field with its block.
     """
-    grid = Grid.from_json(plan["grid"])
     target = field_grid(plan, settings["field_factor"])
-    limit = None if settings["agreement"] is None else settings["agreement"] * grid.spacing[0]
+    with tempfile.TemporaryDirectory(prefix="weft-") as folder:
+        rows, chosen = _choose(plan, load, records, before, settings, target, repair, Path(folder))
+        return _write(plan, chosen, rows, before, settings, target, out)
+
+
+def _choose(
+    plan: Mapping[str, Any],
+    load: Load,
+    records: Mapping[str, Mapping[str, Any]],
+    before: Displacements | None,
+    settings: Mapping[str, Any],
+    target: Grid,
+    repair: Repair | None,
+    folder: Path,
+) -> tuple[list[dict[str, Any]], Load]:
+    """What is used of each block: the block table, and what gives the fields."""
+    limit = settings["agreement"] and settings["agreement"] * Grid.from_json(plan["grid"]).finest
     moved = {name: records[name]["largest_displacement_um"] for name in plan["ids"]}
     agreement = judge_agreement(plan, load, moved, limit)
     rows = {
@@ -95,16 +123,27 @@ def combine_blocks(
     }
     for name in agreement.rejected:
         rows[name] |= {"status": "disagrees", "used": "parent"}
-    failed = [name for name in plan["ids"] if rows[name]["status"] in FAILED]
-    replaced: dict[str, np.ndarray | None] = dict.fromkeys(agreement.rejected)
+    failed = {name for name in plan["ids"] if rows[name]["status"] in FAILED}
+    replaced: dict[str, Path | None] = dict.fromkeys(agreement.rejected)
 
-    def trusted(name: str) -> np.ndarray | None:
+    def replace(name: str, u: np.ndarray | None) -> None:
+        replaced[name] = None if u is None else folder / f"{name}.npy"
+        if u is not None:
+            np.save(folder / f"{name}.npy", u, allow_pickle=False)
+
+    def trusted(name: str) -> Field | None:
         return None if name in failed else load(name)
 
+    def chosen(name: str) -> Field | None:
+        if name not in replaced:
+            return load(name)
+        path = replaced[name]
+        return None if path is None else np.load(path, mmap_mode="r", allow_pickle=False)
+
     if failed and repair is not None and agreement.limit is not None:
-        start = Displacements(_reduced(plan, trusted, target, before, settings), target)
+        start = Displacements(_blended(plan, trusted, target, before, settings), target)
         # The others' field is the better start; where nothing is gained from it, there is the block's own.
-        for name, better in itertools.product(failed, (start, before)):
+        for name, better in itertools.product((n for n in plan["ids"] if n in failed), (start, before)):
             if replaced.get(name) is not None:
                 continue
             u, again = repair(name, better)
@@ -112,42 +151,70 @@ def combine_blocks(
                 continue
             apart = disagreement_with_neighbours(plan, name, u, trusted)
             if apart is not None and apart <= agreement.limit:
-                replaced[name] = u
+                replace(name, u)
                 kept = {"block": name, "status": rows[name]["status"], "disagreement_um": apart}
                 rows[name] = {**again, **kept}
     for name in agreement.rejected:
         if replaced[name] is None:
-            replaced[name] = affine_of_neighbours(plan, name, trusted, before)
+            replace(name, affine_of_neighbours(plan, name, trusted, before))
             rows[name]["used"] = "parent" if replaced[name] is None else "affine"
+    return list(rows.values()), chosen
 
-    u = _reduced(
-        plan, lambda name: replaced[name] if name in replaced else load(name), target, before, settings
-    )
-    unfolded = left = 0
-    if settings["unfold"]:
-        u, unfolded, left = unfold(u, target)
-    values = determinant(u, target)
+
+def _write(
+    plan: Mapping[str, Any],
+    load: Load,
+    rows: list[dict[str, Any]],
+    before: Displacements | None,
+    settings: Mapping[str, Any],
+    target: Grid,
+    out: WritableField | None,
+) -> Combined:
+    """Blend, write, measure and unfold the field."""
+    blended = _blended(plan, load, target, before, settings)
+    field: WritableField = np.empty(blended.shape, np.float32) if out is None else out
+    shards = shard_regions(target)
+    survey = FieldSurvey(target, blended.faces)
+    folds: list[np.ndarray] = []
+    for shard in shards:
+        # One sample more on every side is blended again: less work than to read it back.
+        wide = with_rim(shard, target)
+        u = blended[(slice(None), *wide)]
+        inner = box(
+            *np.transpose([(s.start - w.start, s.stop - w.start) for s, w in zip(shard, wide, strict=True)])
+        )
+        field[(slice(None), *shard)] = u[(slice(None), *inner)]
+        survey.add(shard, wide, u)
+        if settings["unfold"]:
+            found = find_folds(u, target.crop(wide), inner)
+            if len(found):
+                folds.append(found + [w.start for w in wide])
+    folded, left = np.concatenate(folds) if folds else np.zeros((0, 3), np.int64), 0
+    if len(folded):
+        left = unfold_parts(field, target, folded)
+        survey = FieldSurvey(target, blended.faces).survey(field, shards)
     facts = {
-        "unfolded": unfolded,
-        "folded": float(np.mean(values <= 0)),
+        "unfolded": len(folded),
+        "folded": survey.folded,
         "still_folded": left,
-        "jacobian": [float(v) for v in (values.min(), *np.percentile(values, [1, 99]))],
+        "jacobian": survey.jacobian,
+        "seam_ratio": survey.seam_ratio,
     }
-    return Combined(Displacements(u, target), list(rows.values()), facts)
+    return Combined(Displacements(field, target), rows, facts)
 
 
-def _reduced(
+def _blended(
     plan: Mapping[str, Any],
     load: Load,
     target: Grid,
     before: Displacements | None,
     settings: Mapping[str, Any],
-) -> np.ndarray:
-    """The blocks' fields as one, (3, z, y, x) float32 um, on the target grid."""
+) -> BlendedField:
+    """The blocks' fields as one on the target grid."""
 
     def fields() -> Iterator[BlockField]:
         for name in plan["ids"]:
             core = field_core(plan, name, settings["field_factor"])
             yield BlockField(block_field_grid(plan, name), partial(load, name), core)
 
-    return reduce_blocks(fields(), target, before, method=settings["method"])
+    return BlendedField(fields(), target, before, method=settings["method"])

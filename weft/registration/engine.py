@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from weft.grid import Grid
-from weft.image import Image, box
+from weft.image import Image
 from weft.registration.block_affine import register_block_affine
 from weft.registration.contract import Initial, Result, load_backend
 from weft.registration.ledger import FAILED
 from weft.sampling import read_at
-from weft.transforms.interpolate import resample_field
+from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.transforms.jacobian import smallest_determinant
 from weft.warp import moving_region
 
@@ -46,7 +46,7 @@ def cut_block(
     fixed_grid: Grid,
     moving_stage: Grid,
     affine: np.ndarray,
-    field: tuple[np.ndarray, Grid] | None,
+    field: tuple[Field, Grid] | None,
     margin: int,
 ) -> Block:
     """Read a block of both images at the stage's voxel size.
@@ -64,7 +64,7 @@ def cut_block(
     margin
         Voxels of the moving image read around what the transform so far asks for: how far the block may still move.
     """
-    u, u_grid = (None, None) if field is None else (_crop_field(*field, fixed_grid))
+    u, u_grid = (None, None) if field is None else crop_field(*field, fixed_grid.lower, fixed_grid.upper)
     region = moving_region(fixed_grid, affine, u, u_grid, moving_stage, margin=margin)
     moving_grid = None if region is None else moving_stage.crop(region)
     voxels = None if moving_grid is None else read_at(*moving, moving_grid)
@@ -98,7 +98,7 @@ def register_block(
     record = parent_record("ok", seed)
     if float(np.mean(block.fixed > background[0])) < min_content:
         return None, {**record, "status": "empty"}
-    if block.moving is None or block.moving_grid is None or min(block.moving.shape) < 2:
+    if block.moving is None or block.moving_grid is None or sorted(block.moving.shape)[1] < 2:
         return None, {**record, "status": "outside_moving"}
     if float(np.mean(block.moving > background[1])) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
@@ -195,9 +195,9 @@ def _judge(
     if block.initial.field is not None and block.initial.field_grid is not None:
         start = resample_field(block.initial.field, block.initial.field_grid, grid)
     moved = float(np.sqrt(((u - start) ** 2).sum(0).max()))
-    smallest = float(smallest_determinant(u, grid).min()) if min(grid.shape) > 1 else 1.0
+    smallest = float(smallest_determinant(u, grid).min())
     record |= {"largest_displacement_um": moved, "smallest_jacobian": smallest}
-    if moved > 0.5 * float(min(block.fixed_grid.extent)):
+    if moved > 0.5 * float(sorted(block.fixed_grid.extent)[1]):
         return None, {**record, "status": "diverged"}
     if smallest <= 0:
         return None, {**record, "status": "folded"}
@@ -206,13 +206,3 @@ def _judge(
     if result.metric_after < result.metric_before:
         return None, {**record, "status": "metric_worse"}
     return u, {**record, "used": used}
-
-
-def _crop_field(u: np.ndarray, grid: Grid, block: Grid) -> tuple[np.ndarray, Grid]:
-    """The samples of a field that a block needs, with one sample around."""
-    low = np.floor(grid.to_index(block.lower)).astype(int) - 1
-    high = np.ceil(grid.to_index(block.upper)).astype(int) + 2
-    low = np.clip(low, 0, np.asarray(grid.shape) - 1)
-    high = np.clip(high, low + 1, grid.shape)
-    part = box(low, high)
-    return np.ascontiguousarray(u[(slice(None), *part)]), grid.crop(part)

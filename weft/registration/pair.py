@@ -42,7 +42,7 @@ class Registered:
         The affine start and how far it can be trusted; None when it was given.
     round_trip
         Error of transform and inverse over every fixed voxel (see `weft.transforms.invert.round_trip`); empty
-        without stages.
+        without stages or inverse.
     """
 
     transform: Sequence
@@ -63,6 +63,7 @@ def register(
     stages: Many[Stage | Mapping[str, Any]] | None = None,
     reduce: Reduce | Mapping[str, Any] | None = None,
     invert: Invert | Mapping[str, Any] | None = None,
+    inverse: bool = True,
     workers: int = 1,
     processes: bool = False,
     client: Any = None,
@@ -91,6 +92,8 @@ def register(
         for an affine alone.
     reduce, invert
         `weft.config.Reduce` and `weft.config.Invert`, or mappings of their fields.
+    inverse
+        Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers
         So many blocks at a time.
     processes
@@ -140,6 +143,8 @@ def register(
         tables[stage.name] = combined.blocks
     if displacements is None:
         return Registered(Sequence((Affine(matrix),)), {}, found)
+    if not inverse:
+        return Registered(Sequence((displacements, Affine(matrix))), tables, found)
     v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())
     trip = round_trip(displacements.field, displacements.grid, v, grid, pick_fixed[0].grid)
     return Registered(_both_ways(displacements, Displacements(v, grid), matrix), tables, found, trip)

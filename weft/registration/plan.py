@@ -59,8 +59,8 @@ def plan_stage(image: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_spacing(level: float | str, image: Grid) -> float:
-    """Voxel size, um, of a stage's level: a number, or ``x4`` for four times the image's largest voxel edge."""
-    return float(level[1:]) * max(image.spacing) if isinstance(level, str) else float(level)
+    """Voxel size, um, of a stage's level: a number, or ``x4`` for four times the image's smallest voxel edge."""
+    return float(level[1:]) * image.finest if isinstance(level, str) else float(level)
 
 
 def block_regions(plan: Mapping[str, Any], name: str) -> tuple[Region, Region]:

@@ -15,7 +15,7 @@ from weft.registration.engine import Block, attempt_block, cut_block, parent_rec
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.plan import block_field_grid, block_regions
 from weft.sampling import stage_grid
-from weft.transforms.interpolate import resample_field
+from weft.transforms.interpolate import Field, resample_field
 from weft.transforms.model import Displacements
 
 SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
@@ -34,7 +34,7 @@ class StageJob:
     fixed, moving
         Image and index of its channel.
     affine, field
-        The transform so far: A (4, 4) um and u with its grid, or None.
+        The transform so far: A (4, 4) um and u with its grid, or None. A block reads its own part of u.
     background
         Values of the fixed and of the moving image above which a voxel counts as content: see
         `background_value`.
@@ -45,14 +45,14 @@ class StageJob:
     fixed: tuple[Image, int]
     moving: tuple[Image, int]
     affine: np.ndarray
-    field: tuple[np.ndarray, Grid] | None
+    field: tuple[Field, Grid] | None
     background: tuple[float, float]
 
     def cut(self, name: str) -> Block:
         """Read a block of both images."""
         grid = Grid.from_json(self.plan["grid"])
         _, padded = block_regions(self.plan, name)
-        moving = stage_grid(self.moving[0].grid, grid.spacing[0])
+        moving = stage_grid(self.moving[0].grid, grid.finest)
         return cut_block(
             self.fixed, self.moving, grid.crop(padded), moving, self.affine, self.field, self.plan["overlap"]
         )

@@ -33,12 +33,12 @@ def save_block(path: Path, u: np.ndarray | None, record: dict[str, Any], seconds
 
 
 def load_block(cache: str, key: str) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Total displacement, (3, z, y, x) um (None where the stage before is used), and record of a block."""
+    """Total displacement, (3, z, y, x) um, read where it is used (None: the stage before), and record of a block."""
     path = block_path(cache, key)
     record = receipts.read(path)
-    return (
-        np.load(path.with_suffix(".npy"), allow_pickle=False) if record["used"] != "parent" else None
-    ), record
+    if record["used"] == "parent":
+        return None, record
+    return np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False), record
 
 
 def read_cost(cache: str, key: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from weft.steps.block_results import load_block, read_cost
 from weft.steps.quality import write_quality
 from weft.steps.stage_job import open_stage_job
 from weft.transforms import open_transform
-from weft.transforms.formats.ngff import save_field
+from weft.transforms.formats.ngff import FieldWriter
 from weft.transforms.model import Displacements
 
 
@@ -80,6 +80,7 @@ def reduce_transform(
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
+            out = FieldWriter(store.path, target)
             combined = combine_blocks(
                 planned,
                 lambda name: load_block(cache, keys[name])[0],
@@ -87,9 +88,9 @@ def reduce_transform(
                 displacements,
                 settings,
                 repair,
+                out,
             )
-            shards = save_field(store.path, combined.displacements.field, target)
-            store.finish("all", shards, **combined.facts, blocks=combined.blocks)
+            store.finish("all", out.digests, **combined.facts, blocks=combined.blocks)
         made = store.records(["all"])
         facts_of_field = made["all"]
         rows = facts_of_field["blocks"]
@@ -107,6 +108,8 @@ def reduce_transform(
             "jacobian_p1": facts_of_field["jacobian"][1],
             "jacobian_p99": facts_of_field["jacobian"][2],
         }
+        if facts_of_field["seam_ratio"] is not None:
+            numbers["seam_ratio"] = facts_of_field["seam_ratio"]
         reproducible = not any(row["status"] in MACHINE_DEPENDENT for row in rows)
         subject = f"{Path(receipt).parents[2].name}/{Path(receipt).parent.name}"
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)

@@ -18,8 +18,10 @@ from weft.figures.report import Picture, Section, Table
 from weft.figures.report import render_report as render
 from weft.logs import log
 from weft.quality.gates import read_quality_table
-from weft.steps.check_quality import comparison
+from weft.quality.likeness import comparison_grid
+from weft.quality.pulled import sliced_fixed, sliced_moving
 from weft.steps.illumination import load_illumination
+from weft.steps.sources import channel_of, open_received
 from weft.steps.tile_tables import read_links, read_poses
 from weft.transforms import open_transform
 
@@ -108,22 +110,25 @@ def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Secti
     folder = root / "registrations" / name
     figures = folder / "figures"
     receipt = {role: str(root / "images" / facts[role] / "image.json") for role in ("fixed", "moving")}
-    pair = comparison(
-        receipt["fixed"],
-        receipt["moving"],
-        str(folder / "affine.json"),
-        str(folder / "transform.json"),
-        facts["channels"],
+    pair = {role: open_received(path)[0] for role, path in receipt.items()}
+    pick = {
+        role: channel_of(image.channels, facts["channels"][role], f"{role}_channel")
+        for role, image in pair.items()
+    }
+    grid = comparison_grid(pair["fixed"].grid)
+    fixed = sliced_fixed(pair["fixed"], pick["fixed"], grid)
+    before, after = (
+        sliced_moving(pair["moving"], pick["moving"], open_transform(folder / f"{name}.json"), grid)
+        for name in ("affine", "transform")
     )
-    grid = pair["grid"]
     values = receipts.read(folder / "quality.json")["values"]
     overlay(
-        pair["fixed"],
-        pair["after"],
+        fixed,
+        after,
         grid.spacing,
         figures / "overlay.png",
         f"{name}: {facts['moving']} (green) on {facts['fixed']} (magenta)",
-        before=pair["before"],
+        before=before,
         captions=(f"affine, NCC {values['ncc_affine']:.3f}", f"final, NCC {values['ncc']:.3f}"),
     )
     items: list[Picture | Table] = [
@@ -136,11 +141,12 @@ def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Secti
     sequence = open_transform(folder / "transform.json")
     _, displacements, _ = sequence.split()
     if displacements is not None:
+        displacements = displacements.load()
         jacobian = sequence.jacobian_determinant(displacements.grid)
         deformation(
-            pair["fixed"],
+            fixed,
             grid,
-            displacements.field,
+            displacements.field[:],
             displacements.grid,
             jacobian,
             figures / "deformation.png",

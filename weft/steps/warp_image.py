@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
 from weft import receipts
 from weft.blocks import deal
@@ -38,21 +40,15 @@ def warp_image(
     threads: int,
 ) -> None:
     """Resample one batch of regions of an image onto the target's grid."""
-    image, facts = open_received(source)
-    grid = _target_grid(target, settings)
-    channels = settings["channels"] or list(image.channels)
-    for name in channels:
-        channel_of(image.channels, name, f"warp.channels: {source}")
-    keyed = receipts.KeyedStore(
-        public, _key(facts, grid, target, transform, [channels, pyramid, store, code])
-    )
+    job = _open_job(source, target, transform, settings, settings["channels"], [pyramid, store, code], public)
     with receipts.job_lock(receipt):
-        array = _create(keyed, grid, len(channels), image.dtype, store)
+        array = job.create(store)
         mine = deal(region_names(array), batch, batches)
-        made = _warp_regions(keyed, array, image, channels, open_transform(transform), grid, mine, threads)
+        made = job.warp(array, mine, threads)
         log.info("made %d of %d regions", made, len(mine))
-        about = {"channels": channels, "orientation": receipts.read(target)["orientation"], "labels": False}
-        receipts.write(receipt, {"key": keyed.key, "grid": grid.to_json(), "regions": mine, **about})
+        receipts.write(
+            receipt, {"key": job.keyed.key, "grid": job.grid.to_json(), "regions": mine, **job.about}
+        )
 
 
 def gather_warped(
@@ -91,83 +87,95 @@ def warp_labels(
     threads: int,
 ) -> None:
     """Resample labels onto the target's grid by the nearest voxel: type and values stay."""
-    image, facts = open_received(source)
-    grid = _target_grid(target, settings)
-    keyed = receipts.KeyedStore(public, _key(facts, grid, target, transform, [pyramid, store, code]))
+    first = open_received(source)[0].channels[:1]
+    job = _open_job(source, target, transform, settings, list(first), [pyramid, store, code], public)
     with receipts.job_lock(receipt):
-        array = _create(keyed, grid, 1, image.dtype, store)
+        array = job.create(store)
         names = region_names(array)
-        _warp_regions(
-            keyed, array, image, list(image.channels[:1]), open_transform(transform), grid, names, threads
-        )
-        about = {
-            "channels": list(image.channels[:1]),
-            "orientation": receipts.read(target)["orientation"],
-            "labels": True,
-        }
-        _publish(keyed, names, grid, about, pyramid, store, receipt, threads, {"code": code})
+        job.warp(array, names, threads)
+        _publish(job.keyed, names, job.grid, job.about, pyramid, store, receipt, threads, {"code": code})
 
 
 # ---------------------------------------------------------------------------------- shared
-def _target_grid(target: str, settings: dict[str, Any]) -> Grid:
-    grid = Grid.from_json(receipts.read(target)["grid"])
-    return grid.resample(settings["spacing"]) if settings["spacing"] else grid
+@dataclass(frozen=True)
+class _Job:
+    """What is warped onto what, through what; ``about`` is what the receipt says of the result."""
 
+    image: Image
+    grid: Grid
+    sequence: Sequence
+    keyed: receipts.KeyedStore
+    about: dict[str, Any]
 
-def _key(facts: dict[str, Any], grid: Grid, target: str, transform: str, settings: list[Any]) -> str:
-    path = receipts.read(transform)
-    place = [facts["grid"], grid.to_json(), receipts.read(target)["orientation"]]
-    versions = receipts.environment("numba", "zarr")
-    return receipts.digest([facts["data"], path["data"], path["sequence"], place, settings, versions])
+    def create(self, store: dict[str, Any]) -> zarr.Array:
+        """The array of level 0, made where it is not there yet."""
+        path = self.keyed.path / "0"
+        count = len(self.about["channels"])
+        create_level(path, self.grid, count, self.image.dtype, chunk=store["chunk"], shard=store["shard"])
+        self.keyed.start()
+        return open_level(path)
 
+    def warp(self, array: zarr.Array, names: list[str], threads: int) -> int:
+        """Warp the regions that are not there yet, each with its own part of the field; give their number."""
+        todo = [name for name in names if not self.keyed.done(f"0-{name}")]
+        with ThreadPoolExecutor(threads) as pool:
+            done = pool.map(lambda name: self._warp_region(array, name), todo)
+            for _ in progress(done, len(todo), "warp: regions"):
+                pass
+        return len(todo)
 
-def _create(keyed: receipts.KeyedStore, grid: Grid, channels: int, dtype: Any, store: dict[str, Any]) -> Any:
-    create_level(keyed.path / "0", grid, channels, dtype, chunk=store["chunk"], shard=store["shard"])
-    keyed.start()
-    return open_level(keyed.path / "0")
-
-
-def _warp_regions(
-    keyed: receipts.KeyedStore,
-    array: Any,
-    image: Image,
-    channels: list[str],
-    sequence: Sequence,
-    grid: Grid,
-    names: list[str],
-    threads: int,
-) -> int:
-    """Warp the regions that are not there yet; give their number."""
-    level = image.level_at(min(grid.spacing)) if not image.labels else image.levels[0]
-    before, displacements, after = sequence.split()
-    field, field_grid = (displacements.field, displacements.grid) if displacements else (None, None)
-
-    def one(name: str) -> None:
+    def _warp_region(self, array: zarr.Array, name: str) -> None:
+        labels = self.image.labels
+        level = self.image.levels[0] if labels else self.image.level_at(min(self.grid.spacing))
         channel, where = split_name(name, array)
-        part = grid.crop(where)
+        part = self.grid.crop(where)
+        # The field is read once, for both the box of moving voxels and the voxels.
+        before, u, after = self.sequence.within(part).split()
+        field, field_grid = (u.field, u.grid) if u else (None, None)
         box = moving_region(part, after, field, field_grid, level.grid, before=before)
-        clipped = 0
-        if box is None:
-            voxels = np.zeros(part.shape, array.dtype)
-        else:
-            moving = level.read(image.channel(channels[channel]), box)
+        voxels, clipped = np.zeros(part.shape, array.dtype), 0
+        if box is not None:
+            moving = level.read(self.image.channel(self.about["channels"][channel]), box)
+            moving_grid = level.grid.crop(box)
             voxels, clipped = warp(
                 moving,
-                level.grid.crop(box),
+                moving_grid,
                 after,
                 field,
                 field_grid,
                 part,
-                order=0 if image.labels else 1,
+                order=0 if labels else 1,
                 before=before,
             )
-        keyed.finish(f"0-{name}", write_region(array, channel, where, voxels, "0"), clipped=clipped)
+        digests = write_region(array, channel, where, voxels, "0")
+        self.keyed.finish(f"0-{name}", digests, clipped=clipped)
 
-    todo = [name for name in names if not keyed.done(f"0-{name}")]
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in progress(pool.map(one, todo), len(todo), "warp: regions"):
-            pass
-    return len(todo)
+
+def _open_job(
+    source: str,
+    target: str,
+    transform: str,
+    settings: dict[str, Any],
+    channels: list[str] | None,
+    made_with: list[Any],
+    public: str,
+) -> _Job:
+    """Open image, grid and transform by their receipts; the key of the result holds all that makes it."""
+    image, facts = open_received(source)
+    channels = channels or list(image.channels)
+    for name in channels:
+        channel_of(image.channels, name, f"warp.channels: {source}")
+    aim, path = receipts.read(target), receipts.read(transform)
+    grid = Grid.from_json(aim["grid"])
+    if settings["spacing"]:
+        grid = grid.resample(settings["spacing"])
+    place = [facts["grid"], grid.to_json(), aim["orientation"]]
+    versions = receipts.environment("numba", "zarr")
+    key = receipts.digest(
+        [facts["data"], path["data"], path["sequence"], place, channels, made_with, versions]
+    )
+    about = {"channels": channels, "orientation": aim["orientation"], "labels": image.labels}
+    return _Job(image, grid, open_transform(transform), receipts.KeyedStore(public, key), about)
 
 
 def _publish(

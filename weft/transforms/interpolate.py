@@ -2,19 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
 import numba
 import numpy as np
 
 from weft.grid import Grid
+from weft.image import Region, box
+
+# Samples of a stored field that are read at once for scattered points: 48 MB.
+AT_ONCE = 4_000_000
+TILE = 96  # edge, samples, of the parts in which a stored field is read where the points need more
 
 
-def sample_field(field: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+@runtime_checkable
+class Field(Protocol):
+    """A displacement field, (3, z, y, x) float32 um, of which only the part that is asked for is read or computed.
+
+    A NumPy array is one, and so are a Zarr array and `weft.transforms.reduce.BlendedField`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, z, y, x)."""
+        ...
+
+    def __getitem__(self, region: Any, /) -> Any:
+        """The part ``(slice(None), z, y, x)``, slices with steps of 1."""
+        ...
+
+
+def crop_field(field: Field, grid: Grid, lower: Any, upper: Any) -> tuple[np.ndarray, Grid]:
+    """The part of a field that interpolation within a box needs, with one sample around.
+
+    Interpolating in the part gives what interpolating in the whole gives, outside of the whole's grid too: there
+    the part ends where the whole does.
+
+    Parameters
+    ----------
+    field
+        (3, z, y, x) float32, um.
+    grid
+        Where its samples lie.
+    lower, upper
+        Corners of the box, (3,) um.
+
+    Returns
+    -------
+    part, part_grid
+        (3, z, y, x) float32 um in memory, at least one sample along each axis, and its grid.
+    """
+    check_field(field, grid)
+    part = _needed(grid, grid.to_index(lower), grid.to_index(upper))
+    return _read(field, part), grid.crop(part)
+
+
+def sample_field(field: Field, grid: Grid, points: np.ndarray) -> np.ndarray:
     """Vectors of a displacement field at scattered points.
 
     Parameters
     ----------
     field
-        (3, z, y, x) float32, um, components z, y, x.
+        (3, z, y, x) float32, um, components z, y, x. Of one that is not in memory every part is read once, so that
+        memory does not depend on its size.
     grid
         Where its samples lie.
     points
@@ -26,16 +77,23 @@ def sample_field(field: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarra
     """
     check_field(field, grid)
     index = np.ascontiguousarray(grid.to_index(points).reshape(-1, 3))
-    return _sample(np.ascontiguousarray(field), index)
+    if isinstance(field, np.ndarray) and field.flags.writeable:
+        return _sample(np.ascontiguousarray(field, np.float32), index)
+    out = np.empty(index.shape)
+    for rows in _groups(index, grid):
+        part = _needed(grid, _nan_as(index[rows], np.inf).min(0), _nan_as(index[rows], -np.inf).max(0))
+        # The difference of a float and a whole number below it is exact: parts give what the whole gives.
+        out[rows] = _sample(_read(field, part), index[rows] - [p.start for p in part])
+    return out
 
 
-def resample_field(field: np.ndarray, grid: Grid, new_grid: Grid) -> np.ndarray:
+def resample_field(field: Field, grid: Grid, new_grid: Grid) -> np.ndarray:
     """A displacement field on another grid: trilinear, clamped at the border.
 
     Parameters
     ----------
     field
-        (3, z, y, x) float32, um, components z, y, x.
+        (3, z, y, x) float32, um, components z, y, x; only the part that the new grid meets is read.
     grid
         Where its samples lie.
     new_grid
@@ -47,10 +105,17 @@ def resample_field(field: np.ndarray, grid: Grid, new_grid: Grid) -> np.ndarray:
     """
     check_field(field, grid)
     if grid == new_grid:
-        return field.astype(np.float32)
-    z_steps, y_steps, x_steps = (axis_steps(grid, new_grid, axis) for axis in range(3))
+        return np.array(field[:], np.float32)
+    steps = [axis_steps(grid, new_grid, axis) for axis in range(3)]
+    part = box(
+        [lower[0] for lower, _ in steps],
+        [min(lower[-1] + 2, n) for (lower, _), n in zip(steps, grid.shape, strict=True)],
+    )
+    z_steps, y_steps, x_steps = (
+        (lower - p.start, weight) for (lower, weight), p in zip(steps, part, strict=True)
+    )
     out = np.empty((3, *new_grid.shape), np.float32)
-    _resample(np.ascontiguousarray(field, np.float32), z_steps, y_steps, x_steps, out)
+    _resample(_read(field, part), z_steps, y_steps, x_steps, out)
     return out
 
 
@@ -74,7 +139,7 @@ def axis_steps(grid: Grid, new_grid: Grid, axis: int) -> tuple[np.ndarray, np.nd
     return lower, (index - lower).astype(np.float32)
 
 
-def check_field(field: np.ndarray, grid: Grid) -> None:
+def check_field(field: Field, grid: Grid) -> None:
     """Refuse a field that does not lie on its grid.
 
     Raises
@@ -82,10 +147,40 @@ def check_field(field: np.ndarray, grid: Grid) -> None:
     ValueError
         When the field's shape is not (3, z, y, x) of the grid.
     """
-    if field.shape != (3, *grid.shape):
+    if tuple(field.shape) != (3, *grid.shape):
         raise ValueError(
-            f"a displacement field of shape {field.shape} does not lie on its grid; wanted {(3, *grid.shape)}"
+            f"a displacement field of shape {tuple(field.shape)} does not lie on its grid; wanted {(3, *grid.shape)}"
         )
+
+
+def _read(field: Field, part: Region) -> np.ndarray:
+    """A part of a field in memory, contiguous and writable."""
+    values = np.ascontiguousarray(field[(slice(None), *part)], np.float32)
+    return values if values.flags.writeable else values.copy()
+
+
+def _needed(grid: Grid, first: np.ndarray, last: np.ndarray) -> Region:
+    """The samples around a box of (fractional) indices, and one more on either side; at least one per axis."""
+    top = np.asarray(grid.shape) - 1
+    low = np.clip(np.floor(np.clip(first, 0, top)).astype(int) - 1, 0, top)
+    high = np.clip(np.ceil(np.clip(last, 0, top)).astype(int) + 1, 0, top)
+    return box(low, np.maximum(low, high) + 1)
+
+
+def _nan_as(index: np.ndarray, value: float) -> np.ndarray:
+    return np.where(np.isnan(index), value, index)
+
+
+def _groups(index: np.ndarray, grid: Grid) -> Sequence[np.ndarray | slice]:
+    """The points, (n, 3) indices, that are looked up together: all where they lie close, else those of each tile."""
+    if not len(index):
+        return []
+    at = np.clip(np.nan_to_num(index), 0, np.asarray(grid.shape) - 1)
+    if np.prod(at.max(0) - at.min(0) + 4) <= AT_ONCE:
+        return [slice(None)]
+    _, tile = np.unique((at // TILE).astype(np.int64), axis=0, return_inverse=True)
+    order = np.argsort(tile.ravel(), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(tile.ravel()[order])) + 1)
 
 
 @numba.njit(cache=True, nogil=True)

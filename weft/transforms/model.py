@@ -11,8 +11,8 @@ import numpy as np
 
 from weft import receipts
 from weft.grid import Grid
-from weft.transforms.formats.ngff import load_field
-from weft.transforms.interpolate import check_field, sample_field
+from weft.transforms.formats.ngff import open_field
+from weft.transforms.interpolate import Field, check_field, crop_field, sample_field
 
 INVERSE_NAME = {"transform.json": "inverse.json", "inverse.json": "transform.json"}
 
@@ -64,12 +64,15 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Displacements:
-    """A displacement field: x -> x + u(x), u interpolated linearly, outside its grid that of the border.
+    """A displacement field: x -> x + u(x), u interpolated linearly between samples.
+
+    Outside its grid u is that of the nearest point of the grid's outermost samples, so that the map is defined, and
+    continuous, everywhere: along an axis that is left, it goes on as a translation.
 
     Parameters
     ----------
     field
-        u: (3, z, y, x) float32, um, components z, y, x.
+        u: (3, z, y, x) float32, um, components z, y, x. An array, or a `Field` of which only what is needed is read.
     grid
         Where its samples lie.
 
@@ -79,11 +82,12 @@ class Displacements:
         When the field does not lie on the grid.
     """
 
-    field: np.ndarray
+    field: Field
     grid: Grid
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "field", np.ascontiguousarray(self.field, np.float32))
+        if isinstance(self.field, np.ndarray):
+            object.__setattr__(self, "field", np.ascontiguousarray(self.field, np.float32))
         check_field(self.field, self.grid)
 
     @classmethod
@@ -99,6 +103,14 @@ class Displacements:
     def inside(self, points: Any) -> np.ndarray:
         """Which points, (n, 3) um, lie on the field's grid: (n,) bool."""
         return self.grid.contains(as_points(points))
+
+    def within(self, lower: Any, upper: Any) -> Displacements:
+        """The part that acts on a box with these corners, (3,) um, in memory; see `crop_field`."""
+        return Displacements(*crop_field(self.field, self.grid, lower, upper))
+
+    def load(self) -> Displacements:
+        """The whole field in memory."""
+        return Displacements(np.asarray(self.field[:], np.float32), self.grid)
 
 
 Step = Affine | Displacements
@@ -176,6 +188,22 @@ class Sequence:
                 )
         return before, displacements, after
 
+    def within(self, grid: Grid) -> Sequence:
+        """The sequence for points of a grid of its input space, with no more of its fields in memory than these need."""
+        corners = grid.corners()
+        steps: list[Step] = []
+        for step in self.steps:
+            if isinstance(step, Displacements):
+                step = step.within(corners.min(0), corners.max(0))
+                # What comes after a field is reached from its box, moved by at most its largest displacements.
+                u = np.asarray(step.field[:]).reshape(3, -1)
+                corners = np.stack([corners.min(0) + u.min(1), corners.max(0) + u.max(1)])
+                corners = _box_corners(corners[0], corners[1])
+            else:
+                corners = step.apply(corners)
+            steps.append(step)
+        return Sequence(tuple(steps), self.input_space, self.output_space)
+
     def jacobian_determinant(self, grid: Grid, *, affine: bool = False) -> np.ndarray:
         """Local change of volume at the samples of ``grid``; see `weft.transforms.jacobian.determinant`."""
         from weft.transforms.jacobian import sequence_determinant
@@ -184,7 +212,7 @@ class Sequence:
 
 
 def open_transform(path: str | Path) -> Sequence:
-    """Open a transform by its receipt.
+    """Open a transform by its receipt. Its displacement field stays on disk; what uses it reads the part that it needs.
 
     Parameters
     ----------
@@ -226,8 +254,13 @@ def _open_step(path: Path, step: dict[str, Any]) -> Step:
     if kind == "affine":
         return Affine(np.array(step["matrix"], float))
     if kind == "displacements":
-        return Displacements(*load_field(path.parent / step["store"], step.get("path", "0")))
+        return Displacements(*open_field(path.parent / step["store"], step.get("path", "0")))
     raise ValueError(f"{path}: a step of the sequence has type {kind!r}; wanted 'affine' or 'displacements'")
+
+
+def _box_corners(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The 8 corners, (8, 3), of a box."""
+    return np.stack(np.meshgrid(*zip(lower, upper, strict=True), indexing="ij"), -1).reshape(-1, 3)
 
 
 def as_points(points: Any) -> np.ndarray:

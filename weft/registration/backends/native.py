@@ -10,6 +10,7 @@ keeps noise from being fitted; at the default stiffness very noisy pairs still g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from weft.grid import Grid
+from weft.grid import Grid, Shape, Triple
+from weft.pyramid import halving
 from weft.registration.backends.native_field import (
     compose,
     find_folds,
@@ -30,8 +32,8 @@ from weft.registration.backends.native_field import (
 from weft.registration.backends.native_images import (
     Statistics,
     block_statistics,
-    halve,
     intensity_statistics,
+    reduced,
     scale,
 )
 from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
@@ -39,19 +41,29 @@ from weft.registration.backends.native_prior import limit_length, prior_strength
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
 
-__all__ = ["NativeSettings", "backend_version", "intensity_statistics", "minimal_jacobian", "register"]
+__all__ = [
+    "NativeSettings",
+    "backend_version",
+    "intensity_statistics",
+    "minimal_jacobian",
+    "predicted_memory",
+    "register",
+]
 
-SMALLEST_LEVEL = 12  # voxels per axis: coarser levels are left out
-SMALLEST_IMAGE = 4  # voxels per axis at the finest level
+SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
+SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
+IMAGE_BYTES = 4  # per voxel of an image level
+FIELD_BYTES = 17  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
 class _Level:
-    """One resolution of the block: what `native_pass` compares."""
+    """One resolution of the block: what `native_pass` compares; `halved` are the factors from it to the next."""
 
     number: int
+    halved: Shape
     fixed: np.ndarray
     moving: np.ndarray
     fixed_mask: np.ndarray
@@ -83,10 +95,10 @@ def register(
     Parameters
     ----------
     fixed, moving
-        (z, y, x) arrays of any real dtype.
+        (z, y, x) arrays of any real dtype. A single plane is registered within itself.
     fixed_grid, moving_grid
-        Their grids, um, of isotropic and equal spacing (up to a few per cent: smoothing and windows count
-        voxels).
+        Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
+        halved from level to level until it does not; smoothing goes by um, windows count voxels.
     initial
         Affine and, where there is one, start field; the field is interpolated onto the displacement grid
         of the coarsest level, so it should vary slowly on that scale.
@@ -108,15 +120,15 @@ def register(
     Raises
     ------
     ValueError
-        For arrays that do not fit their grids, a block too small or too large, values that are not finite
-        or bad settings.
+        For arrays that do not fit their grids, a block too large, values that are not finite or bad
+        settings.
     """
     options = NativeSettings.from_mapping(settings)
-    _check(fixed, fixed_grid, moving, moving_grid, masks, options.levels[-1])
+    _check(fixed, fixed_grid, moving, moving_grid, masks)
     result_grid = fixed_grid.coarsen((2, 2, 2))
     statistics = _statistics(fixed, moving, options)
-    smallest = min(moving.shape) >> options.levels[-1]
-    if any(s.empty for s in statistics) or smallest < SMALLEST_IMAGE:
+    breadth = min(_breadth(fixed), _breadth(moving)) >> options.levels[-1]
+    if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
         return _unchanged(initial, result_grid)
 
     levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
@@ -124,9 +136,9 @@ def register(
         return _unchanged(initial, result_grid)
     u = _start(initial, levels[0])
     metrics = []
-    for level in levels:
-        if level is not levels[0]:
-            u = upsample(u, level.field_grid.shape, 2.0)
+    for n, level in enumerate(levels):
+        if n:
+            u = _finer(u, levels[n - 1].field_grid, level.field_grid, level.halved)
         u, record = _refine(level, u, options)
         metrics.append(record)
     before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
@@ -134,8 +146,11 @@ def register(
         return _unchanged(initial, result_grid)
 
     jacobian = metrics[-1]["minimal_jacobian"]
-    for number in range(levels[-1].number - 1, -1, -1):
-        u = upsample(u, _coarsen(fixed_grid, number + 1).shape, 2.0)
+    coarser = levels[-1].field_grid
+    for grid, factors in _halvings(fixed_grid, levels[-1].number)[-2::-1]:
+        finer = grid.coarsen((2, 2, 2))
+        u = _finer(u, coarser, finer, factors)
+        coarser = finer
     if levels[-1].number:
         jacobian = minimal_jacobian(u, CELL)
     u *= np.asarray(fixed_grid.spacing, np.float32)[:, None, None, None]
@@ -150,12 +165,37 @@ def register(
     )
 
 
+def predicted_memory(
+    fixed_shape: tuple[int, int, int], moving_shape: tuple[int, int, int], settings: Mapping[str, Any]
+) -> int:
+    """Most bytes that `register` holds at once beside its arguments: arrays, not the interpreter.
+
+    Parameters
+    ----------
+    fixed_shape, moving_shape
+        Voxels (z, y, x) of the block with its halo and of the part of the moving image read for it.
+    settings
+        Fields of `NativeSettings`.
+
+    Raises
+    ------
+    ValueError
+        For bad settings.
+    """
+    options = NativeSettings.from_mapping(settings)
+    fixed, moving = math.prod(fixed_shape), math.prod(moving_shape)
+    finest = 8 ** options.levels[-1]
+    pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
+    making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
+    return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
+
+
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "2"
+    return "3"
 
 
-def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
+def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
     """Refuse arrays that the engine cannot work with."""
     for name, image, grid, mask in (
         ("fixed", fixed, fixed_grid, masks[0]),
@@ -174,12 +214,11 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks, finest) -> None:
                 f"the {name} block has {image.shape} voxels; the native backend takes less than 2^31 in all "
                 f"and {LONGEST_ROW} along x: use smaller blocks"
             )
-    smallest = min(fixed.shape) >> finest
-    if smallest < SMALLEST_IMAGE:
-        raise ValueError(
-            f"the fixed block of {fixed.shape} voxels is too small; "
-            f"wanted at least {SMALLEST_IMAGE << finest} along each axis"
-        )
+
+
+def _breadth(image: np.ndarray) -> int:
+    """Voxels along the second longest axis: a thin slab has as much to compare as the plane of it."""
+    return sorted(image.shape)[1]
 
 
 def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
@@ -199,37 +238,65 @@ def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Sta
     return found[0], found[1]
 
 
-def _coarsen(grid: Grid, halvings: int) -> Grid:
-    """The grid after so many halvings (as `halve` makes the images)."""
-    for _ in range(halvings):
-        grid = grid.coarsen((2, 2, 2))
-    return grid
+def _halvings(grid: Grid, count: int) -> list[tuple[Grid, Shape]]:
+    """The grids after 0, 1 .. `count` halvings, each with the factors to the next."""
+    found = []
+    for _ in range(count + 1):
+        factors = halving(grid.shape, grid.spacing)
+        found.append((grid, factors))
+        grid = grid.coarsen(factors)
+    return found
+
+
+def _finer(u: np.ndarray, coarse: Grid, fine: Grid, factors: Shape) -> np.ndarray:
+    """u in voxels of a level, on its displacement grid `coarse`, for the level that was halved by `factors`."""
+    if factors == (2, 2, 2):
+        return upsample(u, fine.shape, 2.0)
+    return interpolate(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
+
+
+def _by_spacing(width: float, grid: Grid) -> Triple:
+    """A width in voxels (z, y, x) that is the same in um along each axis, `width` along the finest.
+
+    None across a single plane.
+    """
+    z, y, x = (
+        width * grid.finest / s if n > 1 else 0.0 for s, n in zip(grid.spacing, grid.shape, strict=True)
+    )
+    return z, y, x
 
 
 def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, options) -> list[_Level]:
     """The levels to run, coarsest first."""
     images = [scale(fixed, statistics[0]), scale(moving, statistics[1])]
     weights = [NO_MASK if mask is None else np.ascontiguousarray(mask, np.float32) for mask in masks]
+    grids = [_halvings(grid, options.levels[0]) for grid in (fixed_grid, moving_grid)]
     levels: list[_Level] = []
     for number in range(options.levels[0] + 1):
         if number:
-            images = [halve(image) for image in images]
-            weights = [halve(weight) if weight.size else weight for weight in weights]
-        smallest = min(min(image.shape) for image in images)
-        if number > options.levels[-1] and smallest < SMALLEST_LEVEL:
+            factors = [halvings[number - 1][1] for halvings in grids]
+            images = [reduced(*pair) for pair in zip(images, factors, strict=True)]
+            weights = [
+                reduced(weight, f) if weight.size else weight
+                for weight, f in zip(weights, factors, strict=True)
+            ]
+        if number > options.levels[-1] and min(map(_breadth, images)) < SMALLEST_LEVEL:
             break
         if number < options.levels[-1]:
             continue
-        grid, from_grid = _coarsen(fixed_grid, number), _coarsen(moving_grid, number)
+        (grid, halved), (from_grid, _) = (halvings[number] for halvings in grids)
         # Fixed index -> um -> moving um -> moving index.
         to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
+        flat = [a == b == 1 for a, b in zip(grid.shape, from_grid.shape, strict=True)]
+        to_index[:3][flat] = 0.0  # planes are compared wherever they lie
         levels.append(
             _Level(
                 number=number,
-                fixed=_presmooth(images[0], number, options),
-                moving=_presmooth(images[1], number, options),
+                halved=halved,
+                fixed=_presmooth(images[0], grid, number, options),
+                moving=_at_least_two(_presmooth(images[1], from_grid, number, options)),
                 fixed_mask=weights[0],
-                moving_mask=weights[1],
+                moving_mask=_at_least_two(weights[1]),
                 grid=grid,
                 field_grid=grid.coarsen((2, 2, 2)),
                 linear=np.ascontiguousarray(to_index[:3, :3], np.float32),
@@ -241,12 +308,20 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
     return levels[::-1]
 
 
-def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
+def _at_least_two(image: np.ndarray) -> np.ndarray:
+    """An image with each axis of one voxel repeated: between two voxels the kernels can interpolate."""
+    for axis in range(3):
+        if image.shape[axis] == 1:
+            image = np.repeat(image, 2, axis)
+    return image
+
+
+def _presmooth(image: np.ndarray, grid: Grid, level: int, options: NativeSettings) -> np.ndarray:
     """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
     if level or not options.presmoothing:
         return image
-    taps = gaussian_taps(options.presmoothing)
-    border = len(taps) - 1
+    taps = gaussian_taps(_by_spacing(options.presmoothing, grid))
+    border = taps.shape[1] - 1
     padded = np.pad(image, border, mode="edge")
     smooth(padded[None], taps)
     inner = (slice(border, -border),) * 3
@@ -275,7 +350,9 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     equations = np.empty((9, *shape), np.float32)
     step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
-    taps = gaussian_taps(options.at(options.sigma, level.number))
+    taps = gaussian_taps(_by_spacing(options.at(options.sigma, level.number), level.grid))
+    # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
+    taps[np.asarray(level.grid.shape) == 1] *= 2
     jacobian: float | None = None
     scores: list[float] = []
     iterations = limited = 0
@@ -328,7 +405,7 @@ def _compose_unfolded(
         bad |= find_folds(out, CELL, limit)
         # Zero within some samples of a fold (there u stays as it was, above the limit), smoothly up to 1.
         taps = gaussian_taps(0.5 * 2**cuts)
-        near = maximum_filter(bad, size=2 * len(taps) + 3).astype(np.float32)
+        near = maximum_filter(bad, size=2 * taps.shape[1] + 3).astype(np.float32)
         smooth(near[None], taps)
         step *= 1 - near
         jacobian = _compose_and_measure(u, step, out)

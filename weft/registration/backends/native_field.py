@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from weft.grid import Grid
+from weft.grid import Grid, Triple
 
 JIT: dict[str, Any] = {
     "fastmath": True,
@@ -23,11 +23,20 @@ JIT: dict[str, Any] = {
 }
 
 
-def gaussian_taps(sigma: float) -> np.ndarray:
-    """Half a Gaussian kernel, float32 (w0, w1 .. wr), r = ceil(2.5 sigma); the whole kernel sums to 1."""
-    radius = max(1, math.ceil(2.5 * sigma))
-    taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    return (taps / (taps[0] + 2 * taps[1:].sum())).astype(np.float32)
+def gaussian_taps(sigma: float | Triple) -> np.ndarray:
+    """Half a Gaussian kernel per axis, (3, r + 1) float32 w0, w1 .. wr, r = ceil(2.5 of the largest sigma).
+
+    The whole kernel sums to 1. A sigma of 0 leaves its axis as it is.
+    """
+    widths = np.broadcast_to(np.asarray(sigma, float), 3)
+    radius = max(1, math.ceil(2.5 * widths.max()))
+    steps = np.arange(radius + 1)
+    taps = np.zeros((3, radius + 1))
+    for axis, width in enumerate(widths):
+        reach = steps <= max(1, math.ceil(2.5 * width))
+        taps[axis] = np.exp(-0.5 * (steps / width) ** 2) * reach if width > 0 else steps == 0
+        taps[axis] /= taps[axis, 0] + 2 * taps[axis, 1:].sum()
+    return taps.astype(np.float32)
 
 
 @njit(**JIT)
@@ -37,7 +46,7 @@ def smooth(a, taps):
     Normal equations smoothed so need no correction at the edges: both sides lose the same share.
     """
     C, Z, Y, X = a.shape
-    r = taps.shape[0] - 1
+    r = taps.shape[1] - 1
     depth = 2 * r + 1
     ring = np.zeros((depth, Y, X), np.float32)
     plane = np.empty((Y + 2 * r, X), np.float32)
@@ -57,18 +66,18 @@ def smooth(a, taps):
                         ring[(-k) % depth] = np.float32(0)
                 continue
             for y in range(Y):
-                _weigh(ring[z % depth, y], taps[0], plane[y + r])
+                _weigh(ring[z % depth, y], taps[0, 0], plane[y + r])
                 for k in range(1, r + 1):
-                    _add_pair(ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[k], plane[y + r])
+                    _add_pair(ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[0, k], plane[y + r])
             for y in range(Y):
                 inner = row[r : r + X]
-                _weigh(plane[y + r], taps[0], inner)
+                _weigh(plane[y + r], taps[1, 0], inner)
                 for k in range(1, r + 1):
-                    _add_pair(plane[y + r - k], plane[y + r + k], taps[k], inner)
+                    _add_pair(plane[y + r - k], plane[y + r + k], taps[1, k], inner)
                 out = a[c, z, y]
-                _weigh(inner, taps[0], out)
+                _weigh(inner, taps[2, 0], out)
                 for k in range(1, r + 1):
-                    _add_pair(row[r - k : r - k + X], row[r + k : r + k + X], taps[k], out)
+                    _add_pair(row[r - k : r - k + X], row[r + k : r + k + X], taps[2, k], out)
 
 
 @njit(forceinline=True, **JIT)
@@ -89,8 +98,7 @@ def _add_pair(p, q, w, out):
 def compose(u, v, out):
     """out = v + u o (id + v), linearly interpolated, clamped at the border.
 
-    u, v, out are (3, Z, Y, X) float32 in voxels of the image level, whose grid is twice as fine. At
-    least two samples per axis.
+    u, v, out are (3, Z, Y, X) float32 in voxels of the image level, whose grid is twice as fine.
     """
     _, Z, Y, X = u.shape
     u0 = u[0].reshape(-1)
@@ -102,33 +110,51 @@ def compose(u, v, out):
     end_z = np.float32(Z - 1)
     end_y = np.float32(Y - 1)
     end_x = np.float32(X - 1)
-    pitch_z = X * Y
+    last_z = max(Z - 2, 0)
+    last_y = max(Y - 2, 0)
+    last_x = max(X - 2, 0)
+    # An axis of one sample has no second neighbour.
+    step_z = X * Y if Z > 1 else 0
+    step_y = X if Y > 1 else 0
+    step_x = 1 if X > 1 else 0
     for z in range(Z):
         for y in range(Y):
             for x in range(X):
                 pz = min(max(np.float32(z) + half * v[0, z, y, x], zero), end_z)
                 py = min(max(np.float32(y) + half * v[1, z, y, x], zero), end_y)
                 px = min(max(np.float32(x) + half * v[2, z, y, x], zero), end_x)
-                iz = min(np.int64(pz), Z - 2)
-                iy = min(np.int64(py), Y - 2)
-                ix = min(np.int64(px), X - 2)
+                iz = min(np.int64(pz), last_z)
+                iy = min(np.int64(py), last_y)
+                ix = min(np.int64(px), last_x)
                 fz = pz - np.float32(iz)
                 fy = py - np.float32(iy)
                 fx = px - np.float32(ix)
-                i = iz * pitch_z + iy * X + ix
-                j = i + pitch_z
+                i = (iz * Y + iy) * X + ix
+                j = i + step_z
                 w11 = fy * fx
                 w10 = fy - w11
                 w01 = fx - w11
                 w00 = one - fy - w01
-                near = w00 * u0[i] + w01 * u0[i + 1] + w10 * u0[i + X] + w11 * u0[i + X + 1]
-                far = w00 * u0[j] + w01 * u0[j + 1] + w10 * u0[j + X] + w11 * u0[j + X + 1]
+                near = (
+                    w00 * u0[i] + w01 * u0[i + step_x] + w10 * u0[i + step_y] + w11 * u0[i + step_y + step_x]
+                )
+                far = (
+                    w00 * u0[j] + w01 * u0[j + step_x] + w10 * u0[j + step_y] + w11 * u0[j + step_y + step_x]
+                )
                 out[0, z, y, x] = v[0, z, y, x] + near + fz * (far - near)
-                near = w00 * u1[i] + w01 * u1[i + 1] + w10 * u1[i + X] + w11 * u1[i + X + 1]
-                far = w00 * u1[j] + w01 * u1[j + 1] + w10 * u1[j + X] + w11 * u1[j + X + 1]
+                near = (
+                    w00 * u1[i] + w01 * u1[i + step_x] + w10 * u1[i + step_y] + w11 * u1[i + step_y + step_x]
+                )
+                far = (
+                    w00 * u1[j] + w01 * u1[j + step_x] + w10 * u1[j + step_y] + w11 * u1[j + step_y + step_x]
+                )
                 out[1, z, y, x] = v[1, z, y, x] + near + fz * (far - near)
-                near = w00 * u2[i] + w01 * u2[i + 1] + w10 * u2[i + X] + w11 * u2[i + X + 1]
-                far = w00 * u2[j] + w01 * u2[j + 1] + w10 * u2[j + X] + w11 * u2[j + X + 1]
+                near = (
+                    w00 * u2[i] + w01 * u2[i + step_x] + w10 * u2[i + step_y] + w11 * u2[i + step_y + step_x]
+                )
+                far = (
+                    w00 * u2[j] + w01 * u2[j + step_x] + w10 * u2[j + step_y] + w11 * u2[j + step_y + step_x]
+                )
                 out[2, z, y, x] = v[2, z, y, x] + near + fz * (far - near)
 
 

@@ -9,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numba import njit
 
+from weft.grid import Shape, Triple
+from weft.pyramid import downsample, halving
+
 JIT: dict[str, Any] = {
     "fastmath": True,
     "nogil": True,
@@ -55,12 +58,15 @@ class Statistics:
         """Local variance of the scaled image after so many halvings: the known one, or `level`'s own."""
         if self.local_variance:
             return self.local_variance[min(halvings, len(self.local_variance) - 1)]
-        v1, v2 = _local_variance(level, max(1, level.shape[0] // 32))
+        v1, v2 = _sum_local_variance(level)
         return v2 / v1 if v1 > 0 else 0.0
 
 
 def intensity_statistics(
-    images: np.ndarray | Sequence[np.ndarray], contrast: Contrast = "root", halvings: int = 4
+    images: np.ndarray | Sequence[np.ndarray],
+    contrast: Contrast = "root",
+    halvings: int = 4,
+    spacing: Triple = (1.0, 1.0, 1.0),
 ) -> dict[str, Any]:
     """Scale and noise floor of an image, for all its blocks: settings["intensity"] of the native engine.
 
@@ -79,6 +85,8 @@ def intensity_statistics(
         the last two.
     halvings
         Levels of the pyramid below the image's own resolution to measure.
+    spacing
+        Voxel size, um: the levels halve the axes along which it is finest.
 
     Returns
     -------
@@ -93,10 +101,12 @@ def intensity_statistics(
         return asdict(replace(known, local_variance=(0.0,)))
     sums = np.zeros((halvings + 1, 2))
     for part in parts:
-        level = scale(part, known)
+        level, size = scale(part, known), spacing
         for k in range(halvings + 1):
-            sums[k] += _local_variance(level, max(1, level.shape[0] // 32))
-            level = halve(level)
+            sums[k] += _sum_local_variance(level)
+            factors = halving(level.shape, size)
+            level = reduced(level, factors)
+            size = (size[0] * factors[0], size[1] * factors[1], size[2] * factors[2])
     variance = [float(v2 / v1) if v1 > 0 else 0.0 for v1, v2 in sums]
     for k in range(1, len(variance)):
         variance[k] = variance[k] or variance[k - 1]  # a level too small for a window
@@ -136,6 +146,13 @@ def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
     out -= np.float32(statistics.mean)
     out *= np.float32(1 / statistics.std)
     return out
+
+
+def reduced(image: np.ndarray, factors: Shape) -> np.ndarray:
+    """The next level of a (z, y, x) float32 image: means of voxels, 1 or 2 along each axis, edges repeated."""
+    if all(factor == 2 or n == 1 for factor, n in zip(factors, image.shape, strict=True)):
+        return halve(image)
+    return downsample(image, factors)
 
 
 @njit(**JIT)
@@ -183,6 +200,14 @@ def _moments(a):
             total2 += row2
             count += a.shape[2]
     return count, total, total2
+
+
+def _sum_local_variance(image: np.ndarray) -> tuple[float, float]:
+    """`_local_variance` on about 32 planes; an axis shorter than a window is padded by its edges to hold one."""
+    pad = [(2, 2) if n < 5 else (0, 0) for n in image.shape]
+    if max(pad) > (0, 0):
+        image = np.pad(image, pad, mode="edge")
+    return _local_variance(image, max(1, image.shape[0] // 32))
 
 
 @njit(**JIT)

@@ -12,8 +12,8 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from weft.grid import Grid
 from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.contract import Initial, Masks, Result
-from weft.registration.pull import physical_points, pull, sample_field
-from weft.transforms.interpolate import resample_field
+from weft.registration.pull import physical_points, pull
+from weft.transforms.interpolate import resample_field, sample_field
 
 FEWEST_VOXELS = 1000
 BINS = 32  # of the histograms of mutual information
@@ -183,9 +183,8 @@ def _compose(step: np.ndarray, grid: Grid, initial: Initial) -> np.ndarray:
     if initial.field is None or initial.field_grid is None:
         return step.astype(np.float32)
     points = physical_points(grid) + step.reshape(3, -1)
-    return (step + sample_field(initial.field, initial.field_grid, points).reshape(step.shape)).astype(
-        np.float32
-    )
+    start = sample_field(initial.field, initial.field_grid, points.T).T.reshape(step.shape)
+    return (step + start).astype(np.float32)
 
 
 def _similarity(metric: str, pulled: Pulled, step: np.ndarray) -> tuple[float, float]:

@@ -116,7 +116,7 @@ def _to_itk(step: Step, unit: float) -> sitk.Transform:
         affine.SetMatrix(step.matrix[2::-1, 2::-1].ravel().tolist())
         affine.SetTranslation((step.matrix[2::-1, 3] / unit).tolist())
         return affine
-    vectors = np.ascontiguousarray(np.moveaxis(step.field, 0, -1)[..., ::-1], np.float64) / unit
+    vectors = np.ascontiguousarray(np.moveaxis(step.load().field[:], 0, -1)[..., ::-1], np.float64) / unit
     image = sitk.GetImageFromArray(vectors, isVector=True)
     image.SetSpacing([s / unit for s in reversed(step.grid.spacing)])
     image.SetOrigin([o / unit for o in reversed(step.grid.origin)])

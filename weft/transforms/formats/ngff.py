@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from zarr.codecs import BloscCodec
 
 from weft import receipts
 from weft.grid import Grid
-from weft.transforms.interpolate import check_field
+from weft.image import Region, box
+from weft.transforms.interpolate import Field, check_field
 
 NGFF_VERSION = "0.6"
 CHUNK = 32
@@ -20,9 +22,125 @@ SHARD = 128
 AXES = ("d", "z", "y", "x")
 
 
+class FieldWriter:
+    """A displacement field on disk that is written part by part, and the digests of what was written.
+
+    It is a `weft.transforms.interpolate.Field`: what was written can be read again. A part that is not made of whole
+    shards costs reading the shards around it.
+
+    Parameters
+    ----------
+    store
+        Folder of the Zarr group; the field is its array ``0``. What lay in the array is replaced.
+    grid
+        Where the field's samples lie.
+    attributes
+        More attributes of the array, e.g. names of the spaces.
+    name
+        Of the NGFF coordinate system.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        grid: Grid,
+        attributes: dict[str, Any] | None = None,
+        name: str = "displacements",
+    ) -> None:
+        self.store = Path(store)
+        self.grid = grid
+        self.digests: dict[str, str] = {}
+        """Digest of every shard (name within the store -> digest of its decoded values): `data_digest` makes one of them."""
+        group = zarr.open_group(str(store), mode="a", zarr_format=3)
+        group.attrs["ome"] = _ngff_metadata(grid, name)
+        self._array = group.create_array(
+            "0",
+            shape=(3, *grid.shape),
+            dtype="float32",
+            chunks=(3, CHUNK, CHUNK, CHUNK),
+            shards=(3, *_shard_edges(grid)),
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
+            dimension_names=AXES,
+            fill_value=0.0,
+            overwrite=True,
+            attributes={
+                "grid": grid.to_json(),
+                "units": "micrometer",
+                "type": "displacements",
+                "direction": "pull-back",
+                "rfc5": NGFF_VERSION,
+                **(attributes or {}),
+            },
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, z, y, x)."""
+        return (3, *self.grid.shape)
+
+    def __getitem__(self, region: Any) -> Any:
+        return self._array[region]
+
+    def __setitem__(self, region: tuple[slice, ...], values: np.ndarray) -> None:
+        """Write (3, z, y, x) um to ``(slice(None), z, y, x)``.
+
+        Raises
+        ------
+        ValueError
+            When there are values that are not finite.
+        """
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{self.store}: the displacement field holds {int((~np.isfinite(values)).sum())} values that are not finite"
+            )
+        start = [part.indices(n)[0] for part, n in zip(region[1:], self.grid.shape, strict=True)]
+        stop = [o + n for o, n in zip(start, values.shape[1:], strict=True)]
+        for index, shard in _shards(self.grid, start, stop):
+            low = [max(o, s.start) for o, s in zip(start, shard, strict=True)]
+            high = [min(o, s.stop) for o, s in zip(stop, shard, strict=True)]
+            part = values[(slice(None), *_shifted(low, high, start))]
+            place = (slice(None), *shard)
+            if part.shape[1:] != tuple(s.stop - s.start for s in shard):
+                whole = np.asarray(self._array[place])
+                whole[(slice(None), *_shifted(low, high, [s.start for s in shard]))] = part
+                part = whole
+            part = np.ascontiguousarray(part, np.float32)
+            self._array[place] = part
+            self.digests["/".join(["0", "c", "0", *map(str, index)])] = receipts.array_digest(part)
+
+
+def shard_regions(grid: Grid) -> list[Region]:
+    """The parts, slices (z, y, x), in which a field on a grid is written: its shards in C order."""
+    return [shard for _, shard in _shards(grid, (0, 0, 0), grid.shape)]
+
+
+def _shards(
+    grid: Grid, start: Sequence[int], stop: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], Region]]:
+    """Indices and slices (z, y, x) of the shards that meet a region."""
+    edges = _shard_edges(grid)
+    counts = (range(a // s, -(-b // s)) for a, b, s in zip(start, stop, edges, strict=True))
+    for index in product(*counts):
+        first = [i * s for i, s in zip(index, edges, strict=True)]
+        last = [min(o + s, n) for o, s, n in zip(first, edges, grid.shape, strict=True)]
+        yield index, box(first, last)
+
+
+def _shard_edges(grid: Grid) -> tuple[int, ...]:
+    """Samples of a shard along each axis: whole chunks."""
+    return tuple(min(SHARD, CHUNK * -(-n // CHUNK)) for n in grid.shape)
+
+
+def _shifted(low: Sequence[int], high: Sequence[int], origin: Sequence[int]) -> Region:
+    """The slices of a box, counted from another origin."""
+    return box(
+        [a - o for a, o in zip(low, origin, strict=True)], [b - o for b, o in zip(high, origin, strict=True)]
+    )
+
+
 def save_field(
     store: str | Path,
-    field: np.ndarray,
+    field: Field,
     grid: Grid,
     attributes: dict[str, Any] | None = None,
     name: str = "displacements",
@@ -31,21 +149,14 @@ def save_field(
 
     Parameters
     ----------
-    store
-        Folder of the new Zarr group; the field is its array ``0``. What lay in the array is replaced.
+    store, grid, attributes, name
+        As `FieldWriter`.
     field
-        (3, z, y, x) float32, um, components z, y, x; x -> x + u(x), pull-back.
-    grid
-        Where its samples lie.
-    attributes
-        More attributes of the array, e.g. names of the spaces.
-    name
-        Of the NGFF coordinate system.
+        (3, z, y, x) float32, um, components z, y, x; x -> x + u(x), pull-back. Read shard by shard.
 
     Returns
     -------
-    Digest of every shard (name within the store -> digest of its decoded values), for the receipt:
-    `data_digest` makes one out of them.
+    `FieldWriter.digests`, for the receipt.
 
     Raises
     ------
@@ -53,46 +164,15 @@ def save_field(
         When the field does not lie on the grid or holds values that are not finite.
     """
     check_field(field, grid)
-    if not np.isfinite(field).all():
-        raise ValueError(
-            f"{store}: the displacement field holds {int((~np.isfinite(field)).sum())} values that are not finite"
-        )
-    group = zarr.open_group(str(store), mode="a", zarr_format=3)
-    group.attrs["ome"] = _ngff_metadata(grid, name)
-    spatial = tuple(min(SHARD, CHUNK * -(-n // CHUNK)) for n in grid.shape)
-    array = group.create_array(
-        "0",
-        shape=(3, *grid.shape),
-        dtype="float32",
-        chunks=(3, CHUNK, CHUNK, CHUNK),
-        shards=(3, *spatial),
-        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
-        dimension_names=AXES,
-        fill_value=0.0,
-        overwrite=True,
-        attributes={
-            "grid": grid.to_json(),
-            "units": "micrometer",
-            "type": "displacements",
-            "direction": "pull-back",
-            "rfc5": NGFF_VERSION,
-            **(attributes or {}),
-        },
-    )
-    digests = {}
-    for index in product(*(range(-(-n // s)) for n, s in zip(grid.shape, spatial, strict=True))):
-        region = (
-            slice(None),
-            *(slice(i * s, min((i + 1) * s, n)) for i, s, n in zip(index, spatial, grid.shape, strict=True)),
-        )
-        shard = np.ascontiguousarray(field[region], np.float32)
-        array[region] = shard
-        digests["/".join(["0", "c", "0", *map(str, index)])] = receipts.array_digest(shard)
-    return digests
+    writer = FieldWriter(store, grid, attributes, name)
+    for region in shard_regions(grid):
+        where = (slice(None), *region)
+        writer[where] = np.asarray(field[where])
+    return writer.digests
 
 
-def load_field(store: str | Path, path: str = "0") -> tuple[np.ndarray, Grid]:
-    """Read what `save_field` wrote.
+def open_field(store: str | Path, path: str = "0") -> tuple[Field, Grid]:
+    """What `save_field` wrote, left on disk: slicing reads only the chunks asked for.
 
     Parameters
     ----------
@@ -124,9 +204,8 @@ def load_field(store: str | Path, path: str = "0") -> tuple[np.ndarray, Grid]:
             f"{store}: array {path!r} is no displacement field: attributes 'type' and 'grid' are missing"
         )
     grid = Grid.from_json(dict(array.attrs["grid"]))  # type: ignore[arg-type]
-    field = np.asarray(array[:], np.float32)
-    check_field(field, grid)
-    return field, grid
+    check_field(array, grid)
+    return array, grid
 
 
 def data_digest(shards: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from weft.transforms.formats.ngff import NGFF_VERSION, load_field, save_field
+from weft.transforms.formats.ngff import NGFF_VERSION, open_field, save_field
 from weft.transforms.model import Affine, Displacements, Sequence, Step
 
 FIELDS = "coordinateTransformations"
@@ -103,7 +103,7 @@ def _read_sequence(store: Path, edge: dict[str, Any]) -> tuple[Step, ...]:
         if step["type"] == "affine":
             steps.append(Affine(np.vstack([step["affine"], [0, 0, 0, 1]])))
         elif step["type"] == "displacements":
-            steps.append(Displacements(*load_field(store / step["path"])))
+            steps.append(Displacements(*open_field(store / step["path"])))
         else:
             raise ValueError(f"{store}: a step has type {step['type']!r}; wanted 'affine' or 'displacements'")
     return tuple(steps)

@@ -1,0 +1,152 @@
+"""How much a transform grows and shrinks volume, from every sample of its displacement field, read part by part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from weft.blocks import cut
+from weft.blocks import region as region_of
+from weft.grid import Grid
+from weft.image import Region
+from weft.quality.likeness import blocks_along_axes, within_blocks
+from weft.transforms.jacobian import determinant, smallest_determinant
+from weft.transforms.model import Displacements
+
+TILE = 128  # edge of the parts that are in memory at once, samples: a shard of a stored field
+LIMIT = 4.0  # the histogram of log2 of the determinant ends at a factor of 16; what lies beyond falls into the last bin
+BINS = 8193  # of the whole: a bin is a thousandth of a factor of 2, and one lies around 1
+BLOCK_BINS = 257  # of a block
+
+
+@dataclass(frozen=True)
+class VolumeChange:
+    """What `volume_change` found.
+
+    Parameters
+    ----------
+    values
+        ``jacobian_min`` (with the block that it lies in), ``jacobian_p1``, ``jacobian_p99`` and
+        ``jacobian_folded_fraction``.
+    blocks
+        By name of a block: ``jacobian_min``, ``jacobian_p1``, ``jacobian_p99``, ``jacobian_folded_fraction``.
+    """
+
+    values: dict[str, Any]
+    blocks: dict[str, dict[str, float]]
+
+
+def volume_change(
+    displacements: Displacements | None,
+    plan: Mapping[str, Any] | None,
+    content: tuple[np.ndarray, Grid] | None = None,
+) -> VolumeChange:
+    """Jacobian determinants of a displacement field without the affine, over all of its samples.
+
+    The smallest determinant and the share of folds are those of the corners of all cells between samples, where a
+    trilinear field's one-sided derivatives meet; the quantiles are of central differences at the samples.
+
+    Parameters
+    ----------
+    displacements
+        The field; None for an affine alone, which changes nothing.
+    plan
+        Of the stage whose blocks are looked at one by one; None for none.
+    content
+        Where the fixed image shows something, (z, y, x) bool, and its grid: only there the quantiles are taken.
+        None, or nothing anywhere: everywhere.
+    """
+    names = [] if plan is None else list(plan["ids"])
+    if displacements is None:
+        flat = {f"jacobian_{name}": 1.0 for name in ("min", "p1", "p99")} | {"jacobian_folded_fraction": 0.0}
+        return VolumeChange(flat, {name: dict(flat) for name in names})
+    grid = displacements.grid
+    along = blocks_along_axes(plan, grid)
+    look = None if content is None or not content[0].any() else content
+    whole = np.zeros(BINS, np.int64)
+    found: dict[str, _BlockSums] = {}
+    for name in cut(grid.shape, (TILE,) * 3):
+        part: Region = region_of(name, grid.shape, (TILE,) * 3)  # type: ignore[assignment]
+        central, smallest = _determinants(displacements, part)
+        seen = np.ones(central.shape, bool) if look is None else _nearest(*look, grid.crop(part))
+        whole += np.histogram(_log2(central[seen]), BINS, (-LIMIT, LIMIT))[0]
+        for block, within in within_blocks(along, part):
+            sums = found.setdefault(block, _BlockSums())
+            sums.count += smallest[within].size
+            sums.folded += int((~(smallest[within] > 0)).sum())
+            sums.smallest = min(sums.smallest, float(smallest[within].min()))
+            values = _log2(central[within][seen[within]])
+            sums.histogram = sums.histogram + np.histogram(values, BLOCK_BINS, (-LIMIT, LIMIT))[0]
+    worst = min(sorted(found), key=lambda block: found[block].smallest)
+    lowest = found[worst].smallest
+    count, folded = (sum(getattr(sums, part) for sums in found.values()) for part in ("count", "folded"))
+    return VolumeChange(
+        {
+            "jacobian_min": lowest if plan is None or len(names) < 2 else {f"block {worst}": lowest},
+            "jacobian_p1": _quantile(whole, 0.01),
+            "jacobian_p99": _quantile(whole, 0.99),
+            "jacobian_folded_fraction": folded / count,
+        },
+        {name: found[name].row() for name in names if name in found},
+    )
+
+
+class _BlockSums:
+    """What is counted of one block."""
+
+    def __init__(self) -> None:
+        self.count = self.folded = 0
+        self.smallest = math.inf
+        self.histogram = np.zeros(BLOCK_BINS, np.int32)
+
+    def row(self) -> dict[str, float]:
+        return {
+            "jacobian_min": self.smallest,
+            "jacobian_p1": _quantile(self.histogram, 0.01),
+            "jacobian_p99": _quantile(self.histogram, 0.99),
+            "jacobian_folded_fraction": self.folded / self.count,
+        }
+
+
+def _determinants(displacements: Displacements, part: Region) -> tuple[np.ndarray, np.ndarray]:
+    """Central and smallest determinants at the samples of a part, from the part with one sample around."""
+    shape = displacements.grid.shape
+    wide = tuple(slice(max(p.start - 1, 0), min(p.stop + 1, n)) for p, n in zip(part, shape, strict=True))
+    u = np.ascontiguousarray(displacements.field[(slice(None), *wide)], np.float32)
+    grid = displacements.grid.crop(wide)  # type: ignore[arg-type]
+    core = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wide, strict=True))
+    # A field of one sample along an axis does not change along it.
+    twice = tuple(slice(None) if n > 1 else [0, 0] for n in u.shape[1:])
+    for axis, index in enumerate(twice):
+        if isinstance(index, list):
+            u = np.take(u, index, axis=axis + 1)
+            grid = Grid(u.shape[1:], grid.spacing, grid.origin)
+    return determinant(u, grid)[core], smallest_determinant(u, grid)[core]
+
+
+def _log2(values: np.ndarray) -> np.ndarray:
+    """log2 within the histogram's limits; folds go to its lower end."""
+    return np.clip(np.log2(np.maximum(values, 2.0**-LIMIT)), -LIMIT, LIMIT)
+
+
+def _quantile(histogram: np.ndarray, share: float) -> float:
+    """The quantile of determinants in a histogram of their log2: the middle of its bin; NaN of nothing."""
+    total = int(histogram.sum())
+    if not total:
+        return math.nan
+    at = int(np.searchsorted(np.cumsum(histogram), max(1.0, share * total)))
+    return float(2.0 ** (-LIMIT + (at + 0.5) * 2 * LIMIT / len(histogram)))
+
+
+def _nearest(values: np.ndarray, grid: Grid, wanted: Grid) -> np.ndarray:
+    """A map on another grid, by the nearest voxel, the border's value outside."""
+    axes = []
+    for axis, n in enumerate(wanted.shape):
+        place = wanted.origin[axis] + wanted.spacing[axis] * np.arange(n)
+        index = np.rint((place - grid.origin[axis]) / grid.spacing[axis]).astype(int)
+        axes.append(np.clip(index, 0, grid.shape[axis] - 1))
+    return values[np.ix_(*axes)]
