@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 
 from weft.grid import Grid
 from weft.sampling import resample, stage_grid
 
-_ACCEPTED_TISSUE = (0.03, 0.90)  # a mask outside this share of the field says nothing
+_ACCEPTED_TISSUE = (0.002, 0.90)  # a mask outside this share of the field says nothing
+_ONE_PIECE = 0.4  # nor does one whose largest piece has a smaller share of it: cells, not a specimen
 _HISTOGRAM_BINS = 256
 _DECADES = 1e2  # the logarithm resolves this range below the brightest voxels, whatever the camera's gain
 
@@ -109,13 +110,17 @@ def tissue_mask(logarithm: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        (z, y, x) bool. All true when the threshold would leave less than 3 % or more than 90 % of the
-        field: then the image has no background to be told from tissue.
+        (z, y, x) bool. All true when the threshold would leave less than 0.2 % or more than 90 % of the field,
+        or many small pieces: then the image has no background to be told from tissue.
     """
     smooth = gaussian_filter(logarithm, 1.0, mode="nearest")
     mask = smooth > otsu_threshold(smooth)
     low, high = _ACCEPTED_TISSUE
-    return mask if low <= mask.mean() <= high else np.ones(mask.shape, bool)
+    if low <= mask.mean() <= high:
+        pieces = np.bincount(label(mask)[0].ravel())[1:]
+        if pieces.max() >= _ONE_PIECE * pieces.sum():
+            return mask
+    return np.ones(mask.shape, bool)
 
 
 def otsu_threshold(array: np.ndarray) -> float:
