@@ -83,6 +83,7 @@ rule reduce_transform:
         stage=stage_settings("backend", "settings", "min_content"),
         channels=channels_of,
         gates=gates("blocks_failed_fraction", "folded_fraction"),
+        rerun_status=SETTINGS.rerun_status,
         code=lambda wildcards: code("reduce_transform", stage_backend(wildcards)),
     script:
         "../scripts/reduce_transform.py"

@@ -440,9 +440,14 @@ def figures(*names):
         for name in PROJECT.registrations:
             stages = PROJECT.stages(name)
             base = f"{RESULTS}/registrations/{name}/figures"
+            row = PROJECT.registrations[name]
             if kind == "block_map":
                 paths += [f"{base}/blocks_{stage}.png" for stage in stages]
-            elif kind == "overlay" or stages:
+            elif {
+                "deformation": stages,
+                "landmarks": row.landmarks,
+                "labels": row.moving_labels,
+            }.get(kind, True):
                 paths.append(f"{base}/{kind}.png")
     return paths
 
@@ -457,6 +462,10 @@ def report_contents():
                 "moving": row.moving,
                 "channels": {"fixed": row.fixed_channel, "moving": row.moving_channel},
                 "stages": PROJECT.stages(name),
+                "spacing": PROJECT.settings(name).quality.spacing,
+                "landmarks": bool(row.landmarks),
+                "labels": row.labels,
+                "moving_labels": row.moving_labels,
                 "rois": rois_of(name),
             }
             for name, row in PROJECT.registrations.items()

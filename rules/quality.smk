@@ -124,6 +124,26 @@ rule render_report:
             caption="../report/overlay.rst",
             category="Registrations",
         ),
+        checkerboard=report(
+            figures("checkerboard"),
+            caption="../report/checkerboard.rst",
+            category="Registrations",
+        ),
+        local_ncc=report(
+            figures("local_ncc"),
+            caption="../report/local_ncc.rst",
+            category="Registrations",
+        ),
+        landmarks=report(
+            figures("landmarks"),
+            caption="../report/landmarks.rst",
+            category="Registrations",
+        ),
+        labels=report(
+            figures("labels"),
+            caption="../report/labels.rst",
+            category="Registrations",
+        ),
         deformation=report(
             figures("deformation"),
             caption="../report/deformation.rst",

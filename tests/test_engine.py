@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from weft.grid import Grid
 from weft.image import Image, Level
@@ -40,6 +40,9 @@ def no_number(fixed, fixed_grid, *rest):
 
 def worse(fixed, fixed_grid, *rest):
     return _result(fixed_grid, lambda grid: 1.0, before=0.5, after=0.4)
+
+def content(fixed, fixed_grid, *rest):
+    return _result(fixed_grid, lambda grid: 0.0, before=0.5, after=0.5)
 
 def blind(fixed, fixed_grid, *rest):
     return _result(fixed_grid, lambda grid: 0.0, before=0.0, after=0.0)
@@ -179,6 +182,7 @@ FLAT = np.full(GRID.shape, 800, np.uint16)
         ("outside_moving", texture(), None, "native"),
         ("no_overlap", texture(), DARK, "native"),
         ("low_information", FLAT, FLAT, "native"),
+        ("unchanged", texture(), texture(), "judged:content"),
         ("low_information", texture(), texture(), "judged:blind"),
         ("diverged", texture(), texture(), "judged:nowhere"),
         ("diverged", texture(), texture(), "judged:no_number"),
@@ -201,6 +205,22 @@ def test_a_block_that_fails_says_why_and_leaves_the_stage_before(status, fixed, 
     whole = (slice(0, FIELD.shape[0]), slice(0, FIELD.shape[1]), slice(0, FIELD.shape[2]))
     reduced = reduce_blocks([BlockField(FIELD, u, whole)], FIELD, Displacements(base, FIELD))
     np.testing.assert_array_equal(reduced, base)
+
+
+def test_a_restart_from_a_good_field_is_no_failure():
+    """The start is a candidate, and keeps its detail on the way through the coarser levels."""
+    fixed = texture()
+    moving = shifted(fixed)
+    wave = 8 * np.sin(np.arange(FIELD.shape[2]) * 2 * np.pi / 6)  # too fine for the coarsest grid
+    fine = np.broadcast_to(SHIFT[:, None, None, None], (3, *FIELD.shape)).astype("f4").copy()
+    points = GRID.to_physical(np.indices(GRID.shape).reshape(3, -1).T)
+    fine[0] += wave
+    goal = Displacements(fine, FIELD).apply(points)
+    waved = map_coordinates(moving, GRID.to_index(goal).T, order=3, mode="reflect").reshape(GRID.shape)
+    u, record = register(made(waved, moving, Initial(np.eye(4), fine, FIELD)), levels=(2, 1, 0))
+    assert record["status"] in ("ok", "unchanged")
+    inner = (slice(None), *(slice(4, -4),) * 3)
+    assert np.abs((fine if u is None else u) - fine)[inner].mean() < 1.0  # um; the wave's mean is 5
 
 
 def test_a_block_that_runs_away_is_not_used():

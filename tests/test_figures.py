@@ -12,12 +12,17 @@ from scipy.ndimage import label
 
 from weft.figures import style
 from weft.figures.block_map import STATUS_COLOURS, block_map
+from weft.figures.checkerboard import checkerboard
 from weft.figures.deformation import deformation
 from weft.figures.illumination import illumination
+from weft.figures.label_outlines import FIXED, MOVED, label_outlines
+from weft.figures.landmark_map import landmark_map
+from weft.figures.likeness_map import likeness_map
 from weft.figures.overlay import overlay
 from weft.figures.positions import ARROWS, positions
-from weft.figures.report import Picture, Section, Table, render_report
+from weft.figures.report import Picture, Section, Table, render_report, verdict_of
 from weft.grid import Grid
+from weft.transforms.model import Displacements
 
 
 def pixels(path):
@@ -209,68 +214,134 @@ def test_block_map_refuses_what_it_does_not_know(tmp_path):
 
 # ---------------------------------------------------------------------- deformation
 def squeeze(strength):
-    """A field that draws points along x towards the middle, on a grid of half the resolution, and its Jacobian."""
+    """A field that draws points along x towards the middle, on a grid of half the resolution."""
     fixed_grid = Grid((24, 32, 40), (10.0, 10.0, 10.0))
     grid = fixed_grid.coarsen((2, 2, 2))
     x = grid.origin[2] + np.arange(grid.shape[2]) * grid.spacing[2]
     wave = 2 * np.pi * (x - x.mean()) / np.ptp(x)
     field = np.zeros((3, *grid.shape), np.float32)
     field[2] = -strength * np.sin(wave)
-    slope = 1 - strength * np.cos(wave) * 2 * np.pi / np.ptp(x)
-    return fixed_grid, field, grid, np.broadcast_to(slope, grid.shape)
+    return fixed_grid, Displacements(field, grid)
+
+
+# Pixels of the first slice, (y, x), in the two rows of a picture of `squeeze`'s grid.
+FIRST = slice(95, 635)
+ROWS = (slice(137, 568), slice(707, 1138))
 
 
 def test_deformation_shows_where_space_shrinks_and_grows(tmp_path):
-    fixed_grid, field, grid, jacobian = squeeze(40.0)
-    deformation(
-        ball(shape=fixed_grid.shape), fixed_grid, field, grid, jacobian, tmp_path / "d.png", "Squeeze"
-    )
+    fixed_grid, displacements = squeeze(40.0)
+    deformation(ball(shape=fixed_grid.shape), fixed_grid, displacements, tmp_path / "d.png", "Squeeze")
     image = pixels(tmp_path / "d.png")
     blue, red = image[..., 2] - image[..., 0] > 0.3, image[..., 0] - image[..., 2] > 0.3
-    lower = slice(image.shape[0] // 2 + 20, None)
-    first = slice(
-        30, 30 + image.shape[1] // 3 - 40
-    )  # the (y, x) slice: blue in the middle, red at both sides
-    columns_blue, columns_red = (np.flatnonzero(found[lower, first].any(axis=0)) for found in (blue, red))
+    # blue in the middle, red at both sides
+    columns_blue, columns_red = (np.flatnonzero(found[ROWS[1], FIRST].any(axis=0)) for found in (blue, red))
     assert columns_red.min() < columns_blue.min() < columns_blue.max() < columns_red.max()
-    assert blue[lower, first].sum() > 5000
-    lines = near(image[: image.shape[0] // 2], "#ffb454", 0.1)
-    assert lines.sum() > 3000
+    assert blue[ROWS[1], FIRST].sum() > 5000
+    assert near(image[ROWS[0], FIRST], "#ffb454", 0.1).sum() > 3000
 
 
 def test_grid_lines_move_with_the_field(tmp_path):
-    fixed_grid, field, grid, jacobian = squeeze(40.0)
-    image = np.zeros(fixed_grid.shape)
-    deformation(image, fixed_grid, 0 * field, grid, 0 * jacobian + 1, tmp_path / "still.png", "Still")
-    deformation(image, fixed_grid, field, grid, jacobian, tmp_path / "moved.png", "Moved")
+    fixed_grid, displacements = squeeze(40.0)
+    still = Displacements.zero(displacements.grid)
     seen = []
-    for name in ("still.png", "moved.png"):
-        picture = pixels(tmp_path / name)
-        upper = near(
-            picture[110 : picture.shape[0] // 2 - 60, 35 : picture.shape[1] // 3 - 20], "#ffb454", 0.25
-        )
-        vertical = np.flatnonzero(upper.mean(axis=0) > 0.6)
+    for name, moved in (("still", still), ("moved", displacements)):
+        deformation(np.zeros(fixed_grid.shape), fixed_grid, moved, tmp_path / f"{name}.png", "Lines")
+        lines = near(pixels(tmp_path / f"{name}.png")[ROWS[0], FIRST], "#ffb454", 0.25)
+        vertical = np.flatnonzero(lines.mean(axis=0) > 0.6)
         seen.append(np.diff(vertical)[np.diff(vertical) > 3])
     assert np.ptp(seen[0]) <= 2  # an even grid
     assert seen[1].max() > 1.8 * seen[1].min()
 
 
-def test_folded_voxels_are_black(tmp_path):
-    fixed_grid, field, grid, jacobian = squeeze(90.0)
-    assert (jacobian <= 0).any()
-    for name, change in (("folded", jacobian), ("even", 0 * jacobian + 1)):
-        deformation(
-            np.ones(fixed_grid.shape), fixed_grid, field, grid, change, tmp_path / f"{name}.png", "Same"
-        )
-    black = [
-        near(pixels(tmp_path / f"{n}.png"), "#111111", 0.01)[slice(400, None)].sum()
-        for n in ("folded", "even")
-    ]
+def test_deformation_marks_folds(tmp_path):
+    fixed_grid, folding = squeeze(90.0)
+    black = []
+    for displacements in (folding, squeeze(40.0)[1]):
+        deformation(np.ones(fixed_grid.shape), fixed_grid, displacements, tmp_path / "d.png", "Same")
+        black.append(near(pixels(tmp_path / "d.png")[ROWS[1], FIRST], "#111111", 0.01).sum())
     assert black[0] > black[1] + 2000
-    with pytest.raises(ValueError, match="the Jacobian has the shape"):
-        deformation(
-            np.ones(fixed_grid.shape), fixed_grid, field, grid, jacobian[1:], tmp_path / "x.png", "Bad"
-        )
+    with pytest.raises(ValueError, match="the fixed image has the shape"):
+        deformation(np.ones((2, 3, 4)), fixed_grid, folding, tmp_path / "x.png", "Bad")
+
+
+# ---------------------------------------------------------------------- before and after
+def test_checkerboard_breaks_only_where_images_part(tmp_path):
+    grid = Grid((24, 32, 40), (10.0, 10.0, 10.0))
+    plain = np.broadcast_to(np.arange(32.0)[:, None] // 4 % 2, grid.shape)
+    rows = [("apart", 1 - plain), ("alike", plain)]
+    checkerboard(plain, rows, grid, tmp_path / "c.png", "Stripes")
+    image = pixels(tmp_path / "c.png").max(axis=-1)
+    steps = [(np.abs(np.diff(image[row, FIRST], axis=1)) > 0.5).sum() for row in ROWS]
+    assert steps[0] > 2000
+    assert steps[1] == 0
+    assert min(image[row, FIRST].std() for row in ROWS) > 0.3
+    with pytest.raises(ValueError, match="wanted"):
+        checkerboard(plain, [("bad", plain[1:])], grid, tmp_path / "x.png", "Bad")
+
+
+def test_likeness_map_shows_the_bad_place_and_rings_it(tmp_path):
+    grid = Grid((24, 32, 40), (10.0, 10.0, 10.0))
+    likeness = np.ones((8, 11, 14), np.float32)
+    likeness[:, :, :4] = -0.5
+    likeness[:, :, 10:] = np.nan
+    region = {"region": 1, "z_um": 115.0, "y_um": 155.0, "x_um": 55.0}
+    maps = [("before", np.ones_like(likeness)), ("after", likeness)]
+    likeness_map(
+        np.zeros(grid.shape), grid, maps, grid.coarsen((3, 3, 3)), [region], tmp_path / "l.png", "Map"
+    )
+    image = pixels(tmp_path / "l.png")
+    yellow = (image[..., 0] > 0.6) & (image[..., 1] > 0.6) & (image[..., 2] < 0.4)
+    before, after = (yellow[row, FIRST].mean(axis=0) for row in ROWS)
+    assert before.min() > 0.9
+    assert after[:140].max() < 0.1  # the quarter at the left is bad
+    assert after[200:380].min() > 0.9
+    assert near(image[ROWS[1], FIRST][:, 440:], "black", 0.05).mean() > 0.95  # nothing known: the fixed image
+    third = image[1277:1708, FIRST]
+    ring = np.argwhere(near(third, "white", 0.2))
+    assert ring[:, 1].min() > 20
+    assert np.median(ring[:, 1]) == pytest.approx(55 / 400 * 544, abs=25)
+    assert np.median(ring[:, 0]) == pytest.approx(155 / 320 * 435, abs=25)
+
+
+def test_landmark_arrows_point_to_where_partners_land(tmp_path):
+    grid = Grid((24, 32, 40), (10.0, 10.0, 10.0))
+    points = np.array([[120.0, 160.0, 100.0], [120.0, 80.0, 200.0]])
+    landed = [("before", points + np.array([0, 0, 40.0])), ("after", points + np.array([0, 0, 0.4]))]
+    landmark_map(np.zeros(grid.shape), grid, points, landed, tmp_path / "m.png", "Two")
+    image = pixels(tmp_path / "m.png")
+    before, after = (image[row, FIRST] for row in ROWS)
+    long = near(before, matplotlib.colormaps["plasma"](1.0), 0.1)
+    columns = np.flatnonzero(long.any(axis=0))
+    scale = 544 / 400
+    assert columns.min() > 105 * scale - 8
+    assert columns.max() == pytest.approx((205 + 40) * scale, abs=12)  # at its true length
+    assert not near(after, matplotlib.colormaps["plasma"](1.0), 0.1).any()  # the colours mean the same
+    assert (near(after, matplotlib.colormaps["plasma"](0.01), 0.1)).sum() > 200  # though it is drawn enlarged
+
+
+def test_label_outlines_are_white_where_they_coincide(tmp_path):
+    grid = Grid((24, 32, 40), (10.0, 10.0, 10.0))
+    labels = np.zeros(grid.shape, np.uint16)
+    labels[:, 8:24, 10:30] = 3
+    moved = [("apart", np.roll(labels, 4, 2)), ("alike", labels)]
+    label_outlines(np.zeros(grid.shape), labels, moved, grid, tmp_path / "l.png", "Box")
+    image = pixels(tmp_path / "l.png")
+    apart, alike = (image[row, FIRST] for row in ROWS)
+    assert near(apart, FIXED, 0.02).sum() > 3000
+    assert near(apart, MOVED, 0.02).sum() > 3000
+    assert near(alike, "white", 0.02).sum() > 8000
+    assert not near(alike, FIXED, 0.02).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 40), (24, 32, 1)])
+def test_planes_and_slabs_have_pictures(tmp_path, shape):
+    grid = Grid(shape, (10.0, 10.0, 10.0))
+    image = np.random.default_rng(0).uniform(0, 1, shape)
+    checkerboard(image, [("same", image)], grid, tmp_path / "c.png", "Thin")
+    deformation(image, grid, Displacements.zero(grid), tmp_path / "d.png", "Thin")
+    assert pixels(tmp_path / "c.png").std() > 0.1
+    assert pixels(tmp_path / "d.png").std() > 0.1
 
 
 # ---------------------------------------------------------------------- all of them
@@ -331,6 +402,20 @@ def test_report_puts_broken_gates_first(tmp_path):
     assert "1 warned" in text
     assert "1 passed" in text
     assert "failed" not in text
+    assert "i: broken is 1 (wanted &lt;= 1), at tile LOC007." in text
+
+
+def test_report_says_where_to_look_and_draws_verdicts_in_tables(tmp_path):
+    gate = {"stage": "s", "subject": "pair", "name": "jacobian_p1", "value": 0.1, "threshold": ">= 0.2"}
+    gates = [gate | {"policy": "fail", "holds": False, "where": "", "look_at": "figures/<a>.png"}]
+    assert verdict_of(gates) == "fail"
+    assert verdict_of([gates[0] | {"policy": "ignore"}]) == verdict_of([]) == "pass"
+    assert verdict_of([gates[0] | {"policy": "warn"}, gates[0] | {"holds": True}]) == "warn"
+    rows = [{"registration": "pair", "verdict": verdict_of(gates)}]
+    render_report([Section("All", [Table("Overview", rows)])], tmp_path / "r.html", gates=gates)
+    text = (tmp_path / "r.html").read_text()
+    assert "Look at <code>figures/&lt;a&gt;.png</code>" in text
+    assert text.count('class="badge fail"') == 3  # the sentence, the table of gates, the overview
 
 
 def test_report_refuses_pictures_that_show_nothing(tmp_path):

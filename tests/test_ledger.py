@@ -24,6 +24,7 @@ RECORD = {
     "disagreement_um": 0.25,
     "iterations": 12,
     "seed": 4294967295,
+    "tries": 1,
     "data": "not a column",
 }
 
@@ -44,6 +45,7 @@ def test_rows_come_back_in_order(tmp_path):
         "disagreement_um": "0.25",
         "iterations": "12",
         "seed": "4294967295",
+        "tries": "1",
     }
     assert path.read_text().splitlines()[0] == "\t".join(COLUMNS)
 
@@ -61,8 +63,13 @@ def test_a_record_without_a_column_is_a_fault(tmp_path):
 
 
 def test_costs_are_a_table_of_their_own(tmp_path):
-    write_costs(tmp_path / "costs.tsv", [{"block": "0.0.0", "seconds": 1.25, "peak_memory_mb": 100.0}])
-    assert (tmp_path / "costs.tsv").read_text() == "block\tseconds\tpeak_memory_mb\n0.0.0\t1.25\t100\n"
+    write_costs(
+        tmp_path / "costs.tsv",
+        [{"block": "0.0.0", "cpu_seconds": 1.0, "seconds": 1.25, "peak_memory_mb": 100.0}],
+    )
+    assert (
+        tmp_path / "costs.tsv"
+    ).read_text() == "block\tcpu_seconds\tseconds\tpeak_memory_mb\n0.0.0\t1\t1.25\t100\n"
 
 
 def test_statuses_are_sorted_into_kinds():

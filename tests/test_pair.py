@@ -7,15 +7,17 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration import register
-from weft.registration.agreement import affine_of_neighbours, judge_agreement
-from weft.registration.plan import block_regions, plan_stage
+from weft.registration.agreement import judge_agreement
+from weft.registration.extension import extend_neighbours
+from weft.registration.plan import block_field_grid, block_regions, plan_stage
+from weft.registration.repair import no_attempt, repair_block, shifted_cuts
 from weft.transforms.model import Displacements
 
 GRID = Grid((64, 60, 66), (10.0, 10.0, 10.0), (5.0, 5.0, 5.0))
 COARSE = {"name": "coarse", "level": 20.0, "block": "whole"}
 FINE = {"name": "fine", "level": 10.0, "block": 32, "overlap": 12, "settings": {"levels": [1, 0]}}
-# A backend that is wrong in the blocks whose halo begins at these places, um, and says nothing of it. The second
-# try begins elsewhere, unless the block lies in the corner at the origin.
+# A backend that is wrong where the region it is given is one of these boxes (`exactly`) or holds one (`anew` too), and
+# says nothing of it.
 PLUGIN = """
 import dataclasses
 import numpy as np
@@ -23,9 +25,12 @@ from weft.registration.backends.native import register as native
 
 def register(fixed, fixed_grid, moving, moving_grid, initial, masks, settings, seed):
     settings = dict(settings)
-    places, shift = settings.pop("places"), settings.pop("shift")
+    boxes, anew, shift = settings.pop("boxes"), settings.pop("anew"), settings.pop("shift")
     result = native(fixed, fixed_grid, moving, moving_grid, initial, masks, settings, seed)
-    if [round(o) for o in fixed_grid.origin] not in places:
+    lower, upper = fixed_grid.lower - 0.1, fixed_grid.upper + 0.1
+    held = [(lower <= low).all() and (upper >= high).all() for low, high in np.array(boxes)]
+    same = [np.allclose([fixed_grid.lower, fixed_grid.upper], box) for box in boxes]
+    if not any(held if anew else same):
         return result
     u = result.displacement + np.asarray(shift, np.float32)[:, None, None, None] * fixed_grid.spacing[0]
     return dataclasses.replace(result, displacement=u)
@@ -77,12 +82,12 @@ def error(found, grid=GRID):
     )
 
 
-def injected(plan_grid, names, shift, stage):
-    """A stage whose backend is wrong in these blocks."""
+def injected(plan_grid, names, shift, stage, anew=False):
+    """A stage whose backend is wrong in these blocks: at the first try, or whenever it sees the whole of one."""
     plan = plan_stage(plan_grid, stage)
-    grid = Grid.from_json(plan["grid"])
-    origins = [grid.crop(block_regions(plan, name)[1]).origin for name in names]
-    settings = {**stage["settings"], "places": [[round(o) for o in p] for p in origins], "shift": shift}
+    grids = [Grid.from_json(plan["grid"]).crop(block_regions(plan, name)[1]) for name in names]
+    boxes = [[grid.lower.tolist(), grid.upper.tolist()] for grid in grids]
+    settings = {**stage["settings"], "boxes": boxes, "anew": anew, "shift": shift}
     return {**stage, "backend": "injected:register", "settings": settings}
 
 
@@ -186,16 +191,26 @@ def test_one_wrong_block_of_eight_is_caught(found, name, shift):
 
 
 @pytest.mark.parametrize("shift", [(15, -12, 9), (2, 0, 0)])
-def test_a_block_that_is_wrong_twice_falls_back(found, shift):
-    wide = {**FINE, "overlap": 18}
-    twice = injected(GRID, ["0.1.0"], shift, FINE)
-    twice["settings"]["places"] += injected(GRID, ["0.1.0"], shift, wide)["settings"]["places"]
-    wrong = run(stages=[COARSE, twice])
+def test_a_block_that_is_wrong_whenever_it_is_seen_whole_is_cut_otherwise(found, shift):
+    wrong = run(stages=[COARSE, injected(GRID, ["0.1.0"], shift, FINE, anew=True)])
     rows = {row["block"]: row for row in wrong.blocks["fine"]}
     assert [n for n, row in rows.items() if row["status"] != "ok"] == ["0.1.0"]
-    assert rows["0.1.0"]["used"] in ("affine", "parent")
+    assert (rows["0.1.0"]["used"], rows["0.1.0"]["tries"]) == (
+        "deformable",
+        11,
+    )  # twice more, and in eight parts
     assert wrong.transform.jacobian_determinant(GRID).min() > 0
-    assert error(found) < error(wrong) < error(run(stages=[COARSE]))
+    assert error(wrong) < 1.02 * error(found) + 0.001
+
+
+def test_a_block_that_is_always_wrong_is_filled_by_its_neighbours(found, monkeypatch):
+    monkeypatch.setattr("weft.registration.stage.StageJob.attempt", no_attempt)
+    wrong = run(stages=[COARSE, injected(GRID, ["0.1.0"], (2, 0, 0), FINE)])
+    rows = {row["block"]: row for row in wrong.blocks["fine"]}
+    assert (rows["0.1.0"]["status"], rows["0.1.0"]["used"]) == ("disagrees", "neighbours")
+    assert wrong.transform.jacobian_determinant(GRID).min() > 0
+    # Only what no neighbour's halo reaches is worse.
+    assert error(wrong) < 0.5 * error(run(stages=[COARSE])) + 0.5 * error(found)
 
 
 def test_wrong_blocks_among_64_are_caught():
@@ -299,21 +314,50 @@ def test_of_two_blocks_neither_can_be_told_to_be_wrong():
     assert list(found.disagreement.values()) == pytest.approx([5 * 3**0.5] * 2)
 
 
-def test_the_affine_of_the_neighbours_is_theirs():
+def linear(name, slope):
+    grid = block_field_grid(PLAN, name)
+    points = grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)
+    return (points @ slope.T).T.reshape(3, *grid.shape).astype(np.float32)
+
+
+def test_what_the_neighbours_found_is_carried_on():
     slope = np.array([[0.05, 0.01, 0], [0, -0.02, 0.03], [0.02, 0, 0.04]])
     base = Displacements(
         np.full((3, 20, 20, 20), 4, np.float32), Grid((20, 20, 20), (3.0, 3.0, 3.0), (1.0, 1.0, 1.0))
     )
-
-    def linear(name):
-        grid = Grid.from_json(PLAN["grid"]).crop(block_regions(PLAN, name)[1]).coarsen((2, 2, 2))
-        points = grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)
-        return (points @ slope.T).T.reshape(3, *grid.shape).astype(np.float32)
-
     for name in ("1.1.1", "0.2.0"):
-        u = affine_of_neighbours(PLAN, name, lambda n, own=name: None if n == own else linear(n), base)
-        np.testing.assert_allclose(u, linear(name), atol=0.02)
-    rng = np.random.default_rng(0)
-    rough = {name: rng.normal(0, 3, 3) for name in PLAN["ids"]}
-    assert affine_of_neighbours(PLAN, "1.1.1", lambda n: constant(n, rough[n]), None) is None
-    assert affine_of_neighbours(PLAN, "1.1.1", lambda n: None, None) is None
+        grid = block_field_grid(PLAN, name)
+        u, confidence = extend_neighbours(
+            PLAN, name, grid, lambda n, own=name: None if n == own else linear(n, slope), base
+        )
+        assert confidence.max() == pytest.approx(1, abs=0.2)
+        assert (confidence == 0).any()
+        # A plane bends nowhere: it goes on over the whole block, or fades where only one side is known.
+        assert np.abs(u - linear(name, slope)).max() < (0.1 if name == "1.1.1" else 1.2)
+
+
+def test_without_neighbours_the_stage_before_is_left():
+    grid = block_field_grid(PLAN, "1.1.1")
+    u, confidence = extend_neighbours(PLAN, "1.1.1", grid, lambda n: None, None)
+    assert not u.any()
+    assert not confidence.any()
+    u, changes = repair_block(PLAN, "1.1.1", lambda n: None, None, 1.0, no_attempt)
+    assert u is None
+    assert changes["used"] == "parent"
+
+
+@pytest.mark.parametrize("shape", [(60, 60, 60), (50, 62, 40), (20, 60, 20), (41, 43, 60)])
+def test_the_shifted_cuts_cover_a_block(shape):
+    plan = plan_stage(Grid(shape, (1.0, 1.0, 1.0)), {"name": "a", "level": 1.0, "block": 20, "overlap": 6})
+    stage = Grid.from_json(plan["grid"])
+    for name in plan["ids"]:
+        grid = block_field_grid(plan, name)
+        covered = np.zeros(grid.shape, int)
+        for cut, part in shifted_cuts(plan, name):
+            covered[part] += 1
+            own, wanted = stage.crop(cut), grid.crop(part)
+            assert (own.lower <= wanted.lower + 1e-6).all()
+            assert (own.upper >= np.minimum(wanted.upper, stage.upper) - 1e-6).all()
+            assert all(s.start % 2 == 0 for s in cut)
+            assert max(s.stop - s.start for s in cut) <= max(plan["block"]) + 12
+        assert (covered == 1).all()

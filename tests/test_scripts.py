@@ -45,7 +45,8 @@ SETTINGS: dict[str, Any] = {
     },
 }
 REGISTRATIONS = (
-    "registration\tfixed\tmoving\tlabels\tontology\npair\tfixed\tmoving\tregions\tdata/ontology.csv\n"
+    "registration\tfixed\tmoving\tlabels\tontology\tlandmarks\n"
+    "pair\tfixed\tmoving\tregions\tdata/ontology.csv\tdata/landmarks.csv\n"
 )
 EDGE = 10.0  # um, of a voxel of the volumes
 
@@ -115,6 +116,9 @@ def write_tables(project: Project) -> None:
     table = pd.DataFrame(cells, columns=list("zyx")).assign(cell=[f"c{n}" for n in range(51)])
     for name in ("cells", "marks"):
         table.to_csv(project.folder / "data" / f"{name}.csv", index=False)
+    marked = pd.DataFrame(cells[:50], columns=["moving_z", "moving_y", "moving_x"])
+    marked[["fixed_z", "fixed_y", "fixed_x"]] = to_fixed(cells[:50] / EDGE) * EDGE
+    marked.to_csv(project.folder / "data" / "landmarks.csv", index=False)
     rows = ["100,body,BODY,", "200,upper,UP,100", "300,lower,LO,100"]
     rows += [f"{n},octant {n},O{n},{200 if n % 2 else 300}" for n in range(1, 9)]
     (project.folder / "data" / "ontology.csv").write_text(
@@ -440,6 +444,26 @@ def test_quality_is_collected_from_all_stages(run):
     assert values["ncc_gain"] == pytest.approx(values["ncc"] - values["ncc_affine"])
     assert values["mutual_information"] > values["mutual_information_affine"]
     assert 0.8 < values["covered_fraction"] <= 1
+    assert values["local_ncc_median"] > values["local_ncc_affine_median"]
+    assert values["tre_median_um"] < 0.6 * EDGE < values["tre_affine_median_um"]
+    assert values["tre_inverse_median_um"] < 0.6 * EDGE
+    folder = "registrations/pair/quality"
+    blocks, marks, regions = (
+        run.table(f"{folder}/{name}.tsv") for name in ("blocks", "landmarks", "worst_regions")
+    )
+    assert (
+        list(blocks.block) == receipts.read(run.results / "registrations/pair/stages/fine/plan.json")["ids"]
+    )
+    assert blocks.landmarks.sum() == marks.inside.sum() == 50
+    assert blocks.jacobian_min.min() == pytest.approx(
+        values["jacobian_min"][f"block {blocks.block[blocks.jacobian_min.idxmin()]}"], rel=1e-5
+    )
+    assert regions.local_ncc.is_monotonic_increasing
+    maps = open_image(run.results / f"{folder}/local_ncc.ome.zarr")
+    assert maps.channels == ("local_ncc_affine", "local_ncc")
+    found = maps.levels[0].read(1)
+    assert np.nanmin(found) == pytest.approx(regions.local_ncc[0], rel=1e-5)
+    assert np.nanmedian(found) == pytest.approx(values["local_ncc_median"])
     rows = run.table("quality.tsv")
     parts = [run.read(f"{path}/quality.json")["gates"] for path in ("images/sample", "registrations/pair")]
     assert len(rows) == sum(map(len, parts)) > 8
@@ -453,7 +477,8 @@ def test_render_report(run):
     assert "Registration pair" in page
     assert not re.findall(r"(?:src|href)=\"https?://", page)  # opens offline
     pictures = [path for job in run.jobs if job.rule.name == "render_report" for path in job.output[1:]]
-    assert len(pictures) == 2 + 1 + 1 + 2
+    # The image's 2; overlay, checkerboard, correlation, landmarks, deformation; blocks of 2 stages.
+    assert len(pictures) == 2 + 5 + 2
     for path in pictures:
         with Picture.open(run.project.folder / path) as picture:
             pixels = np.asarray(picture.convert("L"))

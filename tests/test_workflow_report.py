@@ -25,14 +25,20 @@ def test_report_shows_the_run_and_loads_nothing(browser, whole_run: WholeRun) ->
     assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}
 
     pictures = browser.evaluate(LOOK_AT_PICTURES)
-    assert (
-        len(pictures) == 8
-    )  # 2 of each stitched image; overlay, deformation and 2 stages of the registration
+    # 2 of each stitched image; overlay, checkerboard, correlation, deformation and 2 stages of the registration
+    assert len(pictures) == 2 * 2 + 4 + 2
     for picture in pictures:
         assert picture["colours"] > 50, picture["alt"]
         assert picture["shown"] > 200, picture["alt"]
     text = browser.evaluate("document.body.innerText")
     regions = pd.read_csv(whole_run.project.folder / PAIR / "rois" / "regions.csv")
     largest = regions.loc[regions["voxels"].idxmax(), "name"]
-    for word in ("sample_to_atlas", "round_trip_p95_voxel", "register_blocks", largest):
+    for word in (
+        "sample_to_atlas",
+        "Worst regions",
+        "The correlation of both images went",
+        "round_trip_p95_voxel",
+        "register_blocks",
+        largest,
+    ):
         assert word in text

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -18,6 +20,7 @@ from weft.registration.ledger import NOT_TRIED
 
 STATUS_COLOURS = {
     "ok": "#3aa17e",
+    "unchanged": "#8fcfb8",
     "skipped": "#f3f1ea",
     "empty": "#e4e8ec",
     "outside_moving": "#c3cad2",
@@ -33,6 +36,7 @@ STATUS_COLOURS = {
 NO_BLOCK = "#ffffff"
 MOST_SLABS = 24
 COLUMNS = ("block", "status", "used", "metric_before", "metric_after", "largest_displacement_um")
+DISAGREEMENT = "cividis"  # colours of how far a block differs from its neighbours
 
 
 def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -> None:
@@ -43,7 +47,8 @@ def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -
     ledger
         The block table, or the path of ``ledger.tsv``: columns ``block`` (``i.j.k``, the block's place along
         z, y, x), ``status``, ``used``, ``metric_before``, ``metric_after``, ``largest_displacement_um`` and others.
-        A dot marks a block that fell back to the affine, a ring one that fell back to the stage before.
+        A dot marks a block that fell back to the affine, a ring one that fell back to the stage before. With the column
+        ``disagreement_um`` a second map shows how far the blocks differ from their neighbours.
     path
         PNG to write.
     title
@@ -69,30 +74,80 @@ def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -
         )
 
     places = np.array([index_of(str(name)) for name in table["block"]])
-    slabs, rows, columns = (int(n) for n in places.max(axis=0) + 1)
-    shown = np.unique(np.linspace(0, slabs - 1, min(slabs, MOST_SLABS)).round().astype(int))
-    cell = float(np.clip(2.2 / max(rows, columns), 0.06, 0.45))
-    width, height = columns * cell, rows * cell
-    across = max(1, min(len(shown), int(9.6 // (width + 0.18))))
-    down = math.ceil(len(shown) / across)
-    bottom = 0.8 + down * (height + 0.34)
-    with style.picture(path, 10.0, bottom + 2.75, title) as figure:
-        images = _status_images(table, places, (slabs, rows, columns))
-        for n, slab in enumerate(shown):
-            left, top = 0.2 + (n % across) * (width + 0.18), 0.8 + (n // across) * (height + 0.34)
-            axes = style.add_axes(figure, left, top, width, height)
-            _slab(axes, images[slab], table[places[:, 0] == slab], places[places[:, 0] == slab], cell)
-            axes.set_title(f"slab {slab}", loc="left", fontsize=7.5, color=style.MUTED, pad=2)
-        if len(shown) < slabs:
+    shape = tuple(int(n) for n in places.max(axis=0) + 1)
+    disagreement = pd.to_numeric(table.get("disagreement_um", pd.Series(dtype=float)), errors="coerce")
+    used = (table["used"] == "deformable").to_numpy()
+    compared = len(disagreement) == len(table) and bool((disagreement[used] > 0).any())
+    gallery = _Gallery(shape, places)
+    height = gallery.height
+    bottom = 0.8 + height + (0.34 + height if compared else 0.0)
+    with style.picture(path, 10.0, bottom + 2.85, title) as figure:
+        images = _status_images(table, places, shape)
+
+        def status(axes: Axes, slab: int, here: np.ndarray) -> None:
+            _slab(axes, images[slab], table[here], places[here], gallery.cell)
+
+        gallery.draw(figure, 0.8, status)
+        if compared:
+            top = 0.8 + height + 0.34
             figure.text(
-                0.02, 1 - 0.5 / figure.get_figheight(), f"{len(shown)} of {slabs} slabs", color=style.MUTED
-            )
-        _counts(style.add_axes(figure, 1.35, bottom + 0.35, 2.5, 1.75), table)
-        _metrics(style.add_axes(figure, 4.75, bottom + 0.35, 1.9, 1.75), table)
-        _displacements(figure, bottom, table)
+                0.016, 1 - (top - 0.2) / figure.get_figheight(), "how far each block differs from its neighbours in the overlap (um)",
+                fontsize=8, color=style.MUTED,
+            )  # fmt: skip
+            lengths = np.full(shape, np.nan)
+            lengths[tuple(places[used].T)] = disagreement[used]
+            largest = float(np.nanmax(lengths))
+
+            def apart(axes: Axes, slab: int, here: np.ndarray) -> None:
+                shown.append(_values(axes, lengths[slab], largest, gallery.cell))
+
+            shown: list[QuadMesh] = []
+            gallery.draw(figure, top, apart)
+            bar = style.add_axes(figure, gallery.right + 0.1, top + 0.05, 0.12, min(1.2, height - 0.4))
+            figure.colorbar(shown[0], cax=bar).outline.set_visible(False)
+        if gallery.left_out:
+            figure.text(0.5, 1 - 0.5 / figure.get_figheight(), gallery.left_out, color=style.MUTED)
+        _counts(style.add_axes(figure, 1.35, bottom + 0.45, 2.5, 1.75), table)
+        _metrics(style.add_axes(figure, 4.75, bottom + 0.45, 1.9, 1.75), table)
+        _displacements(figure, bottom + 0.1, table)
 
 
-def _status_images(table: pd.DataFrame, places: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+class _Gallery:
+    """Slabs of blocks along z, laid out in rows."""
+
+    def __init__(self, shape: tuple[int, ...], places: np.ndarray) -> None:
+        slabs, rows, columns = shape
+        self.places = places
+        self.shown = np.unique(np.linspace(0, slabs - 1, min(slabs, MOST_SLABS)).round().astype(int))
+        self.cell = float(np.clip(2.2 / max(rows, columns), 0.06, 0.45))
+        self.size = (columns * self.cell, rows * self.cell)
+        self.across = max(1, min(len(self.shown), int(8.8 // (self.size[0] + 0.18))))
+        self.height = math.ceil(len(self.shown) / self.across) * (self.size[1] + 0.34)
+        self.right = 0.2 + self.across * (self.size[0] + 0.18) - 0.18
+        self.left_out = f"{len(self.shown)} of {slabs} slabs" if len(self.shown) < slabs else ""
+
+    def draw(self, figure: Figure, top: float, fill: Callable[[Axes, int, np.ndarray], None]) -> None:
+        """Call ``fill`` with the axes of each slab, its number and which blocks lie in it."""
+        width, height = self.size
+        for n, slab in enumerate(self.shown):
+            left = 0.2 + (n % self.across) * (width + 0.18)
+            axes = style.add_axes(figure, left, top + (n // self.across) * (height + 0.34), width, height)
+            fill(axes, int(slab), self.places[:, 0] == slab)
+            axes.set_title(f"slab {slab}", loc="left", fontsize=7.5, color=style.MUTED, pad=2)
+
+
+def _values(axes: Axes, values: np.ndarray, largest: float, cell: float) -> QuadMesh:
+    """A number per block; blocks without one stay empty."""
+    shown = axes.pcolormesh(
+        np.ma.masked_invalid(values), cmap=DISAGREEMENT, vmin=0, vmax=largest, edgecolors="white",
+        linewidth=min(1, 6 * cell),
+    )  # fmt: skip
+    axes.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0), facecolor="#eef1f4")
+    style.bare(axes)
+    return shown
+
+
+def _status_images(table: pd.DataFrame, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Number of the status (1 and up) at every block's place, 0 where there is no block."""
     number = {status: i + 1 for i, status in enumerate(STATUS_COLOURS)}
     images = np.zeros(shape, int)

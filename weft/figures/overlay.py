@@ -76,7 +76,7 @@ def overlay(
     tall = height + GAP + depth
     full_width = max(2 * MARGIN + columns * group + (columns - 1) * GUTTER, 4.0)
     with style.picture(path, full_width, 0.78 + rows * tall + (rows - 1) * 0.4 + MARGIN, title) as figure:
-        fixed_grey = _grey(style.slices_at(fixed, at))
+        fixed_grey = balanced_grey(style.slices_at(fixed, at))
         for i, (image, name) in enumerate(zip(sides, names, strict=True)):
             left = MARGIN + (i % columns) * (group + GUTTER)
             top = 0.78 + (i // columns) * (tall + 0.4)
@@ -84,7 +84,7 @@ def overlay(
             backdrop = style.add_axes(figure, left, top, group, tall)
             backdrop.set_facecolor("black")
             style.bare(backdrop)
-            moving_grey = _grey(style.slices_at(image, at))
+            moving_grey = balanced_grey(style.slices_at(image, at))
             front, below, beside = (
                 np.stack([f, m, f], axis=-1) for f, m in zip(fixed_grey, moving_grey, strict=True)
             )
@@ -101,7 +101,7 @@ def overlay(
         _legend(figure)
 
 
-def _grey(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
+def balanced_grey(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The slices between 0 and 1: one stretch for all, tissue's median at one half, so that two contrasts balance."""
     planes = [np.nan_to_num(np.asarray(plane, np.float32)) for plane in planes]
     voxels = np.concatenate([plane.ravel() for plane in planes])

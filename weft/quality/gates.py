@@ -8,9 +8,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("stage", "subject", "name", "value", "threshold", "policy", "holds", "where")
+COLUMNS = ("stage", "subject", "name", "value", "threshold", "policy", "holds", "where", "look_at")
 POLICIES = ("fail", "warn", "ignore")
 BOUNDS = {"max": "<=", "min": ">="}
+
+# Where to look when a gate does not hold, below the folder of results, by the gate's name.
+_LINKS = "images/{name}/links.tsv and images/{name}/figures/positions.png"
+_BLOCKS = "registrations/{name}/stages/{stage}/ledger.tsv and registrations/{name}/figures/blocks_{stage}.png"
+_FIGURE = "registrations/{name}/figures/"
+_TABLE = "registrations/{name}/quality/"
+LOOK_AT = {
+    "links_failed_fraction": _LINKS,
+    "link_residual_p95_voxel": _LINKS,
+    "clipped_fraction": "images/{name}/quality/fusion.json",
+    "affine_score": f"{_FIGURE}overlay.png and {_TABLE}affine.json",
+    "blocks_failed_fraction": _BLOCKS,
+    "folded_fraction": _BLOCKS,
+    "round_trip_p95_voxel": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
+    "round_trip_outside_fraction": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
+    "ncc_gain": f"{_FIGURE}overlay.png and {_FIGURE}checkerboard.png",
+    "mutual_information_gain": f"{_FIGURE}overlay.png and {_FIGURE}checkerboard.png",
+    "local_ncc_worse_fraction": f"{_FIGURE}local_ncc.png and {_TABLE}worst_regions.tsv",
+    "jacobian_p1": f"{_FIGURE}deformation.png and {_TABLE}blocks.tsv",
+    "jacobian_p99": f"{_FIGURE}deformation.png and {_TABLE}blocks.tsv",
+    "jacobian_folded_fraction": f"{_FIGURE}deformation.png and {_TABLE}blocks.tsv",
+    "disagreement_p95_voxel": f"{_TABLE}blocks.tsv and the block map of the last stage",
+    "tre_gain_um": f"{_TABLE}landmarks.tsv and {_FIGURE}landmarks.png",
+    "rtre_median": f"{_TABLE}landmarks.tsv and {_FIGURE}landmarks.png",
+    "dice_mean": f"{_TABLE}labels.tsv and {_FIGURE}labels.png",
+    "dice_gain": f"{_TABLE}labels.tsv and {_FIGURE}labels.png",
+}
 
 Row = dict[str, Any]
 
@@ -55,8 +82,8 @@ def evaluate(
     -------
     list of dict
         One row per bound, in the order of the gates' names, with the keys of `COLUMNS`. ``threshold`` is text with its
-        direction (``<= 0.5``); ``where`` is empty for a number of the whole stage. A value that is not
-        a number (NaN), or was measured nowhere, holds no gate.
+        direction (``<= 0.5``); ``where`` is empty for a number of the whole stage; ``look_at`` names files below the
+        results. A value that is not a number (NaN), or was measured nowhere, holds no gate.
 
     Raises
     ------
@@ -84,6 +111,9 @@ def evaluate(
                     "policy": gate.get("policy", "fail"),
                     "holds": value <= limit if bound == "max" else value >= limit,
                     "where": where,
+                    "look_at": LOOK_AT.get(name, "").format(
+                        name=subject.partition("/")[0], stage=subject.partition("/")[2]
+                    ),
                 }
             )
     broken = [row for row in rows if row["policy"] == "fail" and not row["holds"]]
@@ -145,10 +175,11 @@ def _badness(value: float) -> tuple[bool, float]:
 def _sentence(broken: Sequence[Row]) -> str:
     row = broken[0]
     place = f" at {row['where']}" if row["where"] else ""
+    look = f"; look at {row['look_at']}" if row["look_at"] else ""
     more = f" ({len(broken) - 1} more gates do not hold either)" if len(broken) > 1 else ""
     return (
         f"{row['stage']} of {row['subject']}: {row['name']} is {row['value']:.6g}{place}; "
-        f"wanted {row['threshold']}{more}"
+        f"wanted {row['threshold']}{look}{more}"
     )
 
 

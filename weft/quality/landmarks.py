@@ -94,7 +94,7 @@ def read_landmarks(paths: Sequence[str | Path], fixed: Grid, moving: Grid) -> La
 
 
 def landmark_errors(
-    landmarks: Landmarks, affine: Transform, transform: Transform, inverse: Transform | None
+    landmarks: Landmarks, affine: Transform, transform: Transform, inverse: Transform
 ) -> list[dict[str, Any]]:
     """How far from its partner each landmark ends (target registration error).
 
@@ -105,19 +105,23 @@ def landmark_errors(
     -------
     list of dict
         Per landmark: ``landmark``, its points ``fixed_*`` and ``moving_*``, ``mapped_*`` (the fixed point in the moving
-        space), ``tre_affine_um``, ``tre_um``, ``tre_inverse_um``, and ``inside`` (whether it lies in the domain of the
-        transform and of the inverse). Lengths in um.
+        space), ``landed_affine_*`` and ``landed_*`` (the moving point in the fixed space), ``tre_affine_um``, ``tre_um``,
+        ``tre_inverse_um``, and ``inside`` (whether it lies in the domain of the transform and of the inverse). Lengths
+        in um.
     """
     before, after = affine.apply(landmarks.fixed), transform.apply(landmarks.fixed)
     inside = transform.inside(landmarks.fixed)
+    back = inverse.apply(landmarks.moving)
+    inside &= inverse.inside(landmarks.moving)
     lengths = {
         "tre_affine_um": np.linalg.norm(before - landmarks.moving, axis=1),
         "tre_um": np.linalg.norm(after - landmarks.moving, axis=1),
+        "tre_inverse_um": np.linalg.norm(back - landmarks.fixed, axis=1),
     }
-    if inverse is not None:
-        lengths["tre_inverse_um"] = np.linalg.norm(inverse.apply(landmarks.moving) - landmarks.fixed, axis=1)
-        inside &= inverse.inside(landmarks.moving)
-    places = {"fixed": landmarks.fixed, "moving": landmarks.moving, "mapped": after}
+    undone = affine.inverse
+    places = {"fixed": landmarks.fixed, "moving": landmarks.moving, "mapped": after, "landed": back}
+    if undone is not None:
+        places["landed_affine"] = undone.apply(landmarks.moving)
     return [
         {
             "landmark": name,
@@ -160,11 +164,9 @@ def summarise_landmarks(
         "rtre_median": float(np.median(after)) / diagonal,
         "landmarks_improved_fraction": float(np.mean(after < before)),
     }
-    if "tre_inverse_um" in inside[0]:
-        back = float(np.median([row["tre_inverse_um"] for row in inside]))
-        diagonal = float(np.linalg.norm(_extent(fixed)))
-        numbers |= {"tre_inverse_median_um": back, "rtre_inverse_median": back / diagonal}
-    return numbers
+    back = float(np.median([row["tre_inverse_um"] for row in inside]))
+    diagonal = float(np.linalg.norm(_extent(fixed)))
+    return {**numbers, "tre_inverse_median_um": back, "rtre_inverse_median": back / diagonal}
 
 
 def _extent(grid: Grid) -> np.ndarray:

@@ -15,7 +15,7 @@ from weft.blocks import cut
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Image, Region, box
-from weft.quality.pulled import deep_spacing, sliced_moving
+from weft.quality.pulled import deep_spacing, pull_image
 from weft.sampling import read_at
 from weft.transforms.model import Sequence
 
@@ -120,15 +120,12 @@ def compare_images(
     bright = np.zeros(cells.shape, np.float32)
     sums: dict[tuple[str, str], _PairSums] = {}
     detailed = plan is None or len(plan["ids"]) <= MOST_BLOCKS
-    pulled = {
-        state: sliced_moving(*moving, sequence, grid)
-        for state, sequence in zip(STATES, (affine, transform), strict=True)
-    }
     whole = {state: _PairSums(BINS) for state in STATES}
     for part in _tiles(grid.shape, TILE // edge * edge):
         there = grid.crop(part)
         one = _standardised(read_at(*fixed, there), limits[0])
-        two = {state: _standardised(image.part(there), limits[1]) for state, image in pulled.items()}
+        pulled = pull_image(*moving, (affine, transform), grid, there)
+        two = {state: _standardised(found, limits[1]) for state, found in zip(STATES, pulled, strict=True)}
         inside = np.isfinite(two["affine"]) & np.isfinite(two["final"])
         place = box([p.start // edge for p in part], [-(-p.stop // edge) for p in part])
         for n, state in enumerate(STATES):
@@ -142,7 +139,8 @@ def compare_images(
                 whole[state].add(*pair)
                 if plan is not None:
                     sums.setdefault((name, state), _PairSums(BINS // 2 if detailed else 0)).add(*pair)
-    before, after = (_local_ncc(moments[n]) for n in range(len(STATES)))
+    sizes = _cell_sizes(grid, edge)
+    before, after = (_local_ncc(moments[n], sizes) for n in range(len(STATES)))
     share = np.isfinite(before) & np.isfinite(after)
     before, after = (np.where(share, found, np.float32(np.nan)) for found in (before, after))
     values = {
@@ -164,7 +162,7 @@ def compare_images(
         cells,
         before,
         after,
-        bright > 0.5 * _cell_sizes(grid, edge),
+        bright > 0.5 * sizes,
     )
 
 
@@ -279,12 +277,12 @@ def _cell_sizes(grid: Grid, edge: int) -> np.ndarray:
     return z[:, None, None] * y[:, None] * x
 
 
-def _local_ncc(moments: np.ndarray) -> np.ndarray:
-    """Correlation in windows of cells, (z, y, x) float32; NaN where a window says nothing."""
+def _local_ncc(moments: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Correlation in windows of cells of so many voxels, (z, y, x) float32; NaN where a window says nothing."""
     count, a, b, aa, bb, ab = (
         uniform_filter(part.astype(np.float64), WINDOW, mode="constant") for part in moments
     )
-    full = max(float(count.max()), 1e-12)
+    full = uniform_filter(sizes, WINDOW, mode="constant")
     n = np.maximum(count, 1e-12)
     variance_a, variance_b = aa / n - (a / n) ** 2, bb / n - (b / n) ** 2
     total = moments.sum(axis=(1, 2, 3), dtype=np.float64)

@@ -13,7 +13,7 @@ from weft.blocks import cut
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.quality.pulled import sliced_labels
+from weft.quality.pulled import deep_spacing, pull_labels
 from weft.transforms.model import Sequence as Transform
 
 SAMPLES = (
@@ -55,19 +55,15 @@ def label_overlap(
         if image.dtype.kind not in "iu":
             raise ValueError(f"the {role} labels are of type {image.dtype}; wanted integers")
     level = next((v for v in fixed.levels if v.grid.size <= SAMPLES), fixed.levels[-1])
-    source = moving.level_at(max(level.grid.spacing))
-    pulled = {
-        state: sliced_labels(moving, sequence, level.grid)
-        for state, sequence in zip(STATES, (affine, transform), strict=True)
-    }
+    source = moving.level_at(deep_spacing(level.grid))
     here: Counter[int] = Counter()
     there: dict[str, Counter[int]] = {state: Counter() for state in STATES}
     common: dict[str, Counter[int]] = {state: Counter() for state in STATES}
     for part in _tiles(level.grid):
         one = level.read(0, part)
         here.update(_counts(one))
-        for state, volume in pulled.items():
-            two = volume.part(level.grid.crop(part))
+        pulled = pull_labels(moving, (affine, transform), level.grid, level.grid.crop(part))
+        for state, two in zip(STATES, pulled, strict=True):
             there[state].update(_counts(two))
             common[state].update(_counts(one[one == two]))
     named = set(here) & _names(source)
@@ -108,7 +104,7 @@ def summarise_overlap(rows: Sequence[Mapping[str, Any]], grid: Grid) -> dict[str
         "dice_mean": after,
         "dice_gain": after - before,
         "dice_min": {f"label {worst['label']}": worst["dice"]},
-        "dice_spacing_um": max(grid.spacing),
+        "dice_spacing_um": deep_spacing(grid),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,40 +51,45 @@ def sliced_fixed(image: Image, channel: int, grid: Grid) -> SlicedImage:
 
 def sliced_moving(image: Image, channel: int, sequence: Sequence, grid: Grid) -> SlicedImage:
     """The moving image on the fixed grid, float32, antialiased to its voxel size; NaN outside of the moving image."""
+    return SlicedImage(grid, lambda there: pull_image(image, channel, [sequence], grid, there)[0])
+
+
+def pull_image(
+    image: Image, channel: int, sequences: Iterable[Sequence], grid: Grid, there: Grid
+) -> list[np.ndarray]:
+    """A part of the moving image on the fixed grid through several transforms, as `sliced_moving`."""
     stage = moving_grid(image.grid, grid)
 
-    def part(there: Grid) -> np.ndarray:
-        def read(region: Region) -> np.ndarray:
-            return read_at(image, channel, stage.crop(region)).astype(np.float32)
+    def read(region: Region) -> np.ndarray:
+        return read_at(image, channel, stage.crop(region)).astype(np.float32)
 
-        return pull_part(read, stage, sequence, there, fill=math.nan, dtype=np.float32)
-
-    return SlicedImage(grid, part)
+    return pull_parts(read, stage, sequences, there, fill=math.nan, dtype=np.float32)
 
 
 def sliced_labels(image: Image, sequence: Sequence, grid: Grid) -> SlicedImage:
     """The moving labels on the fixed grid, by the nearest voxel; 0 outside of the moving image."""
-    level = image.level_at(max(grid.spacing))
-
-    def part(there: Grid) -> np.ndarray:
-        return pull_part(
-            lambda region: level.read(0, region), level.grid, sequence, there, order=0, dtype=image.dtype
-        )
-
-    return SlicedImage(grid, part)
+    return SlicedImage(grid, lambda there: pull_labels(image, [sequence], grid, there)[0])
 
 
-def pull_part(
+def pull_labels(image: Image, sequences: Iterable[Sequence], grid: Grid, there: Grid) -> list[np.ndarray]:
+    """A part of the moving labels on the fixed grid through several transforms, as `sliced_labels`."""
+    level = image.level_at(deep_spacing(grid))
+    return pull_parts(
+        lambda region: level.read(0, region), level.grid, sequences, there, order=0, dtype=image.dtype
+    )
+
+
+def pull_parts(
     read: Callable[[Region], np.ndarray],
     grid: Grid,
-    sequence: Sequence,
+    sequences: Iterable[Sequence],
     there: Grid,
     *,
     dtype: np.dtype | type,
     order: Literal[0, 1] = 1,
     fill: float = 0,
-) -> np.ndarray:
-    """Resample what a region needs of a moving image through a sequence of maps.
+) -> list[np.ndarray]:
+    """Resample what a region needs of a moving image through several transforms; the image is read once.
 
     Parameters
     ----------
@@ -92,19 +97,31 @@ def pull_part(
         Gives the voxels, (z, y, x), of a region of the moving grid.
     grid
         The moving grid.
-    sequence
-        From the space of ``there`` to that of the moving image.
+    sequences
+        Maps from the space of ``there`` to that of the moving image.
     there
         Where values are wanted.
     dtype, order, fill
-        Of the result; as in `weft.warp.warp`.
+        Of the results; as in `weft.warp.warp`.
     """
-    before, displacements, after = sequence.split()
-    field, field_grid = (None, None) if displacements is None else (displacements.field, displacements.grid)
-    region = moving_region(there, after, field, field_grid, grid, before=before)
-    if region is None:
-        return np.full(there.shape, fill, dtype)
-    return warp_sequence(read(region), grid.crop(region), sequence, there, order=order, fill=fill)[0]
+    maps, regions = [sequence.within(there) for sequence in sequences], []
+    for sequence in maps:
+        before, displacements, after = sequence.split()
+        field, at = (None, None) if displacements is None else (displacements.field, displacements.grid)
+        regions.append(moving_region(there, after, field, at, grid, before=before))
+    boxes = [region for region in regions if region is not None]
+    if boxes:
+        z, y, x = (
+            slice(min(p.start for p in parts), max(p.stop for p in parts))
+            for parts in zip(*boxes, strict=True)
+        )
+        voxels, around = read((z, y, x)), grid.crop((z, y, x))
+    return [
+        np.full(there.shape, fill, dtype)
+        if region is None
+        else warp_sequence(voxels, around, sequence, there, order=order, fill=fill)[0]
+        for sequence, region in zip(maps, regions, strict=True)
+    ]
 
 
 def moving_grid(moving: Grid, grid: Grid) -> Grid:

@@ -14,13 +14,13 @@ from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Region
 from weft.quality.likeness import blocks_along_axes, within_blocks
+from weft.transforms.histogram import Histogram
 from weft.transforms.jacobian import determinant, smallest_determinant
 from weft.transforms.model import Displacements
+from weft.transforms.survey import BIN, BINS, LOWEST, with_rim
 
 TILE = 128  # edge of the parts that are in memory at once, samples: a shard of a stored field
-LIMIT = 4.0  # the histogram of log2 of the determinant ends at a factor of 16; what lies beyond falls into the last bin
-BINS = 8193  # of the whole: a bin is a thousandth of a factor of 2, and one lies around 1
-BLOCK_BINS = 257  # of a block
+BLOCK_BIN, BLOCK_BINS = 1 / 32, 256  # of the determinants of a block: coarser, as there may be many blocks
 
 
 @dataclass(frozen=True)
@@ -67,28 +67,27 @@ def volume_change(
     grid = displacements.grid
     along = blocks_along_axes(plan, grid)
     look = None if content is None or not content[0].any() else content
-    whole = np.zeros(BINS, np.int64)
+    whole = Histogram(LOWEST, BIN, BINS)
     found: dict[str, _BlockSums] = {}
     for name in cut(grid.shape, (TILE,) * 3):
         part: Region = region_of(name, grid.shape, (TILE,) * 3)  # type: ignore[assignment]
         central, smallest = _determinants(displacements, part)
         seen = np.ones(central.shape, bool) if look is None else _nearest(*look, grid.crop(part))
-        whole += np.histogram(_log2(central[seen]), BINS, (-LIMIT, LIMIT))[0]
+        whole.add(central[seen])
         for block, within in within_blocks(along, part):
             sums = found.setdefault(block, _BlockSums())
             sums.count += smallest[within].size
             sums.folded += int((~(smallest[within] > 0)).sum())
             sums.smallest = min(sums.smallest, float(smallest[within].min()))
-            values = _log2(central[within][seen[within]])
-            sums.histogram = sums.histogram + np.histogram(values, BLOCK_BINS, (-LIMIT, LIMIT))[0]
+            sums.determinants.add(central[within][seen[within]])
     worst = min(sorted(found), key=lambda block: found[block].smallest)
     lowest = found[worst].smallest
     count, folded = (sum(getattr(sums, part) for sums in found.values()) for part in ("count", "folded"))
     return VolumeChange(
         {
             "jacobian_min": lowest if plan is None or len(names) < 2 else {f"block {worst}": lowest},
-            "jacobian_p1": _quantile(whole, 0.01),
-            "jacobian_p99": _quantile(whole, 0.99),
+            "jacobian_p1": _percentile(whole, 1),
+            "jacobian_p99": _percentile(whole, 99),
             "jacobian_folded_fraction": folded / count,
         },
         {name: found[name].row() for name in names if name in found},
@@ -101,23 +100,22 @@ class _BlockSums:
     def __init__(self) -> None:
         self.count = self.folded = 0
         self.smallest = math.inf
-        self.histogram = np.zeros(BLOCK_BINS, np.int32)
+        self.determinants = Histogram(0.0, BLOCK_BIN, BLOCK_BINS)
 
     def row(self) -> dict[str, float]:
         return {
             "jacobian_min": self.smallest,
-            "jacobian_p1": _quantile(self.histogram, 0.01),
-            "jacobian_p99": _quantile(self.histogram, 0.99),
+            "jacobian_p1": _percentile(self.determinants, 1),
+            "jacobian_p99": _percentile(self.determinants, 99),
             "jacobian_folded_fraction": self.folded / self.count,
         }
 
 
 def _determinants(displacements: Displacements, part: Region) -> tuple[np.ndarray, np.ndarray]:
     """Central and smallest determinants at the samples of a part, from the part with one sample around."""
-    shape = displacements.grid.shape
-    wide = tuple(slice(max(p.start - 1, 0), min(p.stop + 1, n)) for p, n in zip(part, shape, strict=True))
+    wide = with_rim(part, displacements.grid)
     u = np.ascontiguousarray(displacements.field[(slice(None), *wide)], np.float32)
-    grid = displacements.grid.crop(wide)  # type: ignore[arg-type]
+    grid = displacements.grid.crop(wide)
     core = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wide, strict=True))
     # A field of one sample along an axis does not change along it.
     twice = tuple(slice(None) if n > 1 else [0, 0] for n in u.shape[1:])
@@ -128,18 +126,8 @@ def _determinants(displacements: Displacements, part: Region) -> tuple[np.ndarra
     return determinant(u, grid)[core], smallest_determinant(u, grid)[core]
 
 
-def _log2(values: np.ndarray) -> np.ndarray:
-    """log2 within the histogram's limits; folds go to its lower end."""
-    return np.clip(np.log2(np.maximum(values, 2.0**-LIMIT)), -LIMIT, LIMIT)
-
-
-def _quantile(histogram: np.ndarray, share: float) -> float:
-    """The quantile of determinants in a histogram of their log2: the middle of its bin; NaN of nothing."""
-    total = int(histogram.sum())
-    if not total:
-        return math.nan
-    at = int(np.searchsorted(np.cumsum(histogram), max(1.0, share * total)))
-    return float(2.0 ** (-LIMIT + (at + 0.5) * 2 * LIMIT / len(histogram)))
+def _percentile(determinants: Histogram, q: float) -> float:
+    return determinants.percentile(q) if determinants.size else math.nan
 
 
 def _nearest(values: np.ndarray, grid: Grid, wanted: Grid) -> np.ndarray:

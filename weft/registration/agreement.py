@@ -12,14 +12,11 @@ import numpy as np
 from weft.blocks import index_of, region, with_halo
 from weft.grid import Grid
 from weft.registration.plan import block_field_grid
-from weft.transforms.interpolate import Field, resample_field, sample_field
-from weft.transforms.jacobian import smallest_determinant
-from weft.transforms.model import Displacements
+from weft.transforms.interpolate import Field, sample_field
 
 PER_AXIS = 4  # places along each axis of an overlap at which two blocks are compared
 TYPICAL = 25  # percentile of all pairs' differences that is taken for what blocks that are right differ by
 TOLERANCE = 4.0  # times that is not yet an outlier
-GAIN = 0.8  # the affine of the neighbours must leave less than this share of their corrections
 
 Load = Callable[[str], Field | None]
 
@@ -73,7 +70,7 @@ def judge_agreement(
     for name in plan["ids"]:
         u = load(name)
         grid = block_field_grid(plan, name)
-        for other in _neighbours(plan, name):
+        for other in neighbours(plan, name):
             points = _shared_points(plan, name, other)
             found = None if u is None or points is None else sample_field(u, grid, points)
             if (other, name) not in waiting:
@@ -104,10 +101,10 @@ def disagreement_with_neighbours(
     u
         (3, z, y, x) um, total, on the grid of the block's field.
     load
-        As in `affine_of_neighbours`.
+        Gives a neighbour's total displacement; None for one that has none or is rejected itself.
     """
     values = []
-    for other in _neighbours(plan, name):
+    for other in neighbours(plan, name):
         points, theirs = _shared_points(plan, name, other), load(other)
         if points is None or theirs is None:
             continue
@@ -115,57 +112,6 @@ def disagreement_with_neighbours(
         apart = apart - sample_field(theirs, block_field_grid(plan, other), points)
         values.append(float(np.median(np.sqrt((apart**2).sum(axis=1)))))
     return float(np.median(values)) if values else None
-
-
-def affine_of_neighbours(
-    plan: Mapping[str, Any], name: str, load: Load, before: Displacements | None
-) -> np.ndarray | None:
-    """A rejected block's displacement from what its neighbours found in the overlaps.
-
-    An affine is fitted, by least squares, to what the neighbours add there to the stage before.
-
-    Parameters
-    ----------
-    load
-        Gives a neighbour's total displacement; None for one that has none or is rejected itself.
-    before
-        Displacements of the stage before.
-
-    Returns
-    -------
-    (3, z, y, x) float32 um, total, on the grid of the block's field; None where the affine does not explain what
-    the neighbours add, or folds: there the stage before is to be used.
-    """
-    places, corrections = [], []
-    for other in _neighbours(plan, name):
-        points, u = _shared_points(plan, name, other), load(other)
-        if points is None or u is None:
-            continue
-        base = np.zeros_like(points) if before is None else before.apply(points) - points
-        places.append(points)
-        corrections.append(sample_field(u, block_field_grid(plan, other), points) - base)
-    grid = block_field_grid(plan, name)
-    if len(places) < 3:
-        return None
-    centre, scale = (grid.lower + grid.upper) / 2, float(max(grid.extent)) / 2
-    matrix = np.c_[(np.concatenate(places) - centre) / scale, np.ones(PER_AXIS**3 * len(places))]
-    wanted = np.concatenate(corrections)
-    # Normal equations by plain einsum: no BLAS, whose threads could change the order of the sums.
-    normal = np.einsum("ni,nj->ij", matrix, matrix) + 1e-6 * len(matrix) * np.eye(4)
-    fit = np.linalg.solve(normal, np.einsum("ni,nc->ic", matrix, wanted))
-    left = wanted - np.einsum("ni,ic->nc", matrix, fit)
-    if np.sqrt((left**2).sum(1)).mean() > GAIN * np.sqrt((wanted**2).sum(1)).mean():
-        return None
-    axes = [
-        (o + s * np.arange(n) - c) / scale
-        for o, s, n, c in zip(grid.origin, grid.spacing, grid.shape, centre, strict=True)
-    ]
-    z, y, x = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
-    u = np.stack([fit[0, c] * z + fit[1, c] * y + fit[2, c] * x + fit[3, c] for c in range(3)])
-    if before is not None:
-        u = u + resample_field(before.field, before.grid, grid)
-    u = u.astype(np.float32)
-    return u if min(grid.shape) < 2 or smallest_determinant(u, grid).min() > 0 else None
 
 
 def _worst(
@@ -191,7 +137,7 @@ def _typical_difference(
     return float(np.median(values)) if values else 0.0
 
 
-def _neighbours(plan: Mapping[str, Any], name: str) -> list[str]:
+def neighbours(plan: Mapping[str, Any], name: str) -> list[str]:
     """The up to 26 blocks around a block."""
     counts = [-(-n // b) for n, b in zip(plan["grid"]["shape"], plan["block"], strict=True)]
     place = index_of(name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,22 +13,16 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import box
-from weft.registration.agreement import (
-    Load,
-    affine_of_neighbours,
-    disagreement_with_neighbours,
-    judge_agreement,
-)
+from weft.registration.agreement import Load, judge_agreement
 from weft.registration.ledger import FAILED
 from weft.registration.plan import block_field_grid, field_core, field_grid
+from weft.registration.repair import Attempts, no_attempt, repair_block
 from weft.transforms.formats.ngff import shard_regions
 from weft.transforms.interpolate import Field
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlendedField, BlockField
 from weft.transforms.survey import FieldSurvey, with_rim
 from weft.transforms.unfold import WritableField, find_folds, unfold_parts
-
-Repair = Callable[[str, Displacements | None], tuple[np.ndarray | None, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -58,15 +51,14 @@ def combine_blocks(
     records: Mapping[str, Mapping[str, Any]],
     before: Displacements | None,
     settings: Mapping[str, Any],
-    repair: Repair | None = None,
+    attempt: Attempts | None = None,
     out: WritableField | None = None,
 ) -> Combined:
     """Reject blocks that disagree with their neighbours, repair what failed, reduce all fields to one, and unfold it.
 
-    A block that failed or was rejected is registered once more, from the field that the others give and, if
-    need be, from the stage before; its new displacement is used when it agrees with the others. Else a rejected block takes the affine that fits what its
-    neighbours found in the overlaps, or the stage before; one that failed by itself stays with what it fell
-    back to.
+    A block that failed or was rejected is repaired (`weft.registration.repair`): registered again in other ways, or
+    filled by what its neighbours found. One that failed by itself and has an affine of its own keeps that
+    before it is filled.
 
     The field is blended and written shard by shard. Memory: a shard, a block, and some kilobytes for each block's row
     and its comparison with its neighbours. Fields of repaired blocks wait in temporary files.
@@ -85,9 +77,8 @@ def combine_blocks(
         Displacements of the stage before.
     settings
         As `weft.config.Reduce`.
-    repair
-        Registers a block again from a total displacement: `weft.registration.stage.StageJob.repair`; None for no
-        second try.
+    attempt
+        Registers a region again: `weft.registration.stage.StageJob.attempt`; None for no second try.
     out
         Where the field is written to, shard by shard (`weft.transforms.formats.ngff.shard_regions`); None for an
         array in memory.
@@ -99,7 +90,7 @@ def combine_blocks(
     """
     target = field_grid(plan, settings["field_factor"])
     with tempfile.TemporaryDirectory(prefix="weft-") as folder:
-        rows, chosen = _choose(plan, load, records, before, settings, target, repair, Path(folder))
+        rows, chosen = _choose(plan, load, records, before, settings, attempt, Path(folder))
         return _write(plan, chosen, rows, before, settings, target, out)
 
 
@@ -109,8 +100,7 @@ def _choose(
     records: Mapping[str, Mapping[str, Any]],
     before: Displacements | None,
     settings: Mapping[str, Any],
-    target: Grid,
-    repair: Repair | None,
+    attempt: Attempts | None,
     folder: Path,
 ) -> tuple[list[dict[str, Any]], Load]:
     """What is used of each block: the block table, and what gives the fields."""
@@ -140,24 +130,15 @@ def _choose(
         path = replaced[name]
         return None if path is None else np.load(path, mmap_mode="r", allow_pickle=False)
 
-    if failed and repair is not None and agreement.limit is not None:
-        start = Displacements(_blended(plan, trusted, target, before, settings), target)
-        # The others' field is the better start; where nothing is gained from it, there is the block's own.
-        for name, better in itertools.product((n for n in plan["ids"] if n in failed), (start, before)):
-            if replaced.get(name) is not None:
-                continue
-            u, again = repair(name, better)
-            if u is None or again["status"] != "ok":
-                continue
-            apart = disagreement_with_neighbours(plan, name, u, trusted)
-            if apart is not None and apart <= agreement.limit:
-                replace(name, u)
-                kept = {"block": name, "status": rows[name]["status"], "disagreement_um": apart}
-                rows[name] = {**again, **kept}
-    for name in agreement.rejected:
-        if replaced[name] is None:
-            replace(name, affine_of_neighbours(plan, name, trusted, before))
-            rows[name]["used"] = "parent" if replaced[name] is None else "affine"
+    for name in (name for name in plan["ids"] if name in failed):
+        if agreement.limit is None:
+            break
+        u, changes = repair_block(plan, name, trusted, before, agreement.limit, attempt or no_attempt)
+        if changes["used"] == "deformable" or rows[name]["used"] == "parent":
+            replace(name, u)
+            rows[name] |= changes
+        else:
+            rows[name]["tries"] = changes["tries"]
     return list(rows.values()), chosen
 
 

@@ -102,6 +102,7 @@ def register_block(
         return None, {**record, "status": "outside_moving"}
     if float(np.mean(block.moving > background[1])) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
+    record["tries"] = 1
     result = load_backend(backend)(
         block.fixed,
         block.fixed_grid,
@@ -144,7 +145,7 @@ def attempt_block(
         )
     except (RuntimeError, TimeoutError) as error:
         status = "timeout" if isinstance(error, TimeoutError) else "error"
-        u, record = None, {**parent_record(status, seed), "message": str(error)}
+        u, record = None, {**parent_record(status, seed), "tries": 1, "message": str(error)}
     if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
         return u, record
     fallback = register_block_affine(
@@ -168,6 +169,7 @@ def parent_record(status: str, seed: int) -> dict[str, Any]:
         "disagreement_um": 0.0,
         "iterations": 0,
         "seed": seed,
+        "tries": 0,
     }
 
 
@@ -205,4 +207,6 @@ def _judge(
         return None, {**record, "status": "low_information"}
     if result.metric_after < result.metric_before:
         return None, {**record, "status": "metric_worse"}
+    if result.metric_after == result.metric_before:
+        return None, {**record, "status": "unchanged"}
     return u, {**record, "used": used}

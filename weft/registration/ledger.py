@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# What can become of a block. `skipped`: the stage's `only` names others. `timeout` and `error` depend on the machine and are never kept as results.
+# What can become of a block. `unchanged`: the stage before cannot be improved upon. `skipped`: the stage's `only`
+# names others. `timeout` and `error` depend on the machine and are never kept as results.
 STATUSES = (
     "ok",
+    "unchanged",
     "skipped",
     "empty",
     "outside_moving",
@@ -36,8 +38,11 @@ COLUMNS = (
     "disagreement_um",
     "iterations",
     "seed",
+    "tries",
 )
-COST_COLUMNS = ("block", "seconds", "peak_memory_mb")
+# Seconds of all tries: of the job's own thread (`cpu_seconds`), and by the clock. An engine that runs in a process of
+# its own shows in the latter only.
+COST_COLUMNS = ("block", "cpu_seconds", "seconds", "peak_memory_mb")
 
 
 def write_ledger(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:

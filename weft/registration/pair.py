@@ -130,14 +130,14 @@ def register(
             fixed=pick_fixed,
             moving=pick_moving,
             affine=matrix,
-            field=None if displacements is None else (displacements.field, displacements.grid),
+            start=displacements,
             background=background,
         )
         outcomes = _run(job, workers, processes, client)
         records = {name: record for name, (_, record) in outcomes.items()}
         fields = {name: u for name, (u, _) in outcomes.items()}
         combined = combine_blocks(
-            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.repair
+            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.attempt
         )
         displacements = combined.displacements
         tables[stage.name] = combined.blocks

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from weft import receipts
 from weft.grid import Grid
-from weft.image import Image
+from weft.image import Image, Region
 from weft.registration.engine import Block, attempt_block, cut_block, parent_record
 from weft.registration.features import log_intensity, otsu_threshold
-from weft.registration.plan import block_field_grid, block_regions
+from weft.registration.plan import block_regions
+from weft.registration.repair import Attempt
 from weft.sampling import stage_grid
-from weft.transforms.interpolate import Field, resample_field
 from weft.transforms.model import Displacements
 
 SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
@@ -33,8 +33,8 @@ class StageJob:
         ``backend``, ``settings`` and ``min_content`` of `weft.config.Stage`.
     fixed, moving
         Image and index of its channel.
-    affine, field
-        The transform so far: A (4, 4) um and u with its grid, or None. A block reads its own part of u.
+    affine, start
+        The transform so far: A (4, 4) um and its displacements, or None. A block reads its own part of them.
     background
         Values of the fixed and of the moving image above which a voxel counts as content: see
         `background_value`.
@@ -45,16 +45,20 @@ class StageJob:
     fixed: tuple[Image, int]
     moving: tuple[Image, int]
     affine: np.ndarray
-    field: tuple[Field, Grid] | None
+    start: Displacements | None
     background: tuple[float, float]
 
     def cut(self, name: str) -> Block:
         """Read a block of both images."""
+        return self.cut_region(block_regions(self.plan, name)[1], self.start)
+
+    def cut_region(self, region: Region, start: Displacements | None) -> Block:
+        """Read a region of both images, slices (z, y, x) in the stage's grid, to be registered from a start."""
+        field = None if start is None else (start.field, start.grid)
         grid = Grid.from_json(self.plan["grid"])
-        _, padded = block_regions(self.plan, name)
         moving = stage_grid(self.moving[0].grid, grid.finest)
         return cut_block(
-            self.fixed, self.moving, grid.crop(padded), moving, self.affine, self.field, self.plan["overlap"]
+            self.fixed, self.moving, grid.crop(region), moving, self.affine, field, self.plan["overlap"]
         )
 
     def register(self, name: str, block: Block) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -74,21 +78,9 @@ class StageJob:
             return None, parent_record("skipped", 0)
         return self.register(name, self.cut(name))
 
-    def repair(self, name: str, start: Displacements | None) -> tuple[np.ndarray | None, dict[str, Any]]:
-        """Register a block once more, from a better start and with a wider halo; as `register`.
-
-        Parameters
-        ----------
-        start
-            The total u to start from; None for zero.
-        """
-        wider = {**self.plan, "overlap": self.plan["overlap"] + max(2, self.plan["overlap"] // 4 * 2)}
-        field = None if start is None else (start.field, start.grid)
-        again = replace(self, plan=wider, field=field)
-        u, record = again.run(name)
-        if u is not None:
-            u = resample_field(u, block_field_grid(wider, name), block_field_grid(self.plan, name))
-        return u, record
+    def attempt(self, name: str, region: Region, start: Displacements | None) -> Attempt:
+        """Register any region of the stage's grid, from any start: `weft.registration.repair.Attempts`."""
+        return Attempt(*self.register(name, self.cut_region(region, start)))
 
     def seed(self, name: str) -> int:
         """The seed of a block: a hash of its name and the backend's settings."""

@@ -39,7 +39,11 @@ BLOCKS = (
 REGIONS = ("region", "z_um", "y_um", "x_um", "local_ncc_affine", "local_ncc", "block")
 LANDMARKS = (
     "landmark",
-    *(f"{role}_{axis}" for role in ("fixed", "moving", "mapped") for axis in "zyx"),
+    *(
+        f"{role}_{axis}"
+        for role in ("fixed", "moving", "mapped", "landed_affine", "landed")
+        for axis in "zyx"
+    ),
     *("tre_affine_um", "tre_um", "tre_inverse_um", "inside"),
 )
 LABELS = ("label", "voxels_fixed", "voxels_moved", "dice_affine", "dice", "in_both")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weft import receipts
+from weft.image import Region
 from weft.logs import log
 from weft.registration.combine import combine_blocks
 from weft.registration.contract import backend_version
 from weft.registration.ledger import FAILED, MACHINE_DEPENDENT, NOT_TRIED, write_costs, write_ledger
 from weft.registration.plan import field_grid
-from weft.steps.block_results import load_block, read_cost
+from weft.registration.repair import Attempt
+from weft.registration.stage import StageJob
+from weft.steps.block_results import KeptBlocks, load_block, read_cost
 from weft.steps.quality import write_quality
 from weft.steps.stage_job import open_stage_job
 from weft.transforms import open_transform
@@ -32,6 +35,7 @@ def reduce_transform(
     stage: dict[str, Any],
     channels: dict[str, str | None],
     gates: dict[str, Any],
+    rerun_status: list[str],
     cache: str,
     code: str,
     receipt: str,
@@ -41,7 +45,8 @@ def reduce_transform(
 ) -> None:
     """Blend the blocks of a stage on the field's grid; write the block table.
 
-    Blocks that failed, or disagree with their neighbours, are registered once more here.
+    Blocks that failed, or disagree with their neighbours, are registered again here, in other ways; these tries are
+    kept and found by name as the first ones are.
     """
     planned = receipts.read(plan)
     keys: dict[str, str] = {}
@@ -73,29 +78,38 @@ def reduce_transform(
     store = receipts.KeyedStore(Path(receipt).with_name("transform.ome.zarr"), key)
     _, displacements, affine = open_transform(start).split()
 
-    def repair(name: str, better: Displacements | None) -> tuple[np.ndarray | None, dict[str, Any]]:
-        # The images are opened only when a block failed.
-        return open_stage_job(plan, fixed, moving, start, channels, stage).repair(name, better)
-
     with receipts.job_lock(receipt):
-        if not store.done("all"):
-            store.start()
+        redo = _to_redo(store, rerun_status)
+        if redo or not store.done("all"):
+            store.restart()
             out = FieldWriter(store.path, target)
+            again = _Attempts(
+                lambda: open_stage_job(plan, fixed, moving, start, channels, stage), cache, code, redo
+            )
+            first = {**keys, **again.first_tries()}
+            records |= {name: load_block(cache, first[name])[1] for name in redo}
             combined = combine_blocks(
                 planned,
-                lambda name: load_block(cache, keys[name])[0],
+                lambda name: load_block(cache, first[name])[0],
                 records,
                 displacements,
                 settings,
-                repair,
+                again,
                 out,
             )
-            store.finish("all", out.digests, **combined.facts, blocks=combined.blocks)
+            store.finish("all", out.digests, **combined.facts, blocks=combined.blocks, tries=again.keys)
         made = store.records(["all"])
         facts_of_field = made["all"]
         rows = facts_of_field["blocks"]
         write_ledger(ledger, rows)
-        write_costs(costs, [{"block": name, **read_cost(cache, keys[name])} for name in planned["ids"]])
+        tries = facts_of_field["tries"]
+        write_costs(
+            costs,
+            [
+                {"block": name, **read_cost(cache, [keys[name], *tries.get(name, [])])}
+                for name in planned["ids"]
+            ],
+        )
         judged = [row for row in rows if row["status"] not in NOT_TRIED]
         failed = [row for row in judged if row["status"] in FAILED and row["used"] != "deformable"]
         numbers = {
@@ -115,7 +129,14 @@ def reduce_transform(
         write_quality(quality, "reduce_transform", subject, numbers, gates, reproducible=reproducible)
         store.publish(receipt)
         names = receipts.relative_paths(receipt, batches)
-        receipts.write_provenance(receipt, key=store.key, settings=settings, code=code, batches=names)
+        receipts.write_provenance(
+            receipt,
+            key=store.key,
+            settings=settings,
+            code=code,
+            batches=names,
+            keys=sorted({key for found in tries.values() for key in found}),
+        )
         log.info("%d blocks, folded %.2g", len(records), facts_of_field["folded"])
         receipts.write(
             receipt,
@@ -135,3 +156,44 @@ def reduce_transform(
                 "data": receipts.digest([store.data_digest(made), target.to_json(), affine.tolist()]),
             },
         )
+
+
+def _to_redo(store: receipts.KeyedStore, rerun_status: list[str]) -> list[str]:
+    """The blocks that came out with one of these statuses when the field was made before."""
+    if not rerun_status or not store.done("all"):
+        return []
+    rows = store.records(["all"])["all"]["blocks"]
+    return [row["block"] for row in rows if row["status"] in rerun_status]
+
+
+class _Attempts:
+    """Registers regions again (`weft.registration.repair.Attempts`), and remembers under what the results are kept.
+
+    Parameters
+    ----------
+    open_job
+        Opens the images: called when a block failed, and not before.
+    cache, code
+        As `KeptBlocks`.
+    anew
+        Names of the blocks whose results are made anew.
+    """
+
+    def __init__(self, open_job: Callable[[], StageJob], cache: str, code: str, anew: list[str]) -> None:
+        self._open_job, self._cache, self._code, self._anew = open_job, cache, code, anew
+        self.keys: dict[str, list[str]] = {}
+
+    @functools.cached_property
+    def _kept(self) -> KeptBlocks:
+        return KeptBlocks(self._cache, self._open_job(), self._code, anew=frozenset(self._anew))
+
+    def __call__(self, name: str, region: Region, start: Displacements | None) -> Attempt:
+        key, _ = self._kept.register(name, self._kept.job.cut_region(region, start))
+        self.keys.setdefault(name.split("/")[0], []).append(key)
+        return Attempt(*load_block(self._cache, key))
+
+    def first_tries(self) -> dict[str, str]:
+        """Register the blocks anew as they are planned: the new keys by name."""
+        made = {name: self._kept.register(name, self._kept.job.cut(name))[0] for name in self._anew}
+        self.keys |= {name: [key] for name, key in made.items()}
+        return made

@@ -9,23 +9,15 @@ import numpy as np
 import pandas as pd
 
 from weft import receipts
-from weft.figures.block_map import block_map
-from weft.figures.deformation import deformation
 from weft.figures.illumination import illumination
-from weft.figures.overlay import overlay
 from weft.figures.positions import positions
 from weft.figures.report import Picture, Section, Table
 from weft.figures.report import render_report as render
 from weft.logs import log
 from weft.quality.gates import read_quality_table
-from weft.quality.likeness import comparison_grid
-from weft.quality.pulled import sliced_fixed, sliced_moving
 from weft.steps.illumination import load_illumination
-from weft.steps.sources import channel_of, open_received
+from weft.steps.report_registration import overview_section, registration_section
 from weft.steps.tile_tables import read_links, read_poses
-from weft.transforms import open_transform
-
-REGIONS = 40  # rows of the region table that the page shows
 
 
 def render_report(
@@ -39,11 +31,13 @@ def render_report(
 ) -> None:
     """Draw every picture, then the page. What it shows is named in ``contents``."""
     root = Path(html).parent
-    sections = [_image_section(root / "images" / name, name) for name in contents["images"]]
-    for name, facts in contents["registrations"].items():
-        sections.append(_registration_section(root, name, facts))
-    sections.append(_cost_section(root))
     gates = read_quality_table(table)
+    sections = (
+        [overview_section(root, list(contents["registrations"]), gates)] if contents["registrations"] else []
+    )
+    sections += [_image_section(root / "images" / name, name) for name in contents["images"]]
+    sections += [registration_section(root, name, facts) for name, facts in contents["registrations"].items()]
+    sections.append(_cost_section(root))
     render(
         sections,
         html,
@@ -104,79 +98,6 @@ def _image_section(folder: Path, name: str) -> Section:
             ),
         ],
     )
-
-
-def _registration_section(root: Path, name: str, facts: dict[str, Any]) -> Section:
-    folder = root / "registrations" / name
-    figures = folder / "figures"
-    receipt = {role: str(root / "images" / facts[role] / "image.json") for role in ("fixed", "moving")}
-    pair = {role: open_received(path)[0] for role, path in receipt.items()}
-    pick = {
-        role: channel_of(image.channels, facts["channels"][role], f"{role}_channel")
-        for role, image in pair.items()
-    }
-    grid = comparison_grid(pair["fixed"].grid)
-    fixed = sliced_fixed(pair["fixed"], pick["fixed"], grid)
-    before, after = (
-        sliced_moving(pair["moving"], pick["moving"], open_transform(folder / f"{name}.json"), grid)
-        for name in ("affine", "transform")
-    )
-    values = receipts.read(folder / "quality.json")["values"]
-    overlay(
-        fixed,
-        after,
-        grid.spacing,
-        figures / "overlay.png",
-        f"{name}: {facts['moving']} (green) on {facts['fixed']} (magenta)",
-        before=before,
-        captions=(f"affine, NCC {values['ncc_affine']:.3f}", f"final, NCC {values['ncc']:.3f}"),
-    )
-    items: list[Picture | Table] = [
-        Picture(
-            figures / "overlay.png",
-            "Overlay",
-            f"{facts['moving']} on {facts['fixed']} before and after the deformation",
-        )
-    ]
-    sequence = open_transform(folder / "transform.json")
-    _, displacements, _ = sequence.split()
-    if displacements is not None:
-        displacements = displacements.load()
-        jacobian = sequence.jacobian_determinant(displacements.grid)
-        deformation(
-            fixed,
-            grid,
-            displacements.field[:],
-            displacements.grid,
-            jacobian,
-            figures / "deformation.png",
-            f"{name}: deformation",
-        )
-        items.append(
-            Picture(
-                figures / "deformation.png",
-                "Deformation and change of volume",
-                "Grid lines moved by the transform, and the logarithm of its Jacobian",
-            )
-        )
-    for stage in facts["stages"]:
-        path = figures / f"blocks_{stage}.png"
-        block_map(folder / "stages" / stage / "ledger.tsv", path, f"{name}: blocks of stage {stage}")
-        items.append(Picture(path, f"Blocks of stage {stage}", f"What became of each block of stage {stage}"))
-    numbers = [{"number": key, "value": value} for key, value in sorted(values.items())]
-    items.append(Table("Numbers", numbers))
-    if facts["rois"]:
-        regions = pd.read_csv(folder / "rois" / "regions.csv")
-        regions = regions[(regions["side"] == "both") & (regions["voxels"] > 0)].sort_values(
-            "voxels", ascending=False
-        )
-        columns = [c for c in ("id", "acronym", "name", "voxels", "volume_mm3", "cells") if c in regions]
-        rows = _rows(regions.head(REGIONS)[columns].fillna(""))
-        items.append(
-            Table("Largest regions", rows, bars=("voxels",), caption="All regions: rois/regions.csv")
-        )
-    log.info("drew %s", name)
-    return Section(f"Registration {name}", items)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

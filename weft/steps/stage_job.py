@@ -42,6 +42,6 @@ def open_stage_job(
         fixed=pick[0],
         moving=pick[1],
         affine=affine,
-        field=(displacements.field, displacements.grid) if displacements else None,
+        start=displacements,
         background=(background_value(*pick[0]), background_value(*pick[1])),
     )

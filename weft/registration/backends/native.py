@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,10 +98,9 @@ def register(
         (z, y, x) arrays of any real dtype. A single plane is registered within itself.
     fixed_grid, moving_grid
         Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
-        halved from level to level until it does not; smoothing goes by um, windows count voxels.
+        halved from level to level until it does not; smoothing and windows count voxels.
     initial
-        Affine and, where there is one, start field; the field is interpolated onto the displacement grid
-        of the coarsest level, so it should vary slowly on that scale.
+        Affine and, where there is one, start field.
     masks
         (fixed, moving) bool arrays, arrays of weights from 0 to 1, or None: a pair of voxels counts by the
         product of both weights. Windows of 5^3 near a border still see over it.
@@ -115,7 +114,8 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level.
+    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    no more similar than the start is the start, with both equal.
 
     Raises
     ------
@@ -138,12 +138,17 @@ def register(
     metrics = []
     for n, level in enumerate(levels):
         if n:
-            u = _finer(u, levels[n - 1].field_grid, level.field_grid, level.halved)
+            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
         u, record = _refine(level, u, options)
         metrics.append(record)
     before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
+    if after <= before:
+        # The start is a candidate too.
+        return replace(
+            _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
+        )
 
     jacobian = metrics[-1]["minimal_jacobian"]
     coarser = levels[-1].field_grid
@@ -255,14 +260,16 @@ def _finer(u: np.ndarray, coarse: Grid, fine: Grid, factors: Shape) -> np.ndarra
     return interpolate(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
 
 
-def _by_spacing(width: float, grid: Grid) -> Triple:
-    """A width in voxels (z, y, x) that is the same in um along each axis, `width` along the finest.
+def _widths(sigma: float, shape: Shape) -> Triple:
+    """Standard deviations (z, y, x) of the Gaussian that averages as many samples as one of `sigma` does in a volume.
 
-    None across a single plane.
+    A plane has one axis less to average over, so it is wider there. Where voxel edges differ it still counts
+    samples: as wide in um along each axis, it would average too few of them where the noise is.
     """
-    z, y, x = (
-        width * grid.finest / s if n > 1 else 0.0 for s, n in zip(grid.spacing, grid.shape, strict=True)
-    )
+    axes = max(sum(n > 1 for n in shape), 1)
+    # An integral over `axes` axes: (2 pi)^(axes / 2) sigma^axes.
+    width = (2 * np.pi) ** ((3 - axes) / (2 * axes)) * sigma ** (3 / axes)
+    z, y, x = (width if n > 1 else 0.0 for n in shape)
     return z, y, x
 
 
@@ -293,8 +300,8 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
             _Level(
                 number=number,
                 halved=halved,
-                fixed=_presmooth(images[0], grid, number, options),
-                moving=_at_least_two(_presmooth(images[1], from_grid, number, options)),
+                fixed=_presmooth(images[0], number, options),
+                moving=_at_least_two(_presmooth(images[1], number, options)),
                 fixed_mask=weights[0],
                 moving_mask=_at_least_two(weights[1]),
                 grid=grid,
@@ -316,11 +323,11 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _presmooth(image: np.ndarray, grid: Grid, level: int, options: NativeSettings) -> np.ndarray:
+def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
     """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
     if level or not options.presmoothing:
         return image
-    taps = gaussian_taps(_by_spacing(options.presmoothing, grid))
+    taps = gaussian_taps(_widths(options.presmoothing, image.shape))
     border = taps.shape[1] - 1
     padded = np.pad(image, border, mode="edge")
     smooth(padded[None], taps)
@@ -334,6 +341,21 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
         return np.zeros((3, *level.field_grid.shape), np.float32)
     u = interpolate(initial.field, initial.field_grid, level.field_grid)
     return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+
+
+def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
+    """What one level found, on the displacement grid of the next.
+
+    What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
+    lost. Where both together come near a fold, all of u is carried on.
+    """
+    grids = coarse.field_grid, level.field_grid, level.halved
+    if initial.field is not None:
+        both = _finer(u - _start(initial, coarse), *grids)
+        both += _start(initial, level)
+        if minimal_jacobian(both, CELL) >= floor:
+            return both
+    return _finer(u, *grids)
 
 
 def _unchanged(initial: Initial, grid: Grid) -> Result:
@@ -350,7 +372,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     equations = np.empty((9, *shape), np.float32)
     step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
-    taps = gaussian_taps(_by_spacing(options.at(options.sigma, level.number), level.grid))
+    taps = gaussian_taps(_widths(options.at(options.sigma, level.number), level.grid.shape))
     # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
     taps[np.asarray(level.grid.shape) == 1] *= 2
     jacobian: float | None = None
