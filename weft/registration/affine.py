@@ -245,7 +245,7 @@ def _search_features(
         if finer < _FINER * spacing:
             spacing = finer
             features = [local_feature(*image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
-    return spacing, *features
+    return spacing, features[0], features[1]
 
 
 def search_level(fixed_grid: Grid, moving_grid: Grid, settings: AffineSettings | None = None) -> float:

@@ -42,12 +42,12 @@ class Feature:
     @property
     def longest(self) -> float:
         """Length, um, of the longest side of the box that holds all but a hundredth of the mask on either side."""
-        sides = []
+        sides: list[float] = []
         for axis in range(3):
             share = np.cumsum(self._profile(axis)) / np.count_nonzero(self.mask)
-            inside = np.count_nonzero((share > 0.01) & (share < 0.99)) + 1
+            inside = int(np.count_nonzero((share > 0.01) & (share < 0.99))) + 1
             sides.append(min(inside, len(share)) * self.grid.spacing[axis])
-        return float(max(sides))
+        return max(sides)
 
     @property
     def centroid(self) -> np.ndarray:
