@@ -14,7 +14,12 @@ from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
 from weft.registration.features import Feature, local_feature
 from weft.registration.linear_model import Kind, LinearModel
-from weft.registration.orientation import oriented_code, possible_orientations, validate_orientation
+from weft.registration.orientation import (
+    nearest_orientation,
+    oriented_code,
+    possible_orientations,
+    validate_orientation,
+)
 from weft.registration.refine import AffineRefiner, Fit
 from weft.registration.search import finalists, search
 
@@ -130,6 +135,8 @@ def register_affine(
     settings: AffineSettings | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    start: np.ndarray | None = None,
+    refine: bool = True,
 ) -> AffineResult:
     """Find the affine between two images.
 
@@ -152,6 +159,10 @@ def register_affine(
         For ``method="elastix"``, which samples at random; the native method draws nothing.
     progress
         Called with a sentence at every step.
+    start
+        (4, 4), um, fixed to moving: used instead of a search. It is judged by its score alone.
+    refine
+        Whether a given start is refined.
 
     Returns
     -------
@@ -186,25 +197,38 @@ def register_affine(
     default_overlap = 0.3 if len(directions) == 1 else 0.6
     min_overlap = default_overlap if settings.min_overlap is None else settings.min_overlap
     tell(f"looking for {reference.mask.shape} voxels in {other.mask.shape} at {spacing:g} um")
-    pool = search(reference, other, directions, min_overlap, model, settings.thresholds, tell)
+    if start is not None:
+        orientations = [nearest_orientation(start)]
+        given = np.linalg.inv(start) if swapped else start
+        pool = [Candidate(0, 0, 1.0, 0.0, AffineRefiner(reference, other).measure(given))]
+        tell(f"given start: score {pool[0].fit.score:.3f}")
+    else:
+        pool = search(reference, other, directions, min_overlap, model, settings.thresholds, tell)
     if not pool:
         raise ValueError(
             f"no shift of the moving image covers {min_overlap:g} of the smaller tissue mask; "
             "wanted images that show the same specimen (or a smaller min_overlap)"
         )
-    best, rival = finalists(reference, other, pool, model)
+    best, rival = finalists(reference, other, pool, model) if refine else (pool[0], None)
     margin = best.fit.score / max(rival.fit.score, 1e-3) if rival else None
-    if settings.handedness == "search":
+    if settings.handedness == "search" and start is None:
         notes += mirror_notes(best, rival, directions)
 
     def outward(matrix: np.ndarray) -> np.ndarray:
         return np.linalg.inv(matrix) if swapped else matrix
 
     fine = _refine_fine(
-        (fixed, fixed_grid), (moving, moving_grid), outward(best.fit.matrix), swapped, spacing, settings, seed
+        (fixed, fixed_grid),
+        (moving, moving_grid),
+        outward(best.fit.matrix),
+        swapped,
+        spacing,
+        settings,
+        seed,
+        refine,
     )
     coarse_score = AffineRefiner(reference, other).measure(outward(fine.matrix)).score
-    if coarse_score < _KEPT_SCORE * best.fit.score:
+    if refine and coarse_score < _KEPT_SCORE * best.fit.score:
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
         fine = replace(best.fit, matrix=outward(best.fit.matrix))
     orientation = orientations[best.orientation]
@@ -306,10 +330,11 @@ def _refine_fine(
     spacing: float,
     settings: AffineSettings,
     seed: int,
+    refine: bool,
 ) -> Fit:
-    """The affine, fixed to moving, after the levels below the search level."""
-    finest = finest_level(fixed[1], moving[1], settings)
-    if settings.method == "elastix":
+    """The affine, fixed to moving, after the levels below the search level (or only measured there)."""
+    finest = min(spacing, finest_level(fixed[1], moving[1], settings))
+    if settings.method == "elastix" and refine:
         matrix = refine_with_elastix(*fixed, *moving, matrix, max(finest, spacing / 2), settings.model, seed)
     for level in sorted({max(finest, spacing / 2), finest}, reverse=True):
         features = [local_feature(*image, level, _WINDOW * spacing) for image in (fixed, moving)]
@@ -318,7 +343,7 @@ def _refine_fine(
         samples = np.count_nonzero(reference.mask)
         stride = max(1, round((samples / _FINE_SAMPLES) ** (1 / 3)))
         refiner = AffineRefiner(reference, other, stride)
-        if settings.method == "elastix":
+        if settings.method == "elastix" or not refine:
             fit = refiner.measure(start)
         else:
             fit = refiner.run(start, settings.model, overlap_power=0.0)

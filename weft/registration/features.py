@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, label
 
 from weft.grid import Grid
-from weft.sampling import resample, stage_grid
+from weft.sampling import resample
 
 _ACCEPTED_TISSUE = (0.002, 0.90)  # a mask outside this share of the field says nothing
 _ONE_PIECE = 0.4  # nor does one whose largest piece has a smaller share of it: cells, not a specimen
@@ -78,7 +78,8 @@ def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) 
     window
         Standard deviation of the Gaussian window of the local normalisation, um.
     """
-    level_grid = stage_grid(grid, spacing)
+    # Isotropic even where that is finer than the voxels: rotations and similarities are such in voxels too.
+    level_grid = grid.resample((grid.spacing[0], spacing, spacing) if grid.shape[0] == 1 else spacing)
     level = log_intensity(resample(finite(array), grid, level_grid))
     mask = tissue_mask(level)
     clipped = np.minimum(level, np.percentile(level[mask], 99.5))

@@ -186,7 +186,9 @@ def _search(
     fixed: tuple[Image, int], moving: tuple[Image, int], start: AffineStart, seed: int
 ) -> AffineResult:
     """The affine start, refused as the workflow would."""
-    found = find_affine(fixed, moving, AffineSettings(**start.model_dump(exclude={"policy"})), seed)
+    settings = AffineSettings(**start.model_dump(exclude={"policy", "start"}))
+    given = start.start.model_dump() if start.start else None
+    found = find_affine(fixed, moving, settings, seed, start=given)
     if found.accepted == "refuse" and start.policy == "fail":
         raise ValueError(
             f"the affine is refused: {'; '.join(found.notes)}; check orientations and voxel sizes, "

@@ -17,6 +17,7 @@ def register_affine(
     *,
     fixed: str,
     moving: str,
+    start: str | list[str],
     settings: dict[str, Any],
     channels: dict[str, str | None],
     names: dict[str, str],
@@ -28,6 +29,8 @@ def register_affine(
 ) -> None:
     """Find the affine (pull-back, um) from the fixed to the moving space, and say how sure it is.
 
+    ``start`` lists the files that a given start (``settings["start"]``) is read from.
+
     Raises
     ------
     ValueError
@@ -38,7 +41,8 @@ def register_affine(
         role: channel_of(image.channels, channels[role], f"{role}_channel: image {names[role]!r}")
         for role, (image, _) in images.items()
     }
-    options = {name: value for name, value in settings.items() if name != "policy"}
+    options = {name: value for name, value in settings.items() if name not in ("policy", "start")}
+    given = settings["start"]
     codes = {role: facts["orientation"] for role, (_, facts) in images.items()}
     wanted = AffineSettings(**options)
     engine = ("itk-elastix",) if wanted.method == "elastix" else ()
@@ -48,6 +52,7 @@ def register_affine(
             channels,
             codes,
             options,
+            _content(given, start),
             code,
             receipts.environment("scipy", "numba", *engine),
         ]
@@ -55,7 +60,8 @@ def register_affine(
 
     def make() -> dict[str, Any]:
         fixed_image, moving_image = ((image, pick[role]) for role, (image, _) in images.items())
-        return _plain(find_affine(fixed_image, moving_image, wanted, int(key[:8], 16), log.info))
+        found = find_affine(fixed_image, moving_image, wanted, int(key[:8], 16), log.info, start=given)
+        return _plain(found)
 
     record, _ = receipts.cached(f"{cache}/affine", key, make)
     for note in record["notes"]:
@@ -97,6 +103,16 @@ def register_affine(
         },
     )
     receipts.write_provenance(receipt, key=key, settings=settings, code=code, trials=record["trials"])
+
+
+def _content(given: dict[str, Any] | None, files: str | list[str]) -> Any:
+    """A given start by what is in its files, not where they lie."""
+    if given is None:
+        return None
+    settings = {name: value for name, value in given.items() if name not in ("landmarks", "transform")}
+    # A script is handed one file as its name, and none or several as a list.
+    names = [files] if isinstance(files, str) else list(files)
+    return [settings, bool(given["landmarks"]), [receipts.file_digest(name) for name in names]]
 
 
 def _plain(result: AffineResult) -> dict[str, Any]:
