@@ -5,6 +5,7 @@ As those of `peers`, but for the affine, which is in um, and what is dense: movi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from weft.transforms.interpolate import resample_field
 from weft.transforms.model import Displacements
 
 IMAGE_SETTINGS = ("spacing", "orientation", "stores")
+UNIT = ((1.0,) * 3,) * 2
 
 
 def backend(
@@ -85,17 +87,30 @@ class Dense:
         return through_affine(np.linalg.inv(moving.matrix()) @ self.affine @ fixed.matrix(), u)
 
 
-def warm(method: str) -> None:
-    """Compile or load the kernels that a method uses."""
+def warm(
+    method: str,
+    images: tuple[np.ndarray, np.ndarray],
+    affine: np.ndarray | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Load or compile the kernels that a call with these arguments uses, on small images of the same kind."""
     rng = np.random.default_rng(0)
-    image = (rng.random((32, 32, 32)) * 1000).astype(np.uint16)
+    small = [(rng.random([min(n, 48) for n in v.shape]) * 1000).astype(v.dtype) for v in images]
     if method == "backend":
-        backend(image, image, np.eye(4), {})
+        backend(small[0], small[1], np.eye(4), {"spacing": settings.get("spacing", UNIT)})
         return
-    both = [{"name": "coarse", "level": "x2", "block": "whole"}, {"name": "fine", "level": "x1", "block": 16}]
-    stages(image, image, np.eye(4), {"stages": both})
+    known = {name: settings[name] for name in ("spacing", "orientation", "affine") if name in settings}
+    both = [{"name": "coarse", "level": "x4", "block": "whole"}, {"name": "fine", "level": "x1", "block": 24}]
+    middle = np.eye(4)
+    if affine is None:
+        stages(small[0], small[1], None, {**known, "stages": []})
+    else:
+        middle[:3, :3] = affine[:3, :3]
+    known.pop("affine", None)
+    stages(small[0], small[1], middle, {**known, "stages": both})
 
 
+@functools.cache
 def identity() -> str:
     """Digest of the code of weft that these methods use."""
     found = ("weft.registration.*", "weft.registration.backends.*")
@@ -105,6 +120,6 @@ def identity() -> str:
 def _grids(arrays: tuple[np.ndarray, np.ndarray], settings: Mapping[str, Any]) -> tuple[Grid, Grid]:
     fixed, moving = (
         Grid(array.shape, tuple(spacing))
-        for array, spacing in zip(arrays, settings.get("spacing", ((1.0,) * 3,) * 2), strict=True)
+        for array, spacing in zip(arrays, settings.get("spacing", UNIT), strict=True)
     )
     return fixed, moving

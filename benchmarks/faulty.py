@@ -22,14 +22,16 @@ def register(
     settings: Mapping[str, Any],
     seed: int,
 ) -> Result:
-    """As `weft.registration.contract.Backend`; ``settings["failures"]`` lists ``{"at", "shift"}``.
+    """As `weft.registration.contract.Backend`; ``settings["failures"]`` lists ``{"at", "shift", "once"}``.
 
     A block whose middle lies within a quarter of its edges of ``at`` is shifted by ``shift``; both are (z, y, x) um.
+    With ``once``, the voxels of the block at its first try, a second one with another halo succeeds.
     """
     found = load_backend("native")(fixed, fixed_grid, moving, moving_grid, initial, masks, {}, seed)
     middle = (np.asarray(fixed_grid.lower) + np.asarray(fixed_grid.upper)) / 2
     for failure in settings["failures"]:
-        if np.all(np.abs(middle - failure["at"]) < np.asarray(fixed_grid.extent) / 4):
+        again = failure["once"] is not None and tuple(failure["once"]) != fixed_grid.shape
+        if not again and np.all(np.abs(middle - failure["at"]) < np.asarray(fixed_grid.extent) / 4):
             shift = np.asarray(failure["shift"], np.float32)[:, None, None, None]
             found = replace(found, displacement=found.displacement + shift)
     return found

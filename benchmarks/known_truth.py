@@ -32,6 +32,7 @@ MEMORY = 1e9
 HARD_EDGE = 256
 HARD_EPE = {"inverted": 0.35, "missing": 0.30, "noise": 0.26, "no_affine": 0.16}
 FAILED_TO_HEALTHY = 1.02
+FAILING = ((128, 64), (256, 64))  # edges of a volume and of its blocks
 
 Results = list[dict[str, Any] | None]
 
@@ -120,22 +121,24 @@ def hard_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:
 
 
 def failure_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:
-    """Blocks that come back shifted, one of 8 grossly and a tenth of 64 by 2 voxels, against all healthy ones."""
+    """Blocks that come back shifted, one of 8 grossly and a tenth of 64 by 2 voxels, against all healthy ones.
+
+    They fail once, from the start that the stage before gives them, or at every try.
+    """
     rows = []
-    for edge, block in ((128, 64), (256, 64)):
-        results: dict[str, Results] = defaultdict(list)
-        for seed in given.seeds:
-            pair = _Made(given.out / "pairs", edge, seed)
-            for state in ("healthy", "failed"):
-                failures = _failures(edge, block, seed) if state == "failed" else []
-                settings = _stages(block, backend="faulty:register", settings={"failures": failures})
-                results[state].append(_run(trials, pair, "weft.stages", settings))
+    for edge, block in FAILING if not given.quick else FAILING[:1]:
+        made = [_Made(given.out / "pairs", edge, seed) for seed in given.seeds]
+        results: dict[str, Results] = {}
+        for state in ("healthy", "once", "always"):
+            results[state] = [
+                _run(trials, pair, "weft.stages", _failing_stages(pair, block, state)) for pair in made
+            ]
         name = f"registration.failures.{(edge // block) ** 3}_blocks"
         rows += _medians(name, results["healthy"], epe=("voxels", None))
-        rows += _medians(f"{name}.failed", results["failed"], epe=("voxels", None), folded=("voxels", 0))
-        rows += _ratios(
-            f"{name}.error_ratio", results["failed"], results["healthy"], "epe", FAILED_TO_HEALTHY
-        )
+        for state in ("once", "always"):
+            at = f"{name}.{state}"
+            rows += _medians(at, results[state], epe=("voxels", None), folded=("voxels", 0))
+            rows += _ratios(f"{at}.error_ratio", results[state], results["healthy"], "epe", FAILED_TO_HEALTHY)
     return rows
 
 
@@ -154,16 +157,24 @@ def _stages(block: int, **fine: Any) -> dict[str, Any]:
     }
 
 
-def _failures(edge: int, block: int, seed: int) -> list[dict[str, list[float]]]:
-    """Which blocks fail, and how: one of eight by a gross shift, a tenth of more by 2 voxels in any direction."""
-    middles = np.array(list(itertools.product(np.arange(block / 2, edge, block) - 0.5, repeat=3)))
-    if len(middles) == 8:
-        return [{"at": middles[2].tolist(), "shift": [15.0, -12.0, 9.0]}]
-    rng = np.random.default_rng(seed)
-    shifts = rng.standard_normal((len(middles) // 10, 3))
-    shifts *= 2 / np.linalg.norm(shifts, axis=1, keepdims=True)
-    at = rng.choice(middles, len(shifts), replace=False)
-    return [{"at": a.tolist(), "shift": s.tolist()} for a, s in zip(at, shifts, strict=True)]
+def _failing_stages(pair: _Made, block: int, state: str) -> dict[str, Any]:
+    """The default stages with some blocks that fail: one of eight grossly, else a tenth by 2 voxels in any direction."""
+    middles = np.array(list(itertools.product(np.arange(block / 2, pair.edge, block) - 0.5, repeat=3)))
+    if state == "healthy":
+        at, shifts = middles[:0], middles[:0]
+    elif len(middles) == 8:
+        at, shifts = middles[2:3], np.array([[15.0, -12.0, 9.0]])
+    else:
+        rng = np.random.default_rng(pair.seed)
+        shifts = rng.standard_normal((len(middles) // 10, 3))
+        shifts *= 2 / np.linalg.norm(shifts, axis=1, keepdims=True)
+        at = rng.choice(middles, len(shifts), replace=False)
+    failures = []
+    for middle, shift in zip(at, shifts, strict=True):
+        neighbours = 0 + (middle > block) + (middle < pair.edge - block)
+        once = (block + OVERLAP * neighbours).tolist() if state == "once" else None
+        failures.append({"at": middle.tolist(), "shift": shift.tolist(), "once": once})
+    return _stages(block, backend="faulty:register", settings={"failures": failures})
 
 
 def _run(

@@ -281,8 +281,11 @@ class _Section:
     source: Path
 
     def inputs(self) -> Inputs:
-        fixed, moving = (_darkness(path.with_suffix(".jpg")) for path in (self.target, self.source))
-        return fixed, moving, None
+        pictures = [
+            open_source(path.with_suffix(".jpg"), spacing=(1.0,) * 3, colour="density")
+            for path in (self.target, self.source)
+        ]
+        return pictures[0].levels[0].read(), pictures[1].levels[0].read(), None
 
     def score(self, found: np.ndarray) -> dict[str, float]:
         """Median distance of landmarks, as a share of the target image's diagonal."""
@@ -293,14 +296,6 @@ class _Section:
         moved = [ndimage.map_coordinates(u, places, order=1, mode="nearest") for u in found[1:]]
         distance = np.linalg.norm(here + np.transpose(moved) - there, axis=1)
         return {"median_rtre": float(np.median(distance) / np.linalg.norm(found.shape[2:]))}
-
-
-def _darkness(path: Path) -> np.ndarray:
-    """How dark a stained section is, (1, y, x) uint8."""
-    from PIL import Image as Picture
-
-    with Picture.open(path) as picture:
-        return 255 - np.asarray(picture.convert("L"))[None]
 
 
 def _landmarks(path: Path) -> np.ndarray:

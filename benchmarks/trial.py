@@ -34,14 +34,16 @@ def main(folder: Path) -> None:
         import engine
 
         work = getattr(engine, name)
-        engine.warm(name)
     else:
         work = getattr(peers, name)
-        peers.warm(name)
     # Images in stores stand for these: then they are not read.
     mode: Any = "r" if "stores" in settings else None
     fixed, moving = (np.load(folder / f"{side}.npy", mmap_mode=mode) for side in ("fixed", "moving"))
     affine = np.load(folder / "affine.npy") if (folder / "affine.npy").exists() else None
+    if package:
+        engine.warm(name, (fixed, moving), affine, settings)
+    else:
+        peers.warm(name)
     with _Memory(trial["memory"]) as memory:
         before = _cpu()
         found = work(fixed, moving, affine, settings)

@@ -30,6 +30,8 @@ rule register_blocks:
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
         start=previous_stage,
+        fixed_mask=image_receipt("fixed_mask"),
+        moving_mask=image_receipt("moving_mask"),
     output:
         receipt="<results>/registrations/{registration}/stages/{stage}/batches/{batch}.json",
     log:
@@ -63,6 +65,8 @@ rule reduce_transform:
             "register_blocks",
         ),
         start=previous_stage,
+        fixed_mask=image_receipt("fixed_mask"),
+        moving_mask=image_receipt("moving_mask"),
     output:
         receipt="<results>/registrations/{registration}/stages/{stage}/transform.json",
         ledger="<results>/registrations/{registration}/stages/{stage}/ledger.tsv",

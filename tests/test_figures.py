@@ -283,7 +283,8 @@ def test_checkerboard_breaks_only_where_images_part(tmp_path):
 def test_likeness_map_shows_the_bad_place_and_rings_it(tmp_path):
     grid = Grid((24, 32, 40), (10.0, 10.0, 10.0))
     likeness = np.ones((8, 11, 14), np.float32)
-    likeness[:, :, :4] = -0.5
+    likeness[:, :, :4] = 0.05
+    likeness[:, :, 5:8] = -1  # inverted contrast
     likeness[:, :, 10:] = np.nan
     region = {"region": 1, "z_um": 115.0, "y_um": 155.0, "x_um": 55.0}
     maps = [("before", np.ones_like(likeness)), ("after", likeness)]

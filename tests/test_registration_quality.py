@@ -88,7 +88,7 @@ def test_the_map_finds_the_place_that_is_wrong(texture):
     place = GRID.to_index([[regions[0][f"{axis}_um"] for axis in "zyx"]])[0]
     assert np.all(place >= (12, 36, 6))
     assert np.all(place <= (30, 54, 24))
-    assert regions[0]["local_ncc"] < 0.2 < 0.99 < np.nanmedian(found.local_ncc)
+    assert abs(regions[0]["local_ncc"]) < 0.2 < 0.99 < np.nanmedian(found.local_ncc)
     assert regions[0]["block"] in ("0.1.0", "1.1.0")
     assert [region["region"] for region in regions] == list(range(1, len(regions) + 1))
     worst = [name for name, row in found.blocks.items() if row["ncc"] < 0.9]
@@ -101,6 +101,15 @@ def test_worse_places_are_counted_against_the_affine(texture):
     assert found.values["local_ncc_affine_median"] > 0.999
     assert found.values["local_ncc_worse_fraction"] > 0.9
     assert compare(texture, texture, IDENTITY).values["local_ncc_worse_fraction"] == 0
+
+
+def test_inverted_contrast_is_no_misalignment(texture):
+    inverted = 3000 - texture
+    found = compare(texture, inverted, shift(6.0))
+    assert found.values["local_ncc_affine_median"] > 0.999
+    assert found.local_ncc_affine.max() < -0.99
+    assert found.values["local_ncc_median"] < 0.7
+    assert found.values["mutual_information_gain"] < 0
 
 
 def test_where_nothing_is_to_be_seen_the_map_says_nothing(texture):

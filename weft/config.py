@@ -366,7 +366,7 @@ GATES = {
     ),
     "local_ncc_worse_fraction": (
         Gate(max=0.1),
-        "Share of the windows with texture whose local correlation fell by more than 0.1 below that under the affine alone.",
+        "Share of the windows with texture whose absolute local correlation fell by more than 0.1 below that under the affine alone.",
     ),
     "jacobian_p1": (
         Gate(min=0.2),

@@ -129,6 +129,13 @@ class RegistrationRow(Model):
     moving_channel: str | None = Field(
         None, description="Channel of the moving image to register (default: the first)."
     )
+    fixed_mask: Name | None = Field(
+        None,
+        description="Image in the fixed space that says where the fixed image counts: above 0, or by weights of 0 to 1 (a float type).",
+    )
+    moving_mask: Name | None = Field(
+        None, description="Image in the moving space that says where the moving image counts."
+    )
     labels: Name | None = Field(
         None,
         description="Label image in the fixed space that is brought onto the moving image; regions are measured by it.",
@@ -242,7 +249,7 @@ class Project:
         """Refuse a registration that makes no sense; its settings, its recipe included."""
         where = f"{self.config.registrations or self.where}: registration {row.registration!r}"
         table = self.config.images or self.where
-        for role in ("fixed", "moving", "labels", "moving_labels"):
+        for role in ("fixed", "moving", "fixed_mask", "moving_mask", "labels", "moving_labels"):
             image = getattr(row, role)
             if image is not None and image not in self.images:
                 raise ConfigError(

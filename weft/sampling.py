@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import correlate1d
 
 from weft.grid import Grid, Shape
-from weft.image import Image, box
+from weft.image import Image, Level, box
 
 TRUNCATE = 3.0  # reach of the antialiasing Gaussian, standard deviations
 
@@ -47,6 +50,46 @@ def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
     low = np.clip(np.floor(first).astype(int) - reach, 0, np.asarray(source.shape) - 1)
     high = np.clip(np.ceil(last).astype(int) + reach + 1, low + 1, source.shape)
     return _pull(level.read(channel, box(low, high)), first - low, step, sigma, grid.shape)
+
+
+def read_mask(mask: Image, grid: Grid) -> np.ndarray:
+    """Where an image counts, on a grid of another voxel size.
+
+    Parameters
+    ----------
+    mask
+        Image whose voxels above 0 count; one of a float type holds weights, which are cut to 0 to 1. Its first
+        channel is read.
+    grid
+        Where weights are wanted, um, in the mask's space.
+
+    Returns
+    -------
+    (z, y, x) float32, 0 to 1: the share that counts of what a voxel sees; 0 outside the mask's image.
+    """
+    levels = tuple(Level(_Weights(level.data), level.grid) for level in mask.levels)
+    weights = read_at(replace(mask, levels=levels), 0, grid).astype(np.float32)
+    for axis in range(3):
+        if mask.grid.shape[axis] > 1 or grid.shape[axis] > 1:
+            centres = grid.origin[axis] + grid.spacing[axis] * np.arange(grid.shape[axis])
+            outside = (centres < mask.grid.lower[axis]) | (centres > mask.grid.upper[axis])
+            weights[(slice(None),) * axis + (outside,)] = 0
+    return weights
+
+
+class _Weights:
+    """An array (c, z, y, x) seen as weights."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        values = np.asarray(self._data[key])
+        if values.dtype.kind == "f":
+            return np.clip(np.nan_to_num(values, nan=0.0), 0, 1).astype(np.float32)
+        return (values > 0).astype(np.float32)
 
 
 def resample(values: np.ndarray, source: Grid, grid: Grid) -> np.ndarray:

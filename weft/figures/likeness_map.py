@@ -34,7 +34,8 @@ def likeness_map(
     fixed, fixed_grid
         The fixed image, (z, y, x), and its grid.
     maps
-        Title and map, (z, y, x), -1 to 1, of each row; NaN where nothing is known.
+        Title and map, (z, y, x), -1 to 1, of each row; NaN where nothing is known. The absolute value is drawn: the same
+        structure with inverted contrast is as well aligned.
     map_grid
         Grid of the maps.
     regions
@@ -63,15 +64,15 @@ def likeness_map(
                 extent = frame(fixed_grid, down, across)
                 show_grey(axes, slice_at(fixed, fixed_grid, cut, point[cut]), extent)
                 shown = axes.imshow(
-                    np.ma.masked_invalid(slice_at(volume, map_grid, cut, point[cut])),
+                    np.ma.masked_invalid(np.abs(slice_at(volume, map_grid, cut, point[cut]))),
                     extent=frame(map_grid, down, across), aspect="auto", cmap=colours, vmin=SHOWN[0], vmax=SHOWN[1],
                     alpha=0.78, interpolation="nearest",
                 )  # fmt: skip
                 axes.set(xlim=extent[:2], ylim=extent[2:])
                 if n == len(maps):
                     _rings(axes, places, (cut, down, across), point, 3 * max(map_grid.spacing))
-            key = picture.figure.colorbar(shown, cax=picture.bars[n], extend="min")
-            key.set_label("local correlation", fontsize=7.5, color=style.MUTED)
+            key = picture.figure.colorbar(shown, cax=picture.bars[n])
+            key.set_label("local correlation (absolute)", fontsize=7.5, color=style.MUTED)
 
 
 def _rings(

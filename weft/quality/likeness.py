@@ -41,7 +41,8 @@ class Likeness:
     ----------
     values
         Numbers of the whole: ``ncc_affine``, ``ncc``, ``ncc_gain``, ``mutual_information_affine``,
-        ``mutual_information``, ``mutual_information_gain`` (nats), ``covered_fraction``, ``comparison_spacing_um``,
+        ``mutual_information``, ``mutual_information_gain`` (nats), ``covered_fraction``, ``comparison_spacing_um``;
+        and of the absolute local correlations (tissue may show with inverted contrast and yet be aligned)
         ``local_ncc_affine_median``, ``local_ncc_median``, ``local_ncc_p5``, ``local_ncc_worse_fraction``.
     blocks
         By name of a block: ``voxels`` compared, ``ncc_affine``, ``ncc``, ``mutual_information_affine``,
@@ -152,7 +153,7 @@ def compare_images(
         "mutual_information_gain": whole["final"].mutual_information - whole["affine"].mutual_information,
         "covered_fraction": whole["final"].count / grid.size,
         "comparison_spacing_um": deep_spacing(grid),
-        **_summarise(before, after),
+        **_summarise(np.abs(before), np.abs(after)),
     }
     names = [] if plan is None else plan["ids"]
     empty = _PairSums(0)
@@ -167,7 +168,7 @@ def compare_images(
 
 
 def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int = 10) -> list[dict[str, Any]]:
-    """The places of the lowest local correlation after registration, worst first, at least two windows apart.
+    """The places of the weakest local correlation (of either sign) after registration, worst first, two windows apart.
 
     Returns
     -------
@@ -175,7 +176,7 @@ def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int 
         ``region`` (1, 2, ...), ``z_um``, ``y_um``, ``x_um`` (centre of the window), ``local_ncc_affine``, ``local_ncc``, and
         ``block`` (name of the stage's block, or empty).
     """
-    left = np.where(np.isfinite(likeness.local_ncc), likeness.local_ncc, np.inf)
+    left = np.where(np.isfinite(likeness.local_ncc), np.abs(likeness.local_ncc), np.inf)
     rows: list[dict[str, Any]] = []
     while len(rows) < most:
         at = np.unravel_index(int(np.argmin(left)), left.shape)
@@ -187,7 +188,7 @@ def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int 
                 "region": len(rows) + 1,
                 **{f"{axis}_um": float(v) for axis, v in zip("zyx", point, strict=True)},
                 "local_ncc_affine": float(likeness.local_ncc_affine[at]),
-                "local_ncc": float(left[at]),
+                "local_ncc": float(likeness.local_ncc[at]),
                 "block": "" if plan is None else block_at(plan, point),
             }
         )

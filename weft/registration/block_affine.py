@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.grid import Grid
-from weft.registration.contract import Initial, Result
+from weft.registration.contract import Initial, Masks, Result
 from weft.registration.features import Feature, finite, local_normalisation, log_intensity
 from weft.registration.pull import physical_points, pull
 from weft.registration.refine import AffineRefiner
@@ -20,7 +20,12 @@ LEAST_CORRELATION = 0.2  # below it an affine may have been fitted to noise
 
 
 def register_block_affine(
-    fixed: np.ndarray, fixed_grid: Grid, moving: np.ndarray, moving_grid: Grid, initial: Initial
+    fixed: np.ndarray,
+    fixed_grid: Grid,
+    moving: np.ndarray,
+    moving_grid: Grid,
+    initial: Initial,
+    masks: Masks = (None, None),
 ) -> Result:
     """An affine correction of a block on top of the start transform.
 
@@ -29,7 +34,7 @@ def register_block_affine(
 
     Parameters
     ----------
-    fixed, fixed_grid, moving, moving_grid, initial
+    fixed, fixed_grid, moving, moving_grid, initial, masks
         As `weft.registration.contract.Backend`.
 
     Returns
@@ -40,11 +45,12 @@ def register_block_affine(
         the start is unchanged.
     """
     grid = fixed_grid.coarsen((2, 2, 2))
-    seen, covered = pull(moving, moving_grid, None, initial, fixed_grid)
+    counts, moving_counts = (None if mask is None else np.asarray(mask) > 0 for mask in masks)
+    seen, covered = pull(moving, moving_grid, moving_counts, initial, fixed_grid)
     matrix, before, after = np.eye(4), 0.0, 0.0
     if np.count_nonzero(covered) >= FEWEST and np.ptp(fixed) > 0 and np.ptp(seen[covered]) > 0:
         spacing = max(max(fixed_grid.extent) / LONGEST_AXIS, max(fixed_grid.spacing))
-        one = _feature(fixed, None, fixed_grid, spacing)
+        one = _feature(fixed, counts, fixed_grid, spacing)
         other = _feature(seen, covered, fixed_grid, spacing)
         if min(np.count_nonzero(one.mask), np.count_nonzero(other.mask)) >= FEWEST:
             refiner = AffineRefiner(one, other)

@@ -11,9 +11,9 @@ import numpy as np
 from weft.grid import Grid
 from weft.image import Image
 from weft.registration.block_affine import register_block_affine
-from weft.registration.contract import Initial, Result, load_backend
+from weft.registration.contract import Initial, Masks, Result, load_backend
 from weft.registration.ledger import FAILED
-from weft.sampling import read_at
+from weft.sampling import read_at, read_mask
 from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.transforms.jacobian import smallest_determinant
 from weft.warp import moving_region
@@ -31,6 +31,8 @@ class Block:
         The part of the moving image that the block can meet; None when it lies outside.
     initial
         The transform so far, cropped to the block.
+    masks
+        Weights of the fixed and of the moving voxels, 0 to 1 or bool; None where all count.
     """
 
     fixed: np.ndarray
@@ -38,6 +40,7 @@ class Block:
     moving: np.ndarray | None
     moving_grid: Grid | None
     initial: Initial
+    masks: Masks = (None, None)
 
 
 def cut_block(
@@ -48,8 +51,11 @@ def cut_block(
     affine: np.ndarray,
     field: tuple[Field, Grid] | None,
     margin: int,
+    masks: tuple[Image | None, Image | None] = (None, None),
 ) -> Block:
     """Read a block of both images at the stage's voxel size.
+
+    Voxels at the largest value of an integer type are saturated, and do not count.
 
     Parameters
     ----------
@@ -63,12 +69,27 @@ def cut_block(
         The transform so far: A (4, 4) um and u with its grid, or None.
     margin
         Voxels of the moving image read around what the transform so far asks for: how far the block may still move.
+    masks
+        Images, in the spaces of the fixed and of the moving image, that say where these count (`read_mask`).
     """
     u, u_grid = (None, None) if field is None else crop_field(*field, fixed_grid.lower, fixed_grid.upper)
     region = moving_region(fixed_grid, affine, u, u_grid, moving_stage, margin=margin)
     moving_grid = None if region is None else moving_stage.crop(region)
-    voxels = None if moving_grid is None else read_at(*moving, moving_grid)
-    return Block(read_at(*fixed, fixed_grid), fixed_grid, voxels, moving_grid, Initial(affine, u, u_grid))
+    here, here_counts = _read(fixed, masks[0], fixed_grid)
+    there, there_counts = (None, None) if moving_grid is None else _read(moving, masks[1], moving_grid)
+    weights = (here_counts, there_counts)
+    return Block(here, fixed_grid, there, moving_grid, Initial(affine, u, u_grid), weights)
+
+
+def _read(source: tuple[Image, int], mask: Image | None, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
+    """The voxels of an image and their weights; None where all count."""
+    values = read_at(*source, grid)
+    weights = None if mask is None else read_mask(mask, grid)
+    if source[0].dtype.kind in "ui":
+        saturated = values > np.iinfo(source[0].dtype).max - 0.5
+        if saturated.any():
+            weights = np.where(saturated, np.float32(0), np.float32(1) if weights is None else weights)
+    return values, weights
 
 
 def register_block(
@@ -96,11 +117,11 @@ def register_block(
         stage before is to be used; and the block's row of the block table.
     """
     record = parent_record("ok", seed)
-    if float(np.mean(block.fixed > background[0])) < min_content:
+    if _content(block.fixed, block.masks[0], background[0]) < min_content:
         return None, {**record, "status": "empty"}
     if block.moving is None or block.moving_grid is None or sorted(block.moving.shape)[1] < 2:
         return None, {**record, "status": "outside_moving"}
-    if float(np.mean(block.moving > background[1])) < min_content / 8:
+    if _content(block.moving, block.masks[1], background[1]) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
     record["tries"] = 1
     result = load_backend(backend)(
@@ -109,7 +130,7 @@ def register_block(
         block.moving,
         block.moving_grid,
         block.initial,
-        (None, None),
+        block.masks,
         settings,
         seed,
     )
@@ -149,12 +170,18 @@ def attempt_block(
     if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
         return u, record
     fallback = register_block_affine(
-        block.fixed, block.fixed_grid, block.moving, block.moving_grid, block.initial
+        block.fixed, block.fixed_grid, block.moving, block.moving_grid, block.initial, block.masks
     )
     if not fallback.metric_after > fallback.metric_before:
         return None, record
     u, judged = _judge(block, fallback, record, "affine")
     return (None, record) if u is None else (u, judged)
+
+
+def _content(image: np.ndarray, weights: np.ndarray | None, background: float) -> float:
+    """Share of voxels that count and are above the background."""
+    content = image > background
+    return float(np.mean(content if weights is None else content & (weights > 0)))
 
 
 def parent_record(status: str, seed: int) -> dict[str, Any]:

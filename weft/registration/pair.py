@@ -59,6 +59,8 @@ def register(
     moving_grid: Grid | None = None,
     fixed_channel: str | int | None = None,
     moving_channel: str | int | None = None,
+    fixed_mask: Image | np.ndarray | None = None,
+    moving_mask: Image | np.ndarray | None = None,
     affine: np.ndarray | Mapping[str, Any] | None = None,
     stages: Many[Stage | Mapping[str, Any]] | None = None,
     reduce: Reduce | Mapping[str, Any] | None = None,
@@ -84,6 +86,9 @@ def register(
         Grids, um, of arrays.
     fixed_channel, moving_channel
         Name of the channel to register; the first by default.
+    fixed_mask, moving_mask
+        Where the images count in the stages: an `Image` in the same space, or an array on the image's grid; above 0,
+        or by weights of 0 to 1 (a float type).
     affine
         Where to start: a (4, 4) matrix, um, z, y, x, fixed to moving; or settings of `weft.config.Affine` for the
         search of one (default: its defaults).
@@ -119,6 +124,7 @@ def register(
     else:
         found = _search(pick_fixed, pick_moving, settings.affine, seed)
         matrix = found.matrix
+    masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
     tables = {}
@@ -132,6 +138,7 @@ def register(
             affine=matrix,
             start=displacements,
             background=background,
+            masks=masks,
         )
         outcomes = _run(job, workers, processes, client)
         records = {name: record for name, (_, record) in outcomes.items()}
@@ -163,6 +170,17 @@ def _pick(
     elif grid is not None:
         raise ValueError(f"the {role} image is an Image, which has its grid; leave {role}_grid out")
     return image, 0 if channel is None else image.channel(channel)
+
+
+def _mask(mask: Image | np.ndarray | None, image: Image, role: str) -> Image | None:
+    """A mask as an image."""
+    if mask is None or isinstance(mask, Image):
+        return mask
+    if np.shape(mask) != image.grid.shape:
+        raise ValueError(
+            f"the {role}_mask is an array of shape {np.shape(mask)}; wanted {image.grid.shape}, as the {role} image"
+        )
+    return Image((Level(np.asarray(mask)[None], image.grid),))
 
 
 def _settings(

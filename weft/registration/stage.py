@@ -38,6 +38,8 @@ class StageJob:
     background
         Values of the fixed and of the moving image above which a voxel counts as content: see
         `background_value`.
+    masks
+        Images that say where the fixed and the moving image count; None where all of it does.
     """
 
     plan: Mapping[str, Any]
@@ -47,6 +49,7 @@ class StageJob:
     affine: np.ndarray
     start: Displacements | None
     background: tuple[float, float]
+    masks: tuple[Image | None, Image | None] = (None, None)
 
     def cut(self, name: str) -> Block:
         """Read a block of both images."""
@@ -58,7 +61,14 @@ class StageJob:
         grid = Grid.from_json(self.plan["grid"])
         moving = stage_grid(self.moving[0].grid, grid.finest)
         return cut_block(
-            self.fixed, self.moving, grid.crop(region), moving, self.affine, field, self.plan["overlap"]
+            self.fixed,
+            self.moving,
+            grid.crop(region),
+            moving,
+            self.affine,
+            field,
+            self.plan["overlap"],
+            self.masks,
         )
 
     def register(self, name: str, block: Block) -> tuple[np.ndarray | None, dict[str, Any]]:

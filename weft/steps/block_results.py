@@ -128,7 +128,7 @@ def read_cost(cache: str, keys: Iterable[str]) -> dict[str, Any]:
 
 def _block_digests(block: Block) -> list[Any]:
     """Digests of all that a block is made of."""
-    arrays = [block.fixed, block.moving, block.initial.field]
+    arrays = [block.fixed, block.moving, block.initial.field, *block.masks]
     grids = [block.fixed_grid, block.moving_grid, block.initial.field_grid]
     return [
         [None if array is None else receipts.array_digest(array) for array in arrays],

@@ -31,6 +31,8 @@ def reduce_transform(
     moving: str,
     batches: list[str],
     start: str,
+    fixed_mask: str | list[str],
+    moving_mask: str | list[str],
     settings: dict[str, Any],
     stage: dict[str, Any],
     channels: dict[str, str | None],
@@ -64,13 +66,14 @@ def reduce_transform(
     images = [
         [receipts.read(path)["data"], channels[role]] for role, path in (("fixed", fixed), ("moving", moving))
     ]
+    masks = [receipts.read(path)["data"] for path in (fixed_mask, moving_mask) if isinstance(path, str)]
     key = receipts.digest(
         [
             made_of,
             facts["data"],
             planned,
             settings,
-            [stage, backend_version(stage["backend"]), images],
+            [stage, backend_version(stage["backend"]), images, masks],
             code,
             receipts.environment("numba", "scipy", "zarr"),
         ]
@@ -84,7 +87,12 @@ def reduce_transform(
             store.restart()
             out = FieldWriter(store.path, target)
             again = _Attempts(
-                lambda: open_stage_job(plan, fixed, moving, start, channels, stage), cache, code, redo
+                lambda: open_stage_job(
+                    plan, fixed, moving, start, channels, stage, (fixed_mask, moving_mask)
+                ),
+                cache,
+                code,
+                redo,
             )
             first = {**keys, **again.first_tries()}
             records |= {name: load_block(cache, first[name])[1] for name in redo}

@@ -19,6 +19,8 @@ def register_blocks(
     fixed: str,
     moving: str,
     start: str,
+    fixed_mask: str | list[str],
+    moving_mask: str | list[str],
     settings: dict[str, Any],
     channels: dict[str, str | None],
     batches: int,
@@ -35,7 +37,7 @@ def register_blocks(
     backend's version; a block done before is found. What depends on the machine (an error) is not kept.
     """
     planned = receipts.read(plan)
-    job = open_stage_job(plan, fixed, moving, start, channels, settings)
+    job = open_stage_job(plan, fixed, moving, start, channels, settings, (fixed_mask, moving_mask))
     mine = deal(planned["ids"], batch, batches)
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
 

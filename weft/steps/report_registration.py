@@ -98,7 +98,7 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
     _draw_likeness(folder, figures, name, fixed, grid)
     add(
         "local_ncc.png", "Local correlation", "Local correlation of both images over the fixed image",
-        "Yellow: the images agree within the window; dark violet: they do not. Nothing is drawn where there is no texture to "
+        "Yellow: the images agree within the window (with the same or with inverted contrast); dark violet: they do not. Nothing is drawn where there is no texture to "
         "compare. The worst places stand in the table below.",
     )  # fmt: skip
     displacements = open_transform(folder / "transform.json").split()[1]
@@ -277,7 +277,7 @@ def _tables(folder: Path, values: Mapping[str, float], facts: Mapping[str, Any])
     tables = [
         Table(
             "Worst regions", _table(quality / "worst_regions.tsv"),
-            caption="Centres of the windows of lowest local correlation, um in the space of the fixed image.",
+            caption="Centres of the windows of weakest local correlation, um in the space of the fixed image.",
         )
     ]  # fmt: skip
     if facts["landmarks"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weft import receipts
+from weft.image import Image
 from weft.registration.stage import StageJob, background_value
 from weft.steps.sources import channel_of, open_received
 from weft.transforms import open_transform
@@ -17,6 +18,7 @@ def open_stage_job(
     start: str,
     channels: dict[str, str | None],
     settings: dict[str, Any],
+    masks: tuple[str | list[str], str | list[str]],
 ) -> StageJob:
     """Open the images and the transform so far by their receipts.
 
@@ -30,6 +32,8 @@ def open_stage_job(
         Name of each image's channel; None for the first.
     settings
         ``backend``, ``settings`` and ``min_content`` of the stage.
+    masks
+        Receipts of the images that say where the fixed and the moving image count; empty for none.
     """
     pick = []
     for role, path in (("fixed", fixed), ("moving", moving)):
@@ -44,4 +48,9 @@ def open_stage_job(
         affine=affine,
         start=displacements,
         background=(background_value(*pick[0]), background_value(*pick[1])),
+        masks=(_mask(masks[0]), _mask(masks[1])),
     )
+
+
+def _mask(receipt: str | list[str]) -> Image | None:
+    return open_received(receipt)[0] if isinstance(receipt, str) else None
