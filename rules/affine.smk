@@ -6,6 +6,8 @@ rule register_affine:
     input:
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_mask=image_receipt("fixed_mask"),
+        moving_mask=image_receipt("moving_mask"),
         start=start_sources,
     output:
         receipt="<results>/registrations/{registration}/affine.json",

@@ -10,7 +10,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.registration.candidates import Candidate
-from weft.registration.confidence import Thresholds, Verdict, judge, mirror_notes
+from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
 from weft.registration.features import Feature, local_feature
 from weft.registration.linear_model import Kind, LinearModel
@@ -28,6 +28,8 @@ _PLANE = 4  # times as many voxels along the longest axis of a plane as of a vol
 _FINER = 0.85  # share of the level from which a finer one is worth its cost
 _KEPT_SCORE = 0.9  # share of its score at the search level that a fine affine must keep
 _FINE_SAMPLES = 200_000
+
+_Seen = tuple[np.ndarray, Grid, np.ndarray | None]  # an image, its grid, and where it counts
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def register_affine(
     progress: Callable[[str], None] | None = None,
     start: np.ndarray | None = None,
     refine: bool = True,
+    masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> AffineResult:
     """Find the affine between two images.
 
@@ -163,6 +166,8 @@ def register_affine(
         (4, 4), um, fixed to moving: used instead of a search. It is judged by its score alone.
     refine
         Whether a given start is refined.
+    masks
+        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere.
 
     Returns
     -------
@@ -177,8 +182,9 @@ def register_affine(
     """
     settings = settings or AffineSettings()
     tell = progress or (lambda _: None)
-    _check(fixed, fixed_grid, "fixed")
-    _check(moving, moving_grid, "moving")
+    _check(fixed, fixed_grid, masks[0], "fixed")
+    _check(moving, moving_grid, masks[1], "moving")
+    images = (fixed, fixed_grid, masks[0]), (moving, moving_grid, masks[1])
     model = LinearModel(settings.model, is_planar(fixed_grid, moving_grid))
     orientations, notes = possible_orientations(
         fixed_orientation,
@@ -187,9 +193,7 @@ def register_affine(
         settings.handedness == "search",
         model.planar,
     )
-    spacing, fixed_feature, moving_feature = _search_features(
-        (fixed, fixed_grid), (moving, moving_grid), settings
-    )
+    spacing, fixed_feature, moving_feature = _search_features(*images, settings)
 
     swapped = moving_feature.volume < fixed_feature.volume
     reference, other = (moving_feature, fixed_feature) if swapped else (fixed_feature, moving_feature)
@@ -211,15 +215,16 @@ def register_affine(
         )
     best, rival = finalists(reference, other, pool, model) if refine else (pool[0], None)
     margin = best.fit.score / max(rival.fit.score, 1e-3) if rival else None
+    ambiguous = ""
     if settings.handedness == "search" and start is None:
-        notes += mirror_notes(best, rival, directions)
+        ambiguous = mirror_note(best, rival, directions, (reference, other))
+        notes += [ambiguous] if ambiguous else []
 
     def outward(matrix: np.ndarray) -> np.ndarray:
         return np.linalg.inv(matrix) if swapped else matrix
 
     fine = _refine_fine(
-        (fixed, fixed_grid),
-        (moving, moving_grid),
+        *images,
         outward(best.fit.matrix),
         swapped,
         spacing,
@@ -233,6 +238,7 @@ def register_affine(
         fine = replace(best.fit, matrix=outward(best.fit.matrix))
     orientation = orientations[best.orientation]
     verdict = judge(best.fit.score, margin, settings.thresholds, notes)
+    verdict = "refuse" if ambiguous else verdict
     code = oriented_code(orientation, fixed_orientation) if fixed_orientation else None
     if code and moving_orientation and code != validate_orientation(moving_orientation):
         notes.append(f"the moving image fits as {code!r}, but its orientation code is {moving_orientation!r}")
@@ -253,22 +259,25 @@ def register_affine(
     )
 
 
-def _search_features(
-    fixed: tuple[np.ndarray, Grid], moving: tuple[np.ndarray, Grid], settings: AffineSettings
-) -> tuple[float, Feature, Feature]:
+def _feature(image: _Seen, spacing: float, window: float) -> Feature:
+    array, grid, counts = image
+    return local_feature(array, grid, spacing, window, counts)
+
+
+def _search_features(fixed: _Seen, moving: _Seen, settings: AffineSettings) -> tuple[float, Feature, Feature]:
     """The search level's voxel size, um, and the features of both images there.
 
     What counts is how many voxels the tissue has, not the empty field around it: where there is much of that,
     the level is finer than `search_level`.
     """
     spacing = search_level(fixed[1], moving[1], settings)
-    features = [local_feature(*image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
+    features = [_feature(image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
     if settings.spacing is None:
         share = max(feature.longest / feature.grid.extent.max() for feature in features)
         finer = max(spacing * share, _native_spacing(fixed[1], moving[1]))
         if finer < _FINER * spacing:
             spacing = finer
-            features = [local_feature(*image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
+            features = [_feature(image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
     return spacing, features[0], features[1]
 
 
@@ -314,17 +323,21 @@ def _native_spacing(fixed_grid: Grid, moving_grid: Grid) -> float:
     return max(min(fixed_grid.spacing[planar:]), min(moving_grid.spacing[planar:]))
 
 
-def _check(array: np.ndarray, grid: Grid, name: str) -> None:
+def _check(array: np.ndarray, grid: Grid, counts: np.ndarray | None, name: str) -> None:
     """Refuse arrays that nothing can be found in."""
     if array.shape != grid.shape:
         raise ValueError(f"the {name} image is of shape {array.shape}, but its grid of shape {grid.shape}")
-    if not np.ptp(array) > 0:
+    if counts is not None and counts.shape != array.shape:
+        raise ValueError(f"the {name} mask is of shape {counts.shape}, but its image of shape {array.shape}")
+    if counts is not None and not counts.any():
+        raise ValueError(f"the {name} mask leaves nothing of its image; wanted one that is above 0 somewhere")
+    if not np.ptp(array if counts is None else array[counts]) > 0:
         raise ValueError(f"the {name} image has the same value everywhere; wanted an image of a specimen")
 
 
 def _refine_fine(
-    fixed: tuple[np.ndarray, Grid],
-    moving: tuple[np.ndarray, Grid],
+    fixed: _Seen,
+    moving: _Seen,
     matrix: np.ndarray,
     swapped: bool,
     spacing: float,
@@ -335,9 +348,11 @@ def _refine_fine(
     """The affine, fixed to moving, after the levels below the search level (or only measured there)."""
     finest = min(spacing, finest_level(fixed[1], moving[1], settings))
     if settings.method == "elastix" and refine:
-        matrix = refine_with_elastix(*fixed, *moving, matrix, max(finest, spacing / 2), settings.model, seed)
+        matrix = refine_with_elastix(
+            *fixed[:2], *moving[:2], matrix, max(finest, spacing / 2), settings.model, seed
+        )
     for level in sorted({max(finest, spacing / 2), finest}, reverse=True):
-        features = [local_feature(*image, level, _WINDOW * spacing) for image in (fixed, moving)]
+        features = [_feature(image, level, _WINDOW * spacing) for image in (fixed, moving)]
         reference, other = reversed(features) if swapped else features
         start = np.linalg.inv(matrix) if swapped else matrix
         samples = np.count_nonzero(reference.mask)

@@ -61,7 +61,9 @@ class Feature:
         return self.mask.sum(axis=tuple(a for a in range(3) if a != axis))
 
 
-def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) -> Feature:
+def local_feature(
+    array: np.ndarray, grid: Grid, spacing: float, window: float, counts: np.ndarray | None = None
+) -> Feature:
     """The feature of an image at one resolution.
 
     Antialiased isotropic level, logarithm, clipping at 99.5 % of the tissue, local normalisation in the
@@ -77,11 +79,17 @@ def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) 
         Voxel size of the feature, um.
     window
         Standard deviation of the Gaussian window of the local normalisation, um.
+    counts
+        (z, y, x) bool, where the image counts; None: everywhere.
     """
+    if counts is not None:
+        # What does not count must reach neither its neighbours nor the scale of the logarithm.
+        array = np.where(counts, array, finite(array)[counts].mean(dtype=np.float64))
     # Isotropic even where that is finer than the voxels: rotations and similarities are such in voxels too.
     level_grid = grid.resample((grid.spacing[0], spacing, spacing) if grid.shape[0] == 1 else spacing)
     level = log_intensity(resample(finite(array), grid, level_grid))
-    mask = tissue_mask(level)
+    seen = np.ones(level.shape, bool) if counts is None else resample(counts, grid, level_grid) > 0.5
+    mask = tissue_mask(level, seen)
     clipped = np.minimum(level, np.percentile(level[mask], 99.5))
     return Feature(local_normalisation(clipped, mask, window / spacing), mask, level_grid)
 
@@ -100,28 +108,31 @@ def log_intensity(array: np.ndarray) -> np.ndarray:
     return np.log1p((array - lowest) * np.float32(_DECADES / max(scale, 1e-12)))
 
 
-def tissue_mask(logarithm: np.ndarray) -> np.ndarray:
+def tissue_mask(logarithm: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
     """Where tissue is: Otsu's threshold of the smoothed logarithm of an image.
 
     Parameters
     ----------
     logarithm
         (z, y, x) float32, as `log_intensity` gives it.
+    counts
+        (z, y, x) bool, where the image counts; None: everywhere.
 
     Returns
     -------
     ndarray
-        (z, y, x) bool. All true when the threshold would leave less than 0.2 % or more than 90 % of the field,
+        (z, y, x) bool. All that counts when the threshold would leave less than 0.2 % or more than 90 % of the field,
         or many small pieces: then the image has no background to be told from tissue.
     """
+    field = np.ones(logarithm.shape, bool) if counts is None or not counts.any() else counts
     smooth = gaussian_filter(logarithm, 1.0, mode="nearest")
-    mask = smooth > otsu_threshold(smooth)
+    mask = (smooth > otsu_threshold(smooth[field])) & field
     low, high = _ACCEPTED_TISSUE
-    if low <= mask.mean() <= high:
+    if low <= np.count_nonzero(mask) / np.count_nonzero(field) <= high:
         pieces = np.bincount(label(mask)[0].ravel())[1:]
         if pieces.max() >= _ONE_PIECE * pieces.sum():
             return mask
-    return np.ones(mask.shape, bool)
+    return field
 
 
 def otsu_threshold(array: np.ndarray) -> float:

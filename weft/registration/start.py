@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from weft.grid import Grid
 from weft.image import Image
 from weft.registration.affine import (
     AffineResult,
@@ -15,6 +18,7 @@ from weft.registration.affine import (
 )
 from weft.registration.given import given_start
 from weft.registration.linear_model import LinearModel
+from weft.sampling import read_mask
 
 
 def find_affine(
@@ -25,6 +29,7 @@ def find_affine(
     progress: Callable[[str], None] | None = None,
     *,
     start: Mapping[str, Any] | None = None,
+    masks: tuple[Image | None, Image | None] = (None, None),
 ) -> AffineResult:
     """Find the affine between two images at the pyramid levels that the search needs.
 
@@ -37,6 +42,9 @@ def find_affine(
 
     start
         A given start instead of a search: fields of `weft.config.Start`, its files where they lie.
+    masks
+        Images, in the spaces of the fixed and of the moving image, that say where these count
+        (`weft.sampling.read_mask`, from a half on).
 
     Raises
     ------
@@ -63,5 +71,10 @@ def find_affine(
         seed=seed,
         progress=progress,
         start=given,
+        masks=(_counts(masks[0], fixed_level.grid), _counts(masks[1], moving_level.grid)),
         refine=start is None or start.get("refine", True),
     )
+
+
+def _counts(mask: Image | None, grid: Grid) -> np.ndarray | None:
+    return None if mask is None else read_mask(mask, grid) >= 0.5
