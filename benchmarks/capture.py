@@ -27,7 +27,7 @@ from weft.registration.candidates import rotation_about
 from weft.sampling import resample, stage_grid
 
 TOLERANCE = 3.0  # per cent of the longest extent: a larger mean error at the corners is wrong
-SEEDS = (101, 202, 303)  # none of them tuned on
+SEEDS = (404, 505, 606)  # none of them tuned on
 REACH = 0.25  # largest shift, share of the extent
 DATA = Path(os.environ.get("WEFT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
