@@ -86,7 +86,7 @@ rule reduce_transform:
         settings=registration_settings("reduce"),
         stage=stage_settings("backend", "settings", "min_content"),
         channels=channels_of,
-        gates=gates("blocks_failed_fraction", "folded_fraction"),
+        gates=gates("blocks_failed_fraction", "folded_fraction", "seam_ratio"),
         rerun_status=SETTINGS.rerun_status,
         code=lambda wildcards: code("reduce_transform", stage_backend(wildcards)),
     script:

@@ -21,7 +21,12 @@ rule invert_transform:
         mem_mb=2000,
     params:
         settings=registration_settings("invert"),
-        gates=gates("round_trip_p95_voxel", "round_trip_outside_fraction"),
+        gates=gates(
+            "round_trip_p95_voxel",
+            "round_trip_max_voxel",
+            "round_trip_outside_fraction",
+            "inverse_unsolved_fraction",
+        ),
         code=code("invert_transform"),
     script:
         "../scripts/invert_transform.py"

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from weft.grid import Grid
-from weft.transforms.interpolate import resample_field
-from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.interpolate import resample_field, sample_field
+from weft.transforms.invert import find_inverse, invert_displacements, round_trip
 from weft.transforms.jacobian import determinant
 
 FULL = Grid((48, 56, 52), (10.0, 10.0, 10.0), (100.0, -50.0, 0.0))
@@ -115,6 +115,96 @@ def test_a_fold_neither_hangs_nor_spoils_the_rest():
     first = np.rint(grid_v.to_index(grid.origin)).astype(int)
     corner = v[:, first[0] : first[0] + 3, first[1] : first[1] + 3, first[2] : first[2] + 3]
     assert np.abs(corner).max() < 0.05
+
+
+# ---------------------------------------------------------------------------------- in parts, and how fine
+class Counted:
+    """A field that counts the samples that are read of it."""
+
+    def __init__(self, field):
+        self.field, self.shape, self.read = field, field.shape, 0
+
+    def __getitem__(self, region):
+        part = np.asarray(self.field[region])
+        self.read += part[0].size
+        return part
+
+
+def wave(grid: Grid, largest: float = 6.0) -> np.ndarray:
+    """A field whose displacements are the same however long the grid is along x."""
+    z, y, x = points_of(grid).T.reshape(3, *grid.shape) / 40
+    return (largest * np.stack([np.sin(x + y), np.sin(y + z), np.cos(x - z)])).astype(np.float32)
+
+
+def test_what_is_read_grows_with_the_volume_and_no_faster():
+    """Every sample is read once for the extremes, and by the shards, with their halos, that it lies in."""
+    shares = []
+    for length in (128, 512):
+        grid = Grid((32, 32, length), (4.0,) * 3)
+        u = Counted(wave(grid))
+        v = find_inverse(u, grid, grid, voxel=4.0, supersample=1).displacements
+        shares.append(u.read / grid.size)
+        assert np.isfinite(v.field).all()
+    # Once for the extremes, once for the shards of the inverse and once for the parts of the fixed grid.
+    assert max(shares) < 3 * 1.2
+    assert shares[1] == pytest.approx(shares[0], rel=0.1)
+
+
+def test_shards_do_not_show_in_the_inverse(monkeypatch):
+    grid = Grid((40, 40, 150), (4.0,) * 3)
+    u = wave(grid)
+    one, v_grid = invert_displacements(u, grid, tolerance=1e-4)
+    monkeypatch.setattr("weft.transforms.formats.ngff.SHARD", 32)
+    parts, _ = invert_displacements(u, grid, tolerance=1e-4)
+    np.testing.assert_allclose(parts, one, atol=2e-3)
+    monkeypatch.setattr("weft.transforms.invert.TILE", (16, 16, 16))
+    small = round_trip(u, grid, one, v_grid, grid)
+    monkeypatch.setattr("weft.transforms.invert.TILE", (128, 256, 256))
+    whole = round_trip(u, grid, one, v_grid, grid)
+    assert {**small, "max": 0} == {**whole, "max": 0}
+    assert small["max"] == pytest.approx(whole["max"], rel=1e-6)
+
+
+def test_the_grid_is_made_finer_only_where_the_round_trip_asks_for_it():
+    grid = FULL.coarsen((4, 4, 4))
+    calm = find_inverse(smooth_field(FULL, grid, 10, 2.0), grid, FULL, voxel=10.0)
+    assert (calm.supersample, calm.unsolved) == (1, 0)
+    assert calm.residual <= 0.01 * grid.spacing[0]
+    bent = smooth_field(FULL, grid, 7, 8.0)
+    coarse = find_inverse(bent, grid, FULL, voxel=10.0, supersample=1)
+    assert coarse.round_trip["p95"] > 1.0
+    chosen = find_inverse(bent, grid, FULL, voxel=10.0)
+    assert chosen.supersample > 1
+    assert chosen.round_trip["p95"] <= 1.0
+    assert chosen.round_trip["max"] <= 5.0
+    assert chosen.displacements.grid.spacing[0] == pytest.approx(grid.spacing[0] / chosen.supersample)
+    assert find_inverse(bent, grid, FULL, voxel=100.0).supersample == 1
+
+
+def test_what_was_not_solved_is_counted():
+    grid = FULL.coarsen((4, 4, 4))
+    u = smooth_field(FULL, grid, 8, 8.0)
+    hurried = find_inverse(u, grid, FULL, voxel=10.0, iterations=1, tolerance=1e-3, supersample=1)
+    assert hurried.unsolved > 100
+    assert hurried.residual > 1e-3 * grid.spacing[0]
+
+
+def test_far_outside_both_directions_undo_each_other():
+    grid = FULL.coarsen((4, 4, 4))
+    u = smooth_field(FULL, grid, 8, 8.0)
+    v, v_grid = invert_displacements(u, grid, tolerance=1e-4, supersample=4)
+    rng = np.random.default_rng(1)
+    middle, half = (grid.lower + grid.upper) / 2, grid.extent / 2
+    # Beyond faces, edges and corners, from next to the field's grid to a thousand times its size.
+    ways = rng.choice([-1, 0, 1], size=(3000, 3))
+    ways = ways[(ways != 0).any(1)]
+    away = half * ways * (1 + 10 ** rng.uniform(-2, 3, (len(ways), 1)))
+    points = middle + np.where(ways == 0, half * rng.uniform(-0.9, 0.9, ways.shape), away)
+    there = points + sample_field(u, grid, points)
+    error = np.linalg.norm(there + sample_field(v, v_grid, there) - points, axis=1)
+    # Where the field ends its slope jumps, which the inverse's grid does not follow exactly.
+    assert error.max() < 0.2 * FULL.spacing[0]
+    assert np.percentile(error, 95) < 0.05 * FULL.spacing[0]
 
 
 def test_the_same_field_gives_the_same_bytes():

@@ -402,14 +402,10 @@ def test_bad_blocks_are_refused(pair):
     holed[1, 1, 1] = np.nan
     with pytest.raises(ValueError, match="moving block holds values that are not finite"):
         pair.register(moving=holed)
-    grid = Grid((4, 4, 9000), (1.0,) * 3)
-    block = np.zeros(grid.shape, np.uint8)
-    with pytest.raises(ValueError, match="smaller blocks"):
-        register(block, grid, block, grid, Initial.identity(), NOTHING, {}, 0)
 
 
 def test_long_rows():
-    grid = Grid((16, 16, 3000), (1.0,) * 3)
+    grid = Grid((12, 12, 9000), (1.0,) * 3)
     moving = texture(points_of(grid) * 4)
     shifted = texture((points_of(grid) + np.array([0.0, 0.0, 1.5])) * 4)
     result = register(shifted, grid, moving, grid, Initial.identity(), NOTHING, {"levels": (0,)}, 0)

@@ -103,6 +103,11 @@ def test_cells_lie_in_their_regions_and_shine(phantom: Path, truth: dict, transf
     given = pd.read_csv(phantom / "sample" / "cells.csv")
     assert list(given.columns) == ["cell", "z", "y", "x"]
     np.testing.assert_array_equal(given[["z", "y", "x"]], here)
+    marks = pd.read_csv(phantom / "sample" / "landmarks.csv")
+    picked = marks["name"].str.removeprefix("cell ").astype(int)
+    assert len(marks) >= 30
+    np.testing.assert_array_equal(marks[["moving_z", "moving_y", "moving_x"]], here[picked])
+    np.testing.assert_array_equal(marks[["fixed_z", "fixed_y", "fixed_x"]], there[picked])
 
     tiles = pd.read_csv(phantom / "truth" / "tiles.tsv", sep="\t").set_index("tile")
     place = tiles.loc["LOC001", ["z", "y", "x"]].to_numpy(float)

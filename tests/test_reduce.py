@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from weft.grid import Grid
 from weft.registration.combine import combine_blocks
 from weft.registration.plan import block_regions, plan_stage
+from weft.transforms.formats.ngff import shard_regions
+from weft.transforms.jacobian import determinant
 from weft.transforms.model import Displacements
-from weft.transforms.reduce import BlockField, reduce_blocks
+from weft.transforms.reduce import BlendedField, BlockField, reduce_blocks
+from weft.transforms.survey import FieldSurvey
+from weft.transforms.unfold import find_folds, unfold, unfold_parts
 
 TARGET = Grid((20, 24, 26), (4.0, 4.0, 4.0), (1.0, 2.0, 3.0))
 RECORD = {"status": "ok", "used": "deformable", "largest_displacement_um": 0.0}
@@ -212,6 +220,133 @@ def test_a_consensus_of_none_is_the_stage_before():
 def test_unknown_methods_are_refused():
     with pytest.raises(ValueError, match="no method 'median'; wanted one of distance_weighted"):
         reduce_blocks([], TARGET, method="median")
+
+
+# ---------------------------------------------------------------------------------- in parts, seams, folds
+def smooth(grid: Grid, seed: int, sigma: float, size: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    u = np.stack([ndimage.gaussian_filter(rng.normal(size=grid.shape), sigma) for _ in range(3)])
+    return (size * u / u.std()).astype(np.float32)
+
+
+def noisy_blocks(target: Grid, truth: np.ndarray, size: int, halo: int, error: float):
+    """Blocks that found the truth, each with a smooth error of its own."""
+    for i, (core, grid) in enumerate(regions(target, size, halo)):
+        first = np.rint(target.to_index(grid.origin)).astype(int)
+        there = tuple(slice(a, a + n) for a, n in zip(first, grid.shape, strict=True))
+        yield BlockField(grid, truth[(slice(None), *there)] + smooth(grid, 100 + i, 3, error), core)
+
+
+def test_parts_of_a_blended_field_are_those_of_the_whole():
+    truth = smooth(TARGET, 0, 3, 5.0)
+    blocks = list(noisy_blocks(TARGET, truth, 9, 3, 1.0))
+    base = Displacements(smooth(TARGET.resample(7.0), 1, 2, 5.0), TARGET.resample(7.0))
+    blocks[5] = blocks[5]._replace(field=None)
+    for method in ("distance_weighted", "simple_mean", "collection", "rigid_consensus"):
+        blended = BlendedField(blocks, TARGET, base, method=method)
+        whole = blended[:]
+        for part in (np.s_[:, 3:11, 0:24, 5:6], np.s_[:, :, 20:, :], np.s_[:, 19:20, 8:9, 25:26]):
+            # A rigid motion is computed from the part's own origin: equal but for rounding.
+            np.testing.assert_allclose(blended[part], whole[part], atol=1e-5, err_msg=method)
+            assert method == "rigid_consensus" or blended[part].tobytes() == whole[part].tobytes()
+
+
+def test_seams_are_told_by_a_ratio_where_blending_leaves_some():
+    target = Grid((60, 60, 60), (4.0, 4.0, 4.0))
+    truth = smooth(target, 0, 5, 8.0)
+    ratios = {}
+    for method in ("distance_weighted", "collection", "simple_mean"):
+        blended = BlendedField(noisy_blocks(target, truth, 20, 6, 0.8), target, method=method)
+        ratios[method] = FieldSurvey(target, blended.seams).survey(blended, shard_regions(target)).seam_ratio
+    assert ratios["distance_weighted"] < 1.1
+    assert ratios["collection"] > 2
+    assert ratios["simple_mean"] > 1.5
+    whole = BlendedField(noisy_blocks(target, truth, 60, 0, 0.8), target)
+    assert FieldSurvey(target, whole.seams).survey(whole, shard_regions(target)).seam_ratio is None
+
+
+def test_a_survey_of_parts_is_that_of_the_whole(monkeypatch):
+    u = smooth(TARGET, 3, 2, 3.0)
+    seams = [[[9, 18], [9, 18], [9, 18]]]
+    whole = FieldSurvey(TARGET, seams).survey(u, shard_regions(TARGET))
+    parts = FieldSurvey(TARGET, seams).survey(u, [core for core, _ in regions(size=7)])
+    values = determinant(u, TARGET)
+    for found in (whole, parts):
+        assert found.folded == (values <= 0).mean()
+        assert found.jacobian[0] == values.min()
+        np.testing.assert_allclose(found.jacobian[1:], np.percentile(values, [1, 99]), atol=0.005)
+    assert parts.seam_ratio == pytest.approx(whole.seam_ratio, rel=1e-9)
+    second = [np.linalg.norm(np.diff(u, 2, axis=axis), axis=0) for axis in (1, 2, 3)]
+    near = [np.isin(np.arange(1, n - 1), (8, 9, 17, 18)) for n in TARGET.shape]
+    wanted = [
+        np.compress(at, bend, axis).mean() / np.compress(~at, bend, axis).mean()
+        for axis, (bend, at) in enumerate(zip(second, near, strict=True))
+    ]
+    assert whole.seam_ratio == pytest.approx(np.mean(wanted), rel=1e-3)
+
+
+def test_folds_are_mended_in_parts_as_in_the_whole():
+    grid = Grid((130, 64, 64), (2.0, 2.0, 2.0))
+    u = smooth(grid, 0, 6, 0.5)
+    for place in ((20, 20, 20), (110, 40, 30), (112, 30, 61)):
+        u[(0, *place)] += 9.0
+    wanted, folded, left = unfold(u, grid)
+    assert (folded > 0, left) == (True, 0)
+    found = u.copy()
+    folds = find_folds(u, grid, (slice(0, 130), slice(0, 64), slice(0, 64)))
+    assert len(folds) == folded
+    assert unfold_parts(found, grid, folds) == 0
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_array_equal(found[:, 40:90], u[:, 40:90])
+
+
+BLOCKS_OF_A_STAGE = """
+import sys, tracemalloc
+import numpy as np
+from weft.grid import Grid
+from weft.registration.combine import combine_blocks
+from weft.registration.plan import block_field_grid, plan_stage
+from weft.transforms.formats.ngff import FieldWriter
+from weft.registration.plan import field_grid
+from weft.transforms.invert import find_inverse
+from weft.transforms.model import Displacements
+
+folder, lengths = sys.argv[1], [int(n) for n in sys.argv[2:]]
+settings = {"method": "distance_weighted", "field_factor": 2, "agreement": 1.0, "unfold": True}
+record = {"status": "ok", "used": "deformable", "largest_displacement_um": 1.0}
+for length in (lengths[0], *lengths):  # the first compiles
+    grid = Grid((64, 64, length), (4.0,) * 3)
+    plan = plan_stage(grid, {"name": "one", "level": 4.0, "block": 64, "overlap": 16})
+    for name in plan["ids"]:
+        z, y, x = np.indices(block_field_grid(plan, name).shape) / 9
+        wave = 5 * np.stack([np.sin(x + y), np.sin(y + z), np.cos(x - z)]).astype(np.float32)
+        np.save(f"{folder}/{name}.npy", wave)
+    load = lambda name: np.load(f"{folder}/{name}.npy", mmap_mode="r")
+    target = field_grid(plan, 2)
+    before = FieldWriter(f"{folder}/before.zarr", target.coarsen((2, 2, 2)))
+    tracemalloc.start()
+    out = FieldWriter(f"{folder}/field.zarr", target)
+    records = dict.fromkeys(plan["ids"], record)
+    found = combine_blocks(plan, load, records, Displacements(before, before.grid), settings, None, out)
+    made = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    create = lambda grid: FieldWriter(f"{folder}/inverse.zarr", grid)
+    inverse = find_inverse(out, target, grid, voxel=4.0, supersample=1, create=create)
+    print(len(plan["ids"]), made, tracemalloc.get_traced_memory()[1], found.facts["seam_ratio"])
+    tracemalloc.stop()
+"""
+
+
+def test_memory_grows_neither_with_the_volume_nor_with_the_number_of_blocks(tmp_path):
+    script = [sys.executable, "-c", BLOCKS_OF_A_STAGE, str(tmp_path), "512", "1024", "4096"]
+    root = Path(__file__).resolve().parents[1]
+    run = subprocess.run(script, cwd=root, capture_output=True, text=True, check=True)
+    rows = [[float(word) for word in line.split()] for line in run.stdout.splitlines()][1:]
+    assert [row[0] for row in rows] == [7, 13, 52]
+    for column in (1, 2):
+        peaks = [row[column] for row in rows]
+        # Zarr's threads hold a chunk more or less. The whole field would be 3, 6 and 25 MB.
+        assert max(peaks) < 1.5 * min(peaks)
 
 
 # ---------------------------------------------------------------------------------- the field's grid

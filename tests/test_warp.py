@@ -248,3 +248,32 @@ def test_bad_arguments_are_refused():
     two = Sequence((Displacements(field(), FIELD), Displacements(field(), FIELD)))
     with pytest.raises(ValueError, match="more than one displacement field"):
         warp_sequence(moving, MOVING, two, FIXED)
+
+
+class Counted:
+    """A field that counts the samples that are read of it."""
+
+    def __init__(self, field):
+        self.field, self.shape, self.read = field, field.shape, 0
+
+    def __getitem__(self, region):
+        part = np.asarray(self.field[region])
+        self.read += part[0].size
+        return part
+
+
+@pytest.mark.parametrize("before", [None, np.diag([1.1, 0.9, 1.0, 1.0])])
+def test_a_part_of_the_output_reads_its_part_of_the_field(before):
+    moving = image()
+    counted = Counted(field())
+    part = FIXED.crop((slice(8, 16), slice(24, 32), slice(0, 8)))
+    box = moving_region(part, affine(), counted, FIELD, MOVING, before=before)
+    assert box == moving_region(part, affine(), field(), FIELD, MOVING, before=before)
+    found, _ = warp(moving, MOVING, affine(), counted, FIELD, part, before=before)
+    wanted, _ = warp(moving, MOVING, affine(), field(), FIELD, part, before=before)
+    np.testing.assert_array_equal(found, wanted)
+    assert counted.read <= 2 * 6**3  # of 10 x 11 x 12 samples, a quarter of those of the voxels
+    u = Displacements(counted, FIELD)
+    again, _ = warp_sequence(moving, MOVING, Sequence((u, Affine(affine()))).within(part), part)
+    whole, _ = warp_sequence(moving, MOVING, Sequence((u, Affine(affine()))), part)
+    np.testing.assert_array_equal(again, whole)

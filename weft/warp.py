@@ -258,13 +258,13 @@ def _locate_along_axes(field, steps, base, turn, first, ny, index):
 @numba.njit(cache=True, nogil=True)
 def _locate(field, to_field, base, turn, first, ny, index):
     """Moving indices of lines of output voxels, through an affine, the field and another affine."""
-    p, u = np.empty(3), np.empty(3)
+    p = np.empty(3)
     for line in range(index.shape[1]):
         z, y = (first + line) // ny, (first + line) % ny
         for x in range(index.shape[2]):
             for c in range(3):
                 p[c] = to_field[c, 0] * z + to_field[c, 1] * y + to_field[c, 2] * x + to_field[c, 3]
-            vector_at(field, p[0], p[1], p[2], u)
+            u = vector_at(field, p[0], p[1], p[2])
             for c in range(3):
                 start = base[c, 0] * z + base[c, 1] * y + base[c, 2] * x + base[c, 3]
                 index[c, line, x] = start + turn[c, 0] * u[0] + turn[c, 1] * u[1] + turn[c, 2] * u[2]

@@ -28,6 +28,7 @@ SAMPLE_ORIENTATION = "air"
 PARTS = ("atlas", "sample", "truth")
 MARK = ".phantom"
 ATLAS_BRIGHTNESS = 20_000.0
+LANDMARKS = 60  # places that are given in both images
 
 README = """Truth of a phantom: read by the judge alone. Axis order z y x, units um, index = voxel centre.
 
@@ -71,7 +72,8 @@ def make_phantom(
     ----------
     folder
         Gets ``atlas/`` (``template.nrrd`` uint16, ``annotation.nrrd`` uint32, ``ontology.csv``), ``sample/``
-        (COLM layout, ``dark.tif``, ``cells.csv`` with cell, z, y, x in um of the sample frame), ``truth/``
+        (COLM layout, ``dark.tif``, ``cells.csv`` with cell, z, y, x in um of the sample frame, ``landmarks.csv`` with
+        some of these places in the atlas (fixed) and in the sample (moving)), ``truth/``
         (see its README.txt) and ``phantom.json``.
     settings
         See `phantom_settings`.
@@ -121,6 +123,14 @@ def make_phantom(
         folder / "sample" / "cells.csv",
         ["cell", "z", "y", "x"],
         ([k, *(f"{v:.3f}" for v in place)] for k, place in enumerate(cells.sample)),
+    )
+    _write_table(
+        folder / "sample" / "landmarks.csv",
+        ["name", *(f"{role}_{axis}" for role in ("fixed", "moving") for axis in "zyx")],
+        (
+            [f"cell {k}", *(f"{v:.3f}" for v in (*cells.atlas[k], *cells.sample[k]))]
+            for k in range(0, len(cells.sample), max(1, len(cells.sample) // LANDMARKS))
+        ),
     )
 
     truth = folder / "truth"

@@ -155,7 +155,7 @@ def _write(
     blended = _blended(plan, load, target, before, settings)
     field: WritableField = np.empty(blended.shape, np.float32) if out is None else out
     shards = shard_regions(target)
-    survey = FieldSurvey(target, blended.faces)
+    survey = FieldSurvey(target, blended.seams)
     folds: list[np.ndarray] = []
     for shard in shards:
         # One sample more on every side is blended again: less work than to read it back.
@@ -173,7 +173,7 @@ def _write(
     folded, left = np.concatenate(folds) if folds else np.zeros((0, 3), np.int64), 0
     if len(folded):
         left = unfold_parts(field, target, folded)
-        survey = FieldSurvey(target, blended.faces).survey(field, shards)
+        survey = FieldSurvey(target, blended.seams).survey(field, shards)
     facts = {
         "unfolded": len(folded),
         "folded": survey.folded,

@@ -22,7 +22,7 @@ from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob, background_value
 from weft.registration.start import find_affine
-from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
 Outcome = tuple[np.ndarray | None, dict[str, Any]]
@@ -152,9 +152,15 @@ def register(
         return Registered(Sequence((Affine(matrix),)), {}, found)
     if not inverse:
         return Registered(Sequence((displacements, Affine(matrix))), tables, found)
-    v, grid = invert_displacements(displacements.field, displacements.grid, **settings.invert.model_dump())
-    trip = round_trip(displacements.field, displacements.grid, v, grid, pick_fixed[0].grid)
-    return Registered(_both_ways(displacements, Displacements(v, grid), matrix), tables, found, trip)
+    back = find_inverse(
+        displacements.field,
+        displacements.grid,
+        pick_fixed[0].grid,
+        voxel=Grid.from_json(job.plan["grid"]).finest,
+        **settings.invert.model_dump(),
+    )
+    both = _both_ways(displacements, back.displacements, matrix)
+    return Registered(both, tables, found, back.round_trip)
 
 
 def _pick(

@@ -12,8 +12,8 @@ from weft.grid import Grid
 from weft.steps.quality import write_quality
 from weft.stores.ome_zarr import link_level
 from weft.transforms import open_transform
-from weft.transforms.formats.ngff import save_field
-from weft.transforms.invert import invert_displacements, round_trip
+from weft.transforms.formats.ngff import FieldWriter
+from weft.transforms.invert import find_inverse
 
 
 def invert_transform(
@@ -43,7 +43,8 @@ def invert_transform(
             inverse,
             {**backward, "sequence": [{"type": "affine", "matrix": back}], "data": receipts.digest(back)},
         )
-        values: dict[str, Any] = {"round_trip_p95_voxel": 0.0, "round_trip_outside_fraction": 0.0}
+        exact = ("round_trip_p95_voxel", "round_trip_max_voxel", "round_trip_outside_fraction")
+        values: dict[str, Any] = dict.fromkeys((*exact, "inverse_unsolved_fraction"), 0.0)
         write_quality(quality, "invert_transform", name, values, gates)
         return
 
@@ -61,23 +62,41 @@ def invert_transform(
             copy.finish("all", record["shards"])
         if not store.done("all"):
             store.start()
-            v, grid = invert_displacements(
+            writers: list[FieldWriter] = []
+
+            def create(grid: Grid) -> FieldWriter:
+                writers.append(FieldWriter(store.path, grid))
+                return writers[-1]
+
+            found = find_inverse(
                 displacements.field,
                 displacements.grid,
-                iterations=settings["iterations"],
-                tolerance=settings["tolerance"],
-                supersample=settings["supersample"],
+                fixed_grid,
+                voxel=facts["level_um"],
+                **settings,
+                create=create,
             )
-            trip = round_trip(displacements.field, displacements.grid, v, grid, fixed_grid)
-            store.finish("all", save_field(store.path, v, grid), grid=grid.to_json(), round_trip=trip)
+            store.finish(
+                "all",
+                writers[-1].digests,
+                grid=found.displacements.grid.to_json(),
+                supersample=found.supersample,
+                unsolved=found.unsolved,
+                residual_um=found.residual,
+                round_trip=found.round_trip,
+            )
         made = store.records(["all"])
-        trip = made["all"]["round_trip"]
+        trip, grid = made["all"]["round_trip"], Grid.from_json(made["all"]["grid"])
         values = {
             "round_trip_p50_um": trip["p50"],
             "round_trip_p95_um": trip["p95"],
             "round_trip_max_um": trip["max"],
             "round_trip_p95_voxel": trip["p95"] / facts["level_um"],
+            "round_trip_max_voxel": trip["max"] / facts["level_um"],
             "round_trip_outside_fraction": trip["outside"] / trip["voxels"],
+            "inverse_residual_um": made["all"]["residual_um"],
+            "inverse_supersample": made["all"]["supersample"],
+            "inverse_unsolved_fraction": made["all"]["unsolved"] / grid.size,
         }
         write_quality(quality, "invert_transform", name, values, gates)
         copy.publish(transform)

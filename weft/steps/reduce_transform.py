@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weft import receipts
+from weft.grid import Grid
 from weft.image import Region
 from weft.logs import log
 from weft.registration.combine import combine_blocks
@@ -159,7 +160,7 @@ def reduce_transform(
                 ],
                 "store": store.public.name,
                 "grid": target.to_json(),
-                "level_um": target.spacing[0] / settings["field_factor"],
+                "level_um": Grid.from_json(planned["grid"]).finest,
                 "reproducible": reproducible,
                 "data": receipts.digest([store.data_digest(made), target.to_json(), affine.tolist()]),
             },

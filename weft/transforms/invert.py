@@ -30,8 +30,8 @@ ROUND_TRIP_BIN = 1e-3  # of a voxel
 ROUND_TRIP_BINS = 1 << 15
 TILE = (128, 256, 256)  # voxels of the fixed grid whose round trip is measured at once
 FINEST = 4  # samples of the inverse per sample of the field, at most, when it is chosen
-# What a chosen inverse has to reach, smallest voxel edges of the fixed grid.
-GOOD_P95, GOOD_MAX = 0.1, 1.0
+# What a chosen inverse has to reach, voxel edges.
+GOOD_P95, GOOD_MAX = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ class Inverse:
     round_trip: dict[str, float | int]
 
 
-def invert(
+def find_inverse(
     u: Field,
     grid: Grid,
     fixed_grid: Grid,
     *,
+    voxel: float,
     iterations: int = 40,
     tolerance: float = 0.01,
     supersample: int | Literal["auto"] = "auto",
@@ -79,11 +80,13 @@ def invert(
         The displacement field, (3, z, y, x) float32 um, and its grid.
     fixed_grid
         The voxels over which the round trip is measured.
+    voxel
+        Voxel edge, um, at which the images were registered: what ``auto`` measures by.
     iterations, tolerance
         As `invert_displacements`.
     supersample
         As `invert_displacements`. ``auto``: the coarsest of 1, 2 and 4 with a round trip of at most a tenth of a voxel
-        for 95 % of the fixed voxels and of at most one voxel for all; 4 where none has.
+        for 95 % of the fixed voxels and half a voxel for all; 4 where none has.
     create
         Makes what the inverse is written to, given its grid; called once more for every finer grid that is tried. None
         for arrays in memory.
@@ -100,7 +103,6 @@ def invert(
         v: WritableField = np.empty((3, *v_grid.shape), np.float32) if create is None else create(v_grid)
         solved = _solve_field(u, grid, (lower, upper), v, v_grid, iterations, tolerance)
         trip = round_trip(u, grid, v, v_grid, fixed_grid)
-        voxel = min(fixed_grid.spacing)
         if trip["p95"] <= GOOD_P95 * voxel and trip["max"] <= GOOD_MAX * voxel:
             break
     return Inverse(Displacements(v, v_grid), factor, *solved, trip)
@@ -271,7 +273,7 @@ def _solve_field(
             scaled,
             near_grid.to_index(part.origin),
             np.array(part.spacing) / spacing,
-            spacing,
+            (spacing[0], spacing[1], spacing[2]),
             iterations,
             tolerance * float(spacing.min()),
             out,
@@ -279,6 +281,9 @@ def _solve_field(
         v[(slice(None), *shard)] = out
         unsolved, residual = unsolved + here, max(residual, largest)
     return _Solved(unsolved, residual)
+
+
+SLOW = 0.3**2  # of the residual's square: a step that leaves more asks for a better matrix
 
 
 @numba.njit(cache=True, nogil=True)
@@ -303,87 +308,92 @@ def _derivative(u, p, j):
 
 
 @numba.njit(cache=True, nogil=True)
-def _solve(j, r, out):
-    """out = j^-1 r by Cramer's rule; False where j is close to singular or turned over."""
+def _invert_matrix(j, out):
+    """out = j^-1 by Cramer's rule; False, and nothing done, where j is close to singular or turned over."""
     a = j[1, 1] * j[2, 2] - j[1, 2] * j[2, 1]
     b = j[1, 2] * j[2, 0] - j[1, 0] * j[2, 2]
     c = j[1, 0] * j[2, 1] - j[1, 1] * j[2, 0]
     det = j[0, 0] * a + j[0, 1] * b + j[0, 2] * c
     if det < 0.02:
         return False
-    d, e = j[0, 2] * j[2, 1] - j[0, 1] * j[2, 2], j[0, 1] * j[1, 2] - j[0, 2] * j[1, 1]
-    f, g = j[0, 0] * j[2, 2] - j[0, 2] * j[2, 0], j[0, 2] * j[1, 0] - j[0, 0] * j[1, 2]
-    h, i = j[0, 1] * j[2, 0] - j[0, 0] * j[2, 1], j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]
-    out[0] = (a * r[0] + d * r[1] + e * r[2]) / det
-    out[1] = (b * r[0] + f * r[1] + g * r[2]) / det
-    out[2] = (c * r[0] + h * r[1] + i * r[2]) / det
+    out[0, 0], out[1, 0], out[2, 0] = a / det, b / det, c / det
+    out[0, 1] = (j[0, 2] * j[2, 1] - j[0, 1] * j[2, 2]) / det
+    out[1, 1] = (j[0, 0] * j[2, 2] - j[0, 2] * j[2, 0]) / det
+    out[2, 1] = (j[0, 1] * j[2, 0] - j[0, 0] * j[2, 1]) / det
+    out[0, 2] = (j[0, 1] * j[1, 2] - j[0, 2] * j[1, 1]) / det
+    out[1, 2] = (j[0, 2] * j[1, 0] - j[0, 0] * j[1, 2]) / det
+    out[2, 2] = (j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]) / det
     return True
 
 
 @numba.njit(cache=True, nogil=True)
-def _residual(u, w, p, spacing, r):
-    """r = p + u(p) - w in voxels; its length in um."""
-    vector_at(u, p[0], p[1], p[2], r)
-    length = 0.0
-    for c in range(3):
-        r[c] += p[c] - w[c]
-        length += (r[c] * spacing[c]) ** 2
-    return np.sqrt(length)
+def _identity(out):
+    for i in range(3):
+        for k in range(3):
+            out[i, k] = 1.0 if i == k else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _residual(u, w, p, spacing):
+    """p + u(p) - w in voxels, and the square of its length in um."""
+    d = vector_at(u, p[0], p[1], p[2])
+    r = (p[0] + d[0] - w[0], p[1] + d[1] - w[1], p[2] + d[2] - w[2])
+    return r, (r[0] * spacing[0]) ** 2 + (r[1] * spacing[1]) ** 2 + (r[2] * spacing[2]) ** 2
 
 
 @numba.njit(cache=True, nogil=True)
 def _invert(u, first, step, spacing, iterations, tolerance, v):
-    """Fill v, um; the number of samples whose residual stayed above the tolerance, and the largest residual, um."""
-    w, p, best = np.empty(3), np.empty(3), np.empty(3)
-    move, before = np.empty(3), np.empty(3)
-    r, r_best, newton, r_newton = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-    j = np.empty((3, 3))
-    unsolved, largest = 0, 0.0
+    """Fill v, um; the number of samples whose residual stayed above the tolerance, and the largest residual, um.
+
+    A step is p <- p - M (p + u(p) - w). M is the identity (the fixed point) at the start of a row, and the inverse of
+    the field's derivative (Newton) from where that was slow; the samples after go on with it, so that the derivative
+    is rarely computed. What does not help is tried again with M made anew, then with ever smaller steps.
+    """
+    derivative, m = np.empty((3, 3)), np.empty((3, 3))
+    unsolved, largest, enough = 0, 0.0, tolerance * tolerance
     for z in range(v.shape[1]):
         for y in range(v.shape[2]):
+            w0, w1 = first[0] + step[0] * z, first[1] + step[1] * y
+            here = vector_at(u, w0, w1, first[2])
+            move = (-here[0], -here[1], -here[2])
+            before = move
+            _identity(m)
             for x in range(v.shape[3]):
-                w[0], w[1], w[2] = first[0] + step[0] * z, first[1] + step[1] * y, first[2] + step[2] * x
-                if x == 0:
-                    vector_at(u, w[0], w[1], w[2], move)
-                    for c in range(3):
-                        move[c] = -move[c]
-                        before[c] = move[c]
+                w = (w0, w1, first[2] + step[2] * x)
                 # Along a row, the start is what the two answers before lead to.
-                for c in range(3):
-                    p[c] = w[c] + 2 * move[c] - before[c]
-                error = _residual(u, w, p, spacing, r)
+                p = (
+                    w[0] + 2 * move[0] - before[0],
+                    w[1] + 2 * move[1] - before[1],
+                    w[2] + 2 * move[2] - before[2],
+                )
+                r, error = _residual(u, w, p, spacing)
                 damping = 1.0
                 for _ in range(iterations):
-                    if error <= tolerance:
+                    if error <= enough:
                         break
-                    for c in range(3):
-                        best[c] = p[c] - damping * r[c]
-                    reached = _residual(u, w, best, spacing, r_best)
-                    if reached > 0.3 * error:
-                        _derivative(u, p, j)
-                        if _solve(j, r, newton):
-                            for c in range(3):
-                                newton[c] = p[c] - damping * newton[c]
-                            by_newton = _residual(u, w, newton, spacing, r_newton)
-                            if by_newton < reached:
-                                best, newton = newton, best
-                                r_best, r_newton = r_newton, r_best
-                                reached = by_newton
+                    tried = (
+                        p[0] - damping * (m[0, 0] * r[0] + m[0, 1] * r[1] + m[0, 2] * r[2]),
+                        p[1] - damping * (m[1, 0] * r[0] + m[1, 1] * r[1] + m[1, 2] * r[2]),
+                        p[2] - damping * (m[2, 0] * r[0] + m[2, 1] * r[1] + m[2, 2] * r[2]),
+                    )
+                    r_tried, reached = _residual(u, w, tried, spacing)
+                    slow = reached > SLOW * error
                     if reached < error:
-                        p, best = best, p
-                        r, r_best = r_best, r
-                        error = reached
+                        p, r, error = tried, r_tried, reached
                         damping = min(1.0, 2 * damping)
                     else:
                         damping *= 0.5
+                    if slow and error > enough:
+                        _derivative(u, p, derivative)
+                        if not _invert_matrix(derivative, m):
+                            _identity(m)
                 largest = max(largest, error)
-                if error > tolerance:
-                    unsolved += 1
+                unsolved += error > enough
+                before = move
+                move = (p[0] - w[0], p[1] - w[1], p[2] - w[2])
                 for c in range(3):
-                    before[c] = move[c]
-                    move[c] = p[c] - w[c]
                     v[c, z, y, x] = move[c] * spacing[c]
-    return unsolved, largest
+    return unsolved, np.sqrt(largest)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -391,25 +401,27 @@ def _round_trip(u, v, steps, origin, spacing, scale, offset, lower, upper, lengt
     """Fill lengths, um; the number of voxels that land outside the box from lower to upper."""
     (z_lower, z_weight), (y_lower, y_weight), (x_lower, x_weight) = steps
     nodes = u.shape[3]
-    row = np.empty((3, nodes), np.float32)
-    d, p, back = np.empty(3), np.empty(3), np.empty(3)
+    row = np.empty(
+        (3, nodes + 1), np.float32
+    )  # the last node twice, so that every node has an upper neighbour
     outside = 0
     for z in range(z_lower.size):
         for y in range(y_lower.size):
             interpolate_row(u, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
+            row[:, nodes] = row[:, nodes - 1]
+            pz, py = origin[0] + spacing[0] * z, origin[1] + spacing[1] * y
             for x in range(x_lower.size):
-                k, f = x_lower[x], float(x_weight[x])
-                for c in range(3):
-                    d[c] = row[c, k] * (1 - f) + row[c, min(k + 1, nodes - 1)] * f
-                p[0] = origin[0] + spacing[0] * z + d[0]
-                p[1] = origin[1] + spacing[1] * y + d[1]
-                p[2] = origin[2] + spacing[2] * x + d[2]
-                inside = True
-                for c in range(3):
-                    inside = inside and lower[c] <= p[c] <= upper[c]
-                    p[c] = p[c] * scale[c] + offset[c]
+                k, f = x_lower[x], x_weight[x]
+                dz = row[0, k] + (row[0, k + 1] - row[0, k]) * f
+                dy = row[1, k] + (row[1, k + 1] - row[1, k]) * f
+                dx = row[2, k] + (row[2, k + 1] - row[2, k]) * f
+                wz, wy, wx = pz + dz, py + dy, origin[2] + spacing[2] * x + dx
+                inside = (
+                    lower[0] <= wz <= upper[0] and lower[1] <= wy <= upper[1] and lower[2] <= wx <= upper[2]
+                )
                 outside += not inside
-                vector_at(v, p[0], p[1], p[2], back)
-                length = (d[0] + back[0]) ** 2 + (d[1] + back[1]) ** 2 + (d[2] + back[2]) ** 2
-                lengths[z, y, x] = np.sqrt(length)
+                back = vector_at(
+                    v, wz * scale[0] + offset[0], wy * scale[1] + offset[1], wx * scale[2] + offset[2]
+                )
+                lengths[z, y, x] = np.sqrt((dz + back[0]) ** 2 + (dy + back[1]) ** 2 + (dx + back[2]) ** 2)
     return outside

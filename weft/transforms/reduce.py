@@ -99,9 +99,13 @@ class BlendedField:
         )
 
     @property
-    def faces(self) -> list[list[int]]:
-        """Per axis the samples with which a core begins, but for the first."""
-        return [sorted({core[0][axis] for core in self._cores} - {0}) for axis in range(3)]
+    def seams(self) -> list[list[list[int]]]:
+        """Where seams would lie: per kind (faces of the cores, ends of the halos) and axis, the samples after them."""
+        bounds = np.array(self._cores, np.int64).reshape(-1, 2, 3), self._padded
+        return [
+            [sorted({*ends[:, :, axis].ravel().tolist()} - {0, n}) for axis, n in enumerate(self.grid.shape)]
+            for ends in bounds
+        ]
 
     @property
     def shape(self) -> tuple[int, ...]:

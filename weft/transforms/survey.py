@@ -25,13 +25,13 @@ class FieldSurvey:
     ----------
     grid
         Where the field's samples lie.
-    faces
-        Per axis (z, y, x) the samples with which a block's core begins, but for the first.
+    seams
+        Where seams would lie: see `weft.transforms.reduce.BlendedField.seams`.
     """
 
-    def __init__(self, grid: Grid, faces: Sequence[Sequence[int]] = ((), (), ())) -> None:
+    def __init__(self, grid: Grid, seams: Sequence[Sequence[Sequence[int]]] = ()) -> None:
         self.grid = grid
-        self.faces = faces
+        self.seams = seams
         self.determinants = Histogram(LOWEST, BIN, BINS)
         self.folded_samples = 0
         # Per axis and plane across it: sum of the bends of the field along the axis, and their number.
@@ -82,21 +82,26 @@ class FieldSurvey:
 
     @property
     def seam_ratio(self) -> float | None:
-        """How much more the field bends at the blocks' faces than elsewhere; None without faces.
+        """How much more the field bends where blocks meet than elsewhere; None where they do not meet.
 
         The bend at a sample is the length of the second difference u[i - 1] - 2 u[i] + u[i + 1] along an axis. Its
-        mean over the samples on both sides of the faces across the axis is divided by that over all others; of the
-        three axes the largest ratio counts. 1 is a field in which faces cannot be told.
+        mean over the samples next to the seams across the axis is divided by that over all others, and the mean of the
+        axes taken. The faces of the blocks and the ends of their halos are two kinds of seams: the larger ratio
+        counts. 1 is a field in which seams cannot be told.
         """
-        ratios = []
-        for axis, planes in enumerate(self._bends):
-            at = np.zeros(len(planes), bool)
-            at[[i for face in self.faces[axis] for i in (face - 1, face) if 0 <= i < len(at)]] = True
-            here, there = planes[at].sum(axis=0), planes[~at].sum(axis=0)
-            if here[1] and there[1]:
-                floor = ROUNDING * self.grid.spacing[axis]
-                ratios.append((here[0] / here[1] + floor) / (there[0] / there[1] + floor))
-        return float(max(ratios)) if ratios else None
+        kinds = [
+            [self._ratio(axis, planes) for axis, planes in enumerate(kind) if planes] for kind in self.seams
+        ]
+        return max((float(np.mean(ratios)) for ratios in kinds if ratios), default=None)
+
+    def _ratio(self, axis: int, seams: Sequence[int]) -> float:
+        bends = self._bends[axis]
+        at = np.zeros(len(bends), bool)
+        at[[i for seam in seams for i in (seam - 1, seam)]] = True
+        # Samples at which nothing was measured count for nothing; what is smaller than rounding is no bend.
+        here, there = (bends[planes].sum(axis=0) for planes in (at, ~at))
+        floor = ROUNDING * self.grid.spacing[axis]
+        return (here[0] / max(here[1], 1) + floor) / (there[0] / max(there[1], 1) + floor)
 
 
 def with_rim(part: Region, grid: Grid) -> Region:

@@ -36,7 +36,7 @@ from weft.registration.backends.native_images import (
     reduced,
     scale,
 )
-from weft.registration.backends.native_pass import LONGEST_ROW, NO_MASK, compare, normal_equations
+from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
@@ -53,31 +53,19 @@ __all__ = [
 SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
-COMPARED_PLANES = 8  # planes on which the similarity under start and result is measured
 IMAGE_BYTES = 4  # per voxel of an image level
 FIELD_BYTES = 17  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
 class _Level:
-    """One resolution of the block: what `native_pass` compares; `halved` are the factors from it to the next."""
+    """One resolution of the block: what is compared; `halved` are the factors from it to the next."""
 
     number: int
     halved: Shape
-    fixed: np.ndarray
-    moving: np.ndarray
-    fixed_mask: np.ndarray
-    moving_mask: np.ndarray
+    pair: Pair
     grid: Grid
     field_grid: Grid
-    linear: np.ndarray
-    shift: np.ndarray
-    floor_fixed: float
-    floor_moving: float
-
-    @property
-    def pair(self) -> tuple[np.ndarray, ...]:
-        return self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.linear, self.shift
 
 
 def register(
@@ -120,7 +108,7 @@ def register(
     Raises
     ------
     ValueError
-        For arrays that do not fit their grids, a block too large, values that are not finite or bad
+        For arrays that do not fit their grids, values that are not finite or bad
         settings.
     """
     options = NativeSettings.from_mapping(settings)
@@ -132,7 +120,7 @@ def register(
         return _unchanged(initial, result_grid)
 
     levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
-    if min(levels[-1].floor_fixed, levels[-1].floor_moving) <= 0:
+    if min(levels[-1].pair.floor_fixed, levels[-1].pair.floor_moving) <= 0:
         return _unchanged(initial, result_grid)
     u = _start(initial, levels[0])
     metrics = []
@@ -141,7 +129,8 @@ def register(
             u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
         u, record = _refine(level, u, options)
         metrics.append(record)
-    before, after = _similarity(levels[-1], _start(initial, levels[-1]), u)
+    scratch = np.empty((9, *levels[-1].field_grid.shape), np.float32)
+    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
     if after <= before:
@@ -214,11 +203,6 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
             raise ValueError(f"the {name} mask is of shape {mask.shape}; its image is of {image.shape}")
         if mask is not None and mask.dtype.kind == "f" and not (np.min(mask) >= 0 and np.max(mask) <= 1):
             raise ValueError(f"the {name} mask holds weights outside 0 to 1 or not finite; wanted 0 to 1")
-        if image.size >= 2**31 or image.shape[2] > LONGEST_ROW:
-            raise ValueError(
-                f"the {name} block has {image.shape} voxels; the native backend takes less than 2^31 in all "
-                f"and {LONGEST_ROW} along x: use smaller blocks"
-            )
 
 
 def _breadth(image: np.ndarray) -> int:
@@ -300,16 +284,18 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
             _Level(
                 number=number,
                 halved=halved,
-                fixed=_presmooth(images[0], number, options),
-                moving=_at_least_two(_presmooth(images[1], number, options)),
-                fixed_mask=weights[0],
-                moving_mask=_at_least_two(weights[1]),
+                pair=Pair(
+                    fixed=_presmooth(images[0], number, options),
+                    moving=_at_least_two(_presmooth(images[1], number, options)),
+                    fixed_mask=weights[0],
+                    moving_mask=_at_least_two(weights[1]),
+                    linear=np.ascontiguousarray(to_index[:3, :3]),
+                    shift=np.ascontiguousarray(to_index[:3, 3]),
+                    floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
+                    floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
+                ),
                 grid=grid,
                 field_grid=grid.coarsen((2, 2, 2)),
-                linear=np.ascontiguousarray(to_index[:3, :3], np.float32),
-                shift=to_index[:3, 3].astype(np.float32),
-                floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
-                floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
             )
         )
     return levels[::-1]
@@ -379,9 +365,8 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
-        score, weight = normal_equations(
-            *level.pair, u, level.floor_fixed, level.floor_moving, options.robustness, equations
-        )
+        equations.fill(0.0)
+        score, weight = level.pair.normal_equations(u, options.robustness, equations)
         if weight <= 0:
             break
         scores.append(score / weight)
@@ -439,10 +424,3 @@ def _compose_unfolded(
 def _compose_and_measure(u: np.ndarray, step: np.ndarray, out: np.ndarray) -> float:
     compose(u, step, out)
     return minimal_jacobian(out, CELL)
-
-
-def _similarity(level: _Level, start: np.ndarray, u: np.ndarray) -> tuple[float, float]:
-    """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level."""
-    stride = max(1, level.fixed.shape[0] // COMPARED_PLANES)
-    before, after, weight = compare(*level.pair, start, u, level.floor_fixed, level.floor_moving, stride)
-    return (before / weight, after / weight) if weight > 0 else (0.0, 0.0)

@@ -1,0 +1,141 @@
+"""Pairs of images that the native engine compares: what it visits, how large they may be, how many threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from weft.registration.backends.native_field import gaussian_taps, smooth
+from weft.registration.backends.native_pair import NO_MASK, Pair
+from weft.registration.backends.native_tiles import TILE_Z, active_spans, tiles_of, widen
+
+SHAPE = (40, 72, 300)
+IDENTITY = np.eye(3)
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    a = np.random.default_rng(seed).standard_normal((1, *shape)).astype(np.float32)
+    smooth(a, gaussian_taps(1.5))
+    return a[0] / a.std()
+
+
+def make_pair(
+    fixed: np.ndarray, moving: np.ndarray, shift: tuple[float, ...] = (0.0, 0.0, 0.0), **changed
+) -> Pair:
+    given = {
+        "fixed_mask": NO_MASK,
+        "moving_mask": NO_MASK,
+        "floor_fixed": 0.01,
+        "floor_moving": 0.01,
+        **changed,
+    }
+    return Pair(fixed=fixed, moving=moving, linear=IDENTITY, shift=np.array(shift), **given)
+
+
+def equations_of(pair: Pair, u: np.ndarray | None = None, threads: int = 1):
+    shape = tuple((n + 1) // 2 for n in pair.fixed.shape)
+    out = np.zeros((9, *shape), np.float32)
+    u = np.zeros((3, *shape), np.float32) if u is None else u
+    return out, pair.normal_equations(u, 0.1, out, threads)
+
+
+def test_equations_against_their_definition():
+    """One cell far from any border, from the formulas."""
+    fixed, moving = noise((16, 16, 16)), noise((16, 16, 16), 1)
+    found, _ = equations_of(make_pair(fixed, moving))
+    fixed, moving = fixed.astype(float), moving.astype(float)
+    wanted = np.zeros(9)
+    for voxel in np.ndindex(2, 2, 2):
+        z, y, x = 8 + np.array(voxel)
+        window = np.s_[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3]
+        f, m = fixed[window], moving[window]
+        covariance = (f * m).mean() - f.mean() * m.mean()
+        gain = covariance / (m.var() + 0.01)
+        rho2 = gain * covariance / (f.var() + 0.01)
+        weight = 0.1 / (1.1 - rho2) / (f.var() + 0.01)
+        gradient = np.array([moving[z + 1, y, x] - moving[z - 1, y, x], moving[z, y + 1, x] - moving[z, y - 1, x],
+                             moving[z, y, x + 1] - moving[z, y, x - 1]]) * gain / 2  # fmt: skip
+        error = fixed[z, y, x] - f.mean() - gain * (moving[z, y, x] - m.mean())
+        outer = weight * np.outer(gradient, gradient)
+        wanted += [*outer[np.triu_indices(3)], *(weight * error * gradient)]
+    assert np.allclose(found[:, 4, 4, 4], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_offsets_beyond_two_to_the_31(tmp_path):
+    """A moving image of 2.4 thousand million voxels in a sparse file, the content at its far end."""
+    shape, content = (24, 10_000, 10_000), noise((24, 24, 64))
+    large = np.memmap(tmp_path / "large", np.float32, "w+", shape=shape)
+    large[:, -24:, -64:] = content
+    fixed = noise((24, 24, 64), 3)
+    found, score = equations_of(make_pair(fixed, large, (0.3, shape[1] - 24 + 0.2, shape[2] - 64 + 0.6)))
+    wanted, wanted_score = equations_of(make_pair(fixed, content, (0.3, 0.2, 0.6)))
+    inner = np.s_[:, 2:-2, 2:-2, 2:-2]
+    assert np.abs(wanted[inner]).max() > 0.1
+    assert np.allclose(found[inner], wanted[inner], rtol=1e-2, atol=1e-3)
+    assert score[0] == pytest.approx(wanted_score[0], rel=1e-2)
+
+
+def test_any_number_of_threads_gives_the_same_bytes():
+    """Several tiles along each axis."""
+    pair = make_pair(noise((2 * TILE_Z + 10, 72, 300)), noise((2 * TILE_Z + 10, 72, 300), 1))
+    u = np.stack([noise(tuple((n + 1) // 2 for n in pair.fixed.shape), k) for k in range(3)])
+    found = [equations_of(pair, u, threads) for threads in (1, 3)]
+    assert found[0][0].tobytes() == found[1][0].tobytes()
+    assert found[0][1] == found[1][1]
+
+
+def test_tiles_do_not_show():
+    """A row of several tiles: the same equations as when its halves are given alone."""
+    shape = (8, 8, 1100)
+    fixed, moving = noise(shape), noise(shape, 1)
+    whole, _ = equations_of(make_pair(fixed, moving))
+    half, _ = equations_of(
+        make_pair(np.ascontiguousarray(fixed[..., :560]), np.ascontiguousarray(moving[..., :560]))
+    )
+    assert np.abs(half).max() > 0.1
+    assert np.allclose(whole[..., :270], half[..., :270], rtol=1e-3, atol=1e-4)
+
+
+def test_only_where_the_fixed_image_holds_structure():
+    """Blobs on faint noise: what is left out changes the sums by less than one part in 50 anywhere."""
+    rng = np.random.default_rng(5)
+    fixed, moving = (1e-2 * rng.standard_normal((2, *SHAPE))).astype(np.float32)
+    texture = noise((20, 30, 60), 2)
+    fixed[8:28, 20:50, 100:160] += texture
+    moving[9:29, 19:49, 101:161] += texture
+    pair = make_pair(fixed, moving)
+    spans = pair.spans
+    visited = np.subtract(*spans.T[::-1]).sum() / np.prod([(n + 1) // 2 for n in SHAPE])
+    texture_share = 20 * 30 * 60 / np.prod(SHAPE)
+    assert texture_share < visited < 2.5 * texture_share
+    inside = np.zeros([(n + 1) // 2 for n in SHAPE], bool)
+    inside[4:14, 10:25, 50:80] = True
+    z, y, x = np.nonzero(inside)
+    assert np.all((spans[z, y, 0] <= x) & (x < spans[z, y, 1]))
+    everywhere = make_pair(fixed, moving)
+    everywhere.visit(np.broadcast_to(np.array([0, 150]), spans.shape))
+    some, all_ = equations_of(pair)[0], equations_of(everywhere)[0]
+    assert np.abs(some - all_).max() < 0.02 * np.abs(all_).max()
+
+
+def test_a_masked_cell_is_not_visited():
+    fixed = noise((16, 16, 64))
+    mask = np.ones(fixed.shape, np.float32)
+    mask[..., 30:] = 0
+    mask[:8] = 0
+    spans, share = active_spans(fixed, mask, 0.01)
+    assert np.all(spans[4:, :, 1] == 15)
+    assert np.all(spans[:4] == 0)
+    assert share == pytest.approx(1)
+
+
+def test_spans_widen_and_tiles_hold_them():
+    spans = np.zeros((40, 50, 2), np.int64)
+    spans[20, 20] = 100, 400
+    wide = widen(spans, 3, 402)
+    assert np.all(wide[17:24, 17:24] == [97, 402])
+    assert np.subtract(*wide.T[::-1]).sum() == 49 * 305
+    tiles = tiles_of(wide)
+    assert tiles[:, 4].min() == 97
+    assert tiles[:, 5].max() == 402
+    assert tiles_of(np.zeros_like(spans)).shape == (0, 6)

@@ -1,0 +1,121 @@
+"""A pair of image levels that the native engine compares."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weft.registration.backends.native_pass import sum_tiles
+from weft.registration.backends.native_tiles import active_spans, tiles_of, widen
+
+NO_MASK = np.zeros((0, 0, 0), np.float32)
+NO_FIELD = np.zeros((0, 0, 0, 0), np.float32)
+COMPARED_PLANES = 8  # planes of cells on which the similarity under two displacements is measured
+
+
+@dataclass
+class Pair:
+    """Two images of one level, and which of their cells are compared.
+
+    Parameters
+    ----------
+    fixed, moving
+        (Z, Y, X) and (Zm, Ym, Xm) float32, at least two voxels along each axis of `moving`.
+    fixed_mask, moving_mask
+        Weights of their voxels, float32, or `NO_MASK`.
+    linear, shift
+        (3, 3) and (3,) float64: fixed index -> moving index, i -> linear i + shift.
+    floor_fixed, floor_moving
+        Noise floors: variances added to the local ones.
+    """
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    fixed_mask: np.ndarray
+    moving_mask: np.ndarray
+    linear: np.ndarray
+    shift: np.ndarray
+    floor_fixed: float
+    floor_moving: float
+    spans: np.ndarray = field(init=False)
+    share: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed)
+        self.visit(spans)
+
+    def visit(self, spans: np.ndarray) -> None:
+        """Compare the cells of `spans` (`native_tiles`) alone; at first those that hold structure."""
+        self.spans = np.ascontiguousarray(spans)
+        self._needed = widen(self.spans, 1, (self.fixed.shape[2] + 1) // 2)
+        self._tiles = tiles_of(self.spans)
+
+    def normal_equations(
+        self, u: np.ndarray, robustness: float, equations: np.ndarray, threads: int = 1
+    ) -> tuple[float, float]:
+        """Sum the normal equations of every voxel into the cells of the displacement grid.
+
+        Parameters
+        ----------
+        u
+            (3, Zc, Yc, Xc) float32, voxels: a voxel i is compared with linear (i + u(i)) + shift.
+        robustness
+            kappa: a window counts by kappa / (kappa + 1 - rho^2).
+        equations
+            (9, Zc, Yc, Xc) float32: w J J' (zz, zy, zx, yy, yx, xx) and w e J (z, y, x), summed over the voxels
+            of a cell, are written to the cells in `spans`; the others are left alone.
+        threads
+            How many work at it; the bytes are the same for any number.
+
+        Returns
+        -------
+        Sum of s rho^2 and sum of s, with s = varF / (varF + floor_fixed) where both images count. Cells outside
+        `spans` count as not explained.
+        """
+        return self._sum(self._tiles, u, NO_FIELD, robustness, equations, threads)
+
+    def similarity(self, start: np.ndarray, u: np.ndarray, scratch: np.ndarray) -> tuple[float, float]:
+        """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level.
+
+        Parameters
+        ----------
+        start, u
+            (3, Zc, Yc, Xc) float32.
+        scratch
+            (9, Zc, Yc, Xc) float32, overwritten.
+        """
+        depth = self.spans.shape[0]
+        planes = range(0, depth, max(1, depth // COMPARED_PLANES))
+        thin = [
+            (z, z + 1, *tile[2:])
+            for z in planes
+            for tile in self._tiles
+            if tile[0] <= z < tile[1]
+        ]  # fmt: skip
+        tiles = np.array(thin, np.int64).reshape(-1, 6)
+        found = []
+        for a, b in ((start, u), (u, start)):
+            score, weight = self._sum(tiles, a, b, 1.0, scratch, 1)
+            found.append(score / weight if weight > 0 else 0.0)
+        return found[0], found[1]
+
+    def _sum(self, tiles, u, other, robustness, equations, threads) -> tuple[float, float]:
+        """Work off `tiles`; their sums are added in the order of the tiles."""
+        sums = np.zeros((len(tiles), 2))
+
+        def work(part: slice) -> None:
+            sum_tiles(
+                tiles[part], self.spans, self._needed, self.fixed, self.moving, self.fixed_mask,
+                self.moving_mask, self.linear, self.shift, u, other, self.floor_fixed, self.floor_moving,
+                robustness, sums[part], equations,
+            )  # fmt: skip
+
+        if threads == 1:
+            work(slice(None))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, [slice(k, k + 1) for k in range(len(tiles))]))
+        score, weight = sums.sum(0)
+        return (float(score), float(weight) / self.share) if weight > 0 else (0.0, 0.0)
