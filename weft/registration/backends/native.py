@@ -48,6 +48,7 @@ __all__ = [
     "minimal_jacobian",
     "predicted_memory",
     "register",
+    "smoothing_radius",
 ]
 
 SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
@@ -182,6 +183,13 @@ def predicted_memory(
     pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
     making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
     return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
+
+
+def smoothing_radius(settings: Mapping[str, Any]) -> int:
+    """Voxels around a voxel that its finest step sees: a window, and two widths of the Gaussian over the equations."""
+    options = NativeSettings.from_mapping(settings)
+    finest = options.levels[-1]
+    return math.ceil((2 + 2 * CELL[0] * options.at(options.sigma, finest)) * 2**finest)
 
 
 def backend_version() -> str:
