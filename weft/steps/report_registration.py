@@ -83,6 +83,15 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         ("By the whole transform" if facts["stages"] else "By the transform (an affine)", moved[1]),
     )
     items: list[Picture | Table] = []
+    start = receipts.read(folder / "quality" / "affine.json")
+    if start["picture"]:
+        items.append(
+            Picture(
+                folder / start["picture"],
+                "Affine start: look at it",
+                f"{'; '.join(start['notes'])}. Left the affine that was taken, right the best different one",
+            )
+        )
 
     def add(file: str, title: str, alt: str, caption: str = "") -> None:
         items.append(Picture(figures / file, title, alt, caption))
