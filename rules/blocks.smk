@@ -2,9 +2,10 @@
 
 
 rule plan_blocks:
-    """Cut the fixed grid of a stage into blocks; which batch does which is decided in the batch."""
+    """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch."""
     input:
         fixed=image_receipt("fixed"),
+        start=previous_stage,
     output:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
     log:
@@ -12,13 +13,23 @@ rule plan_blocks:
     benchmark:
         "<benchmarks>/plan_blocks/{registration}-{stage}.jsonl"
     conda:
-        "../envs/core.yaml"
+        stage_environment
     threads: 1
     resources:
         mem_mb=2000,
     params:
-        settings=stage_settings("name", "level", "block", "overlap", "only"),
-        code=code("plan_blocks"),
+        settings=stage_settings(
+            "name",
+            "level",
+            "block",
+            "overlap",
+            "expected_displacement",
+            "memory_mb",
+            "backend",
+            "settings",
+            "only",
+        ),
+        code=lambda wildcards: code("plan_blocks", stage_backend(wildcards)),
     script:
         "../scripts/plan_blocks.py"
 
@@ -39,10 +50,10 @@ rule register_blocks:
     benchmark:
         "<benchmarks>/register_blocks/{registration}-{stage}-{batch}.jsonl"
     conda:
-        "../envs/registration.yaml"
+        stage_environment
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory_of_blocks,
     params:
         cache=CACHE,
         settings=stage_settings("backend", "settings", "min_content"),
@@ -77,7 +88,7 @@ rule reduce_transform:
     benchmark:
         "<benchmarks>/reduce_transform/{registration}-{stage}.jsonl"
     conda:
-        "../envs/registration.yaml"
+        stage_environment
     threads: 1
     resources:
         mem_mb=4000,

@@ -1,12 +1,14 @@
 """All helper functions of the rules."""
 
+import json
+from math import ceil
 from pathlib import Path
 
 from weft.code_digest import code_digest
 from weft.project import Project
 from weft.readers.fingerprint import fingerprint
 from weft.refusals import ConfigError
-from weft.registration.contract import backend_module
+from weft.registration.contract import PROCESS_MB, backend_module
 from snakemake.exceptions import WorkflowError
 
 if not config and Path("config/config.yaml").is_file():
@@ -142,6 +144,19 @@ def stage_backend(wildcards):
     return backend_module(
         PROJECT.stage(wildcards.registration, wildcards.stage).backend
     )
+
+
+def memory_of_blocks(wildcards, input, threads):
+    """MB for as many planned blocks beside each other as there are threads; known once the plan is there."""
+    block = json.loads(Path(input.plan).read_text())["memory_mb"]
+    return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
+
+
+def stage_environment(wildcards):
+    """The conda environment of a stage's backend: antspyx, which is heavy, has one of its own."""
+    backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
+    name = "ants" if backend == "ants" else "registration"
+    return f"../envs/{name}.yaml"  # relative to this folder, as those that rules name
 
 
 # ------------------------------------------------------------------ inputs

@@ -10,4 +10,5 @@ with capture_log(snakemake.log[0]):
         **snakemake.output,
         batch=int(snakemake.wildcards.batch),
         threads=snakemake.threads,
+        memory_mb=snakemake.resources.mem_mb,
     )

@@ -605,8 +605,8 @@ def test_every_rule_is_complete(name):
     assert text.lstrip().startswith('"""')
     assert f'"<logs>/{name}' in text
     assert f'"<benchmarks>/{name}' in text
-    (environment,) = re.findall(r'conda:\s+"\.\./(envs/\w+\.yaml)"', text)
-    assert (ROOT / environment).is_file()
+    (environment,) = re.findall(r'conda:\s+(?:"\.\./envs/(\w+)\.yaml"|stage_environment\n)', text)
+    assert (ROOT / "envs" / f"{environment or 'ants'}.yaml").is_file()
     assert "retries:" not in text  # they belong into profiles
     assert re.search(rf'code=(lambda wildcards: )?code\("{name}"', text)
 

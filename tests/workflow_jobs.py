@@ -34,6 +34,10 @@ def run_script(folder: Path, job: Any, **changes: Any) -> None:
 
     ``changes`` replace params.
     """
+    with contextlib.chdir(folder):
+        if "<TBD>" in map(str, job.resources):
+            job._resources = None  # known only now: Snakemake asks again before it starts a job
+        resources = job.resources
     params = job.params._clone()
     for name, value in changes.items():
         assert name in params.keys()  # noqa: SIM118 (a list of values that also has names)
@@ -44,7 +48,7 @@ def run_script(folder: Path, job: Any, **changes: Any) -> None:
         params=params,
         wildcards=job.wildcards,
         threads=job.threads,
-        resources=job.resources,
+        resources=resources,
         log=job.log._plainstrings(),
     )
     with contextlib.chdir(folder):

@@ -177,9 +177,19 @@ class Stage(Model):
     )
     block: Count | Literal["whole", "auto"] = Field(
         "auto",
-        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for 128, and one block where the volume is small.",
+        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for up to 192, as `memory_mb` allows, and one block where the volume is small.",
     )
-    overlap: int = Field(16, ge=0, description="Halo of a block on either side, voxels of the level.")
+    overlap: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Halo of a block on either side, voxels of the level (even); `auto` for the largest displacement still expected and the radius of what the backend smooths by.",
+    )
+    expected_displacement: Positive | None = Field(
+        None,
+        description="Largest displacement still to be found, um (default: as measured on the field of the stage before; for the first stage a twentieth of the fixed image's longest edge).",
+    )
+    memory_mb: Positive = Field(
+        500.0, description="Memory that a block may take, MB (predicted): the size of `auto` blocks."
+    )
     backend: str = Field(
         "native",
         description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in `module:function`.",
@@ -208,7 +218,7 @@ class Stage(Model):
     def _even(self) -> Stage:
         if isinstance(self.block, int) and self.block % 2:
             raise ValueError(f"block {self.block} of stage {self.name!r} must be even")
-        if self.overlap % 2:
+        if isinstance(self.overlap, int) and self.overlap % 2:
             raise ValueError(f"overlap {self.overlap} of stage {self.name!r} must be even")
         return self
 

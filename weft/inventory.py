@@ -39,6 +39,8 @@ class Inventory:
     def _add(self, path: Path) -> None:
         try:
             facts = receipts.read(path)
+        except FileNotFoundError:  # by a job that has begun in the meantime
+            return
         except ValueError:
             if path.relative_to(self.root).parts[0] in ("images", "registrations"):
                 self.unreadable.append(path)

@@ -89,7 +89,7 @@ def verify_results(
     found = [path for path in found if not path.name.endswith(COST)]
     with ThreadPoolExecutor(threads) as pool:
         for store in stores:
-            wrong = _check_store(store, inventory, pool)
+            wrong = _check_store(store, inventory, pool) and _look_again(store, remover.root, pool)
             if wrong:
                 _release_store(wrong, inventory, remover)
                 damaged.append(wrong)
@@ -213,6 +213,15 @@ def _check_store(store: Path, inventory: Inventory, pool: ThreadPoolExecutor) ->
                 store, f"is not what its receipt speaks of ({len(missing)} regions are missing)", missing
             )
     return None
+
+
+def _look_again(store: Path, root: Path, pool: ThreadPoolExecutor) -> Damage | None:
+    """Check a store once more, with all that speaks of it read anew.
+
+    A run that goes on beside `verify` may have renamed or finished a store between its receipts and its voxels.
+    """
+    inventory = Inventory(root)
+    return _check_store(store, inventory, pool) if store in inventory.stores() else None
 
 
 def _check_referenced(store: Path, facts: dict[str, Any]) -> Damage | None:

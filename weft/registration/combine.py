@@ -15,6 +15,7 @@ from weft.grid import Grid
 from weft.image import box
 from weft.registration.agreement import Load, judge_agreement
 from weft.registration.ledger import FAILED
+from weft.registration.needs import expected_residual
 from weft.registration.plan import block_field_grid, field_core, field_grid
 from weft.registration.repair import Attempts, no_attempt, repair_block
 from weft.transforms.formats.ngff import shard_regions
@@ -37,7 +38,7 @@ class Combined:
         The rows of the block table, in the order of the plan.
     facts
         ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), and of `FieldSurvey` ``folded``,
-        ``jacobian`` and ``seam_ratio``.
+        ``jacobian`` and ``seam_ratio``; ``residual_um`` is what the next stage has to expect.
     """
 
     displacements: Displacements
@@ -180,6 +181,7 @@ def _write(
         "still_folded": left,
         "jacobian": survey.jacobian,
         "seam_ratio": survey.seam_ratio,
+        "residual_um": expected_residual(Displacements(field, target), Grid.from_json(plan["grid"]).finest),
     }
     return Combined(Displacements(field, target), rows, facts)
 

@@ -23,6 +23,7 @@ BUILTIN = {
     "ants": "weft.registration.backends.ants:register",
 }
 ENTRY_POINTS = "weft.backends"
+PROCESS_MB = 400  # memory of a process with compiled code and no block
 
 Masks = tuple[np.ndarray | None, np.ndarray | None]
 
@@ -126,8 +127,14 @@ class Backend(Protocol):
     - return the start unchanged, with metrics 0, for a block that holds nothing to register;
     - raise ValueError, in one sentence, for arguments it cannot work with.
 
-    A module that defines ``backend_version() -> str`` says by it when its results change; without it the
-    module's source is the version.
+    Its module may also define
+
+    - ``backend_version() -> str``, which says when its results change; without it the module's source is the version;
+    - ``predicted_memory(fixed_shape, moving_shape, settings) -> int``: the most bytes that it holds at once beside
+      its arguments; without it 120 bytes are counted for each voxel of both images. Blocks are sized and run beside
+      each other by it (`weft.registration.needs`);
+    - ``smoothing_radius(settings) -> int``: voxels around a voxel that its finest step sees; without it 8. A halo is
+      that wide, and as much wider as displacements are still expected.
     """
 
     def __call__(

@@ -127,11 +127,12 @@ def register(
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
+    residual: float | None = None
     tables = {}
     for stage in settings.stages:
         plain = stage.model_dump(mode="json")
         job = StageJob(
-            plan=plan_stage(pick_fixed[0].grid, plain),
+            plan=plan_stage(pick_fixed[0].grid, plain, residual),
             settings=plain,
             fixed=pick_fixed,
             moving=pick_moving,
@@ -146,7 +147,7 @@ def register(
         combined = combine_blocks(
             job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.attempt
         )
-        displacements = combined.displacements
+        displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks
     if displacements is None:
         return Registered(Sequence((Affine(matrix),)), {}, found)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from weft.blocks import cut, region, with_halo
 from weft.grid import Grid
 from weft.image import Region
+from weft.registration.needs import block_memory, first_displacement, halo
 from weft.sampling import stage_grid
 
-AUTO = 128  # edge of a block, voxels, when the config leaves it to weft; a smaller volume is one block
-SLACK = 1.25  # a block may be this much longer than asked for before an axis is cut once more
+LARGEST = 192  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
+SMALLEST = 32
+MEMORY_MB = 500.0
+SLACK = (
+    0.25  # of a block: so much more than whole blocks is shared among them before an axis is cut once more
+)
 
 
-def plan_stage(image: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of a stage of `weft.config.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``ids`` and
-    ``skipped`` (the ids that ``only`` does not name).
+def plan_stage(image: Grid, settings: Mapping[str, Any], residual: float | None = None) -> dict[str, Any]:
+    """The plan of a stage of `weft.config.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``memory_mb`` (of a
+    block, predicted), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
 
     Parameters
     ----------
     image
         Grid of the fixed image.
     settings
-        ``name``, ``level``, ``block``, ``overlap`` and ``only`` of the stage.
+        Those of the stage; of its fields ``name``, ``level``, ``block`` and ``overlap`` are needed.
+    residual
+        The largest displacement still expected, um, as the stage before measured it; None for the first stage.
 
     Raises
     ------
@@ -34,13 +40,20 @@ def plan_stage(image: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     spacing = stage_spacing(settings["level"], image)
     grid = stage_grid(image, spacing)
-    size = AUTO if settings["block"] == "auto" else settings["block"]
-    if isinstance(settings["block"], int) and size > max(grid.shape):
+    backend, options = settings.get("backend", "native"), settings.get("settings", {})
+    overlap = settings["overlap"]
+    if overlap == "auto":
+        expected = settings.get("expected_displacement") or residual or first_displacement(image)
+        overlap = halo(expected, grid.finest, backend, options)
+    size = settings["block"]
+    if size == "auto":
+        size = _edge(grid, overlap, backend, options, settings.get("memory_mb", MEMORY_MB))
+    elif size != "whole" and size > max(grid.shape):
         raise ValueError(
             f"stage {settings['name']!r}: block {size} is larger than the fixed image, which has {list(grid.shape)} voxels "
             f"(z, y, x) at {spacing:g} um; wanted a smaller number or `whole`"
         )
-    block = [_even(n, 1 if size == "whole" else max(1, int(np.ceil(n / (size * SLACK))))) for n in grid.shape]
+    block = _block(grid, size)
     ids = cut(grid.shape, block)
     only = settings.get("only")
     for name in only or ():
@@ -52,7 +65,8 @@ def plan_stage(image: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "grid": grid.to_json(),
         "block": block,
-        "overlap": settings["overlap"],
+        "overlap": overlap,
+        "memory_mb": math.ceil(_memory_mb(grid, block, overlap, backend, options)),
         "ids": ids,
         "skipped": [] if only is None else [name for name in ids if name not in only],
     }
@@ -112,6 +126,28 @@ def _first_sample(voxel: int, n: int, factor: int) -> int:
         return -(-n // factor)
     # Sample i lies at voxel i f + (f - 1) / 2, the face at voxel - 1 / 2.
     return -((factor - 2 * voxel) // (2 * factor))
+
+
+def _block(grid: Grid, size: int | str) -> list[int]:
+    """Edges of the blocks, voxels, that are about as long as asked for and all alike."""
+    return [_even(n, 1 if isinstance(size, str) else max(1, math.ceil(n / size - SLACK))) for n in grid.shape]
+
+
+def _edge(grid: Grid, overlap: int, backend: str, settings: Mapping[str, Any], memory_mb: float) -> int:
+    """The longest edge, voxels, of blocks that fit into memory."""
+    fit = (
+        size
+        for size in range(LARGEST, SMALLEST, -16)
+        if _memory_mb(grid, _block(grid, size), overlap, backend, settings) <= memory_mb
+    )
+    return next(fit, SMALLEST)
+
+
+def _memory_mb(
+    grid: Grid, block: list[int], overlap: int, backend: str, settings: Mapping[str, Any]
+) -> float:
+    edges = [min(n, edge) for n, edge in zip(grid.shape, block, strict=True)]
+    return block_memory(edges, overlap, backend, settings) / 1e6
 
 
 def _even(n: int, parts: int) -> int:

@@ -9,13 +9,16 @@ from weft.grid import Grid
 from weft.registration.plan import plan_stage
 
 
-def plan_blocks(*, fixed: str, settings: dict[str, Any], code: str, plan: str) -> None:
-    """Write the stage's grid, its block size and the names of its blocks.
+def plan_blocks(*, fixed: str, start: str, settings: dict[str, Any], code: str, plan: str) -> None:
+    """Write the stage's grid, its block size and halo, and the names of its blocks.
+
+    Of the transform so far only what it leaves to be expected counts.
 
     Raises
     ------
     ValueError
         When a block is larger than the volume.
     """
-    receipts.write(plan, plan_stage(Grid.from_json(receipts.read(fixed)["grid"]), settings))
+    image = Grid.from_json(receipts.read(fixed)["grid"])
+    receipts.write(plan, plan_stage(image, settings, receipts.read(start).get("residual_um")))
     receipts.write_provenance(plan, settings=settings, code=code)

@@ -72,7 +72,7 @@ def reduce_transform(
         [
             made_of,
             facts["data"],
-            planned,
+            {name: value for name, value in planned.items() if name != "memory_mb"},
             settings,
             [stage, backend_version(stage["backend"]), images, masks],
             code,
@@ -161,6 +161,7 @@ def reduce_transform(
                 "store": store.public.name,
                 "grid": target.to_json(),
                 "level_um": Grid.from_json(planned["grid"]).finest,
+                "residual_um": facts_of_field["residual_um"],
                 "reproducible": reproducible,
                 "data": receipts.digest([store.data_digest(made), target.to_json(), affine.tolist()]),
             },

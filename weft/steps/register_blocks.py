@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from weft import receipts
 from weft.blocks import deal
 from weft.logs import log, progress
 from weft.registration.engine import parent_record
+from weft.registration.needs import workers
 from weft.steps.block_results import KeptBlocks, block_path, save_block
 from weft.steps.stage_job import open_stage_job
 
@@ -30,14 +32,22 @@ def register_blocks(
     code: str,
     receipt: str,
     threads: int,
+    memory_mb: float,
 ) -> None:
     """Register one batch of blocks on top of the transform so far.
 
     A block's result is kept under a name made of its voxels, its start, the settings, the code and the
     backend's version; a block done before is found. What depends on the machine (an error) is not kept.
+    So many blocks run beside each other as there are threads, and as memory holds.
+
+    Raises
+    ------
+    ValueError
+        When the job's memory does not hold one block.
     """
     planned = receipts.read(plan)
     job = open_stage_job(plan, fixed, moving, start, channels, settings, (fixed_mask, moving_mask))
+    side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
     mine = deal(planned["ids"], batch, batches)
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
 
@@ -51,7 +61,7 @@ def register_blocks(
         return kept.register(name, job.cut(name))
 
     with receipts.job_lock(receipt):
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(side_by_side) as pool:
             done = list(progress(pool.map(one, mine), len(mine), "register_blocks: blocks"))
         log.info("made %d of %d blocks", sum(made for _, made in done), len(mine))
         receipts.write(receipt, {"blocks": {name: key for name, (key, _) in zip(mine, done, strict=True)}})

@@ -1,0 +1,136 @@
+"""What a block needs: a halo for what is still to be found, and memory, predicted and measured."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from weft.grid import Grid
+from weft.registration.contract import PROCESS_MB
+from weft.registration.needs import block_memory, expected_residual, halo, workers
+from weft.registration.plan import plan_stage
+from weft.transforms.model import Displacements
+
+STAGE = {
+    "name": "fine",
+    "level": 10.0,
+    "block": "auto",
+    "overlap": "auto",
+    "backend": "native",
+    "settings": {},
+}
+BACKEND = """
+from weft.registration.backends.native import register
+
+def smoothing_radius(settings):
+    return settings["radius"]
+
+def predicted_memory(fixed_shape, moving_shape, settings):
+    return settings["bytes"] * fixed_shape[0] * fixed_shape[1] * fixed_shape[2]
+"""
+# The most memory, bytes, that a fresh process takes for a block of 112^3 beside what it takes for a small one.
+MEASURE = """
+import numpy as np, re
+from weft.grid import Grid
+from weft.image import Image, Level
+from weft.registration.plan import block_regions, plan_stage
+from weft.registration.stage import StageJob
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+def run(edge, overlap):
+    grid = Grid((3 * edge,) * 3, (10.0,) * 3)
+    rng = np.random.default_rng(0)
+    images = [Image((Level(rng.integers(100, 4000, (1, *grid.shape), "u2"), grid),)) for _ in range(2)]
+    plan = plan_stage(grid, {"name": "a", "level": 10.0, "block": edge, "overlap": overlap})
+    settings = {"backend": "native", "settings": {"iterations": [2]}, "min_content": 0.0}
+    open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far: that of compiling
+    before = peak()
+    StageJob(plan, settings, (images[0], 0), (images[1], 0), np.eye(4), None, (0.0, 0.0)).run("1.1.1")
+    return peak() - before
+
+run(16, 8)
+print(run(80, 16))
+"""
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    (tmp_path / "needing.py").write_text(BACKEND)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "needing:register"
+
+
+# ---------------------------------------------------------------------------------- halo
+def test_a_halo_holds_what_is_expected_and_the_radius(backend):
+    assert halo(25.0, 10.0, backend, {"radius": 7}) == 10  # 3 voxels and 7
+    assert halo(0.1, 10.0, backend, {"radius": 7}) == 8
+    assert halo(100.0, 10.0, backend, {"radius": 7}) == 18  # even
+    assert halo(25.0, 10.0, "demons", {}) == 12
+    assert halo(10.0, 10.0, "native", {"sigma": [1.5]}) == 10
+    assert halo(10.0, 10.0, "native", {"sigma": [3.0]}) > 14
+
+
+def test_the_halo_of_a_stage_follows_what_is_expected():
+    image = Grid((200, 300, 400), (10.0, 10.0, 10.0))
+    first = plan_stage(image, STAGE)
+    assert first["overlap"] == halo(200.0, 10.0, "native", {})  # a twentieth of 4000 um
+    later = plan_stage(image, STAGE, residual=15.0)
+    assert later["overlap"] == halo(15.0, 10.0, "native", {}) < first["overlap"]
+    said = {**STAGE, "expected_displacement": 60.0}
+    assert plan_stage(image, said, residual=15.0)["overlap"] == halo(60.0, 10.0, "native", {})
+    assert plan_stage(image, {**STAGE, "overlap": 4}, residual=15.0)["overlap"] == 4
+
+
+def test_what_a_field_cannot_show_is_expected_of_the_next_stage():
+    grid = Grid((40, 40, 40), (20.0, 20.0, 20.0))
+    z = np.arange(40)[:, None, None] * np.ones((1, 40, 40))
+    smooth = np.stack([3.0 * z, 0 * z, -2.0 * z]).astype(
+        "f4"
+    )  # a plane: nothing is lost by leaving samples out
+    assert expected_residual(Displacements(smooth, grid), 10.0) == pytest.approx(5, abs=0.5)
+    rough = smooth + (8.0 * (z % 2)).astype("f4")  # between the samples left, it is 8 um off along every axis
+    assert expected_residual(Displacements(rough, grid), 10.0) == pytest.approx(2 * 8 * 3**0.5 + 5, rel=0.05)
+
+
+# ---------------------------------------------------------------------------------- memory
+def test_blocks_are_as_large_as_their_memory_allows(backend):
+    image = Grid((1000, 1000, 1000), (10.0, 10.0, 10.0))
+    edges = []
+    for memory in (50, 200, 500, 5000):
+        plan = plan_stage(image, {**STAGE, "memory_mb": memory, "overlap": 16})
+        edges.append(max(plan["block"]))
+        assert plan["memory_mb"] <= memory
+        assert len(set(plan["block"])) == 1
+    assert edges == sorted(edges)
+    assert edges[0] < edges[-1] <= 192 * 1.25
+    greedy = {**STAGE, "backend": backend, "settings": {"radius": 4, "bytes": 2000}, "overlap": 16}
+    assert max(plan_stage(image, greedy)["block"]) < max(plan_stage(image, {**STAGE, "overlap": 16})["block"])
+    thin = plan_stage(Grid((1, 4000, 4000), (10.0, 10.0, 10.0)), {**STAGE, "overlap": 16, "memory_mb": 50})
+    assert thin["memory_mb"] <= 50
+
+
+def test_a_backend_that_says_nothing_is_counted_by_voxels():
+    one = block_memory((64, 64, 64), 16, "demons", {})
+    assert one > 120 * 96**3
+    assert block_memory((128, 128, 128), 32, "demons", {}) == pytest.approx(8 * one, rel=0.01)
+
+
+def test_blocks_run_side_by_side_as_memory_holds():
+    assert workers("fine", 100, PROCESS_MB + 1000, 4) == 4
+    assert workers("fine", 400, PROCESS_MB + 1000, 4) == 2
+    with pytest.raises(
+        ValueError,
+        match=r"stage 'fine': a block takes about 1200 MB .* has mem_mb 1000; wanted mem_mb of at least 1600",
+    ):
+        workers("fine", 1200, 1000, 4)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")
+def test_the_memory_of_a_block_is_what_was_predicted():
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    predicted = block_memory((80, 80, 80), 16, "native", {})
+    assert 0.5 * predicted < int(done.stdout) < predicted

@@ -1,0 +1,125 @@
+"""What a block needs: how wide a halo, and how much memory."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from weft.grid import Grid
+from weft.registration.contract import PROCESS_MB, backend_module
+from weft.transforms.interpolate import resample_field
+from weft.transforms.model import Displacements
+
+FIRST = (
+    0.05  # of the fixed image's longest edge: displacement expected after the affine, where nothing says more
+)
+RADIUS = 8  # voxels that a backend is taken to see around a voxel when it does not say so
+BYTES = 120  # per voxel of both images that a backend is taken to hold when it does not say so
+READ_BYTES = 12  # per voxel of both images: as read, as float, and on the way from one to the other
+FIELD_BYTES = 3 * 4 * 3 / 8  # per voxel of a block: start, result and what judges them, on every second voxel
+TILE = 24  # samples of a part of the field that is looked at
+TILES = 4  # parts along each axis
+
+
+def first_displacement(image: Grid) -> float:
+    """The largest displacement, um, expected after the affine where neither settings nor a stage say so."""
+    return FIRST * max(image.extent)
+
+
+def expected_residual(before: Displacements, spacing: float) -> float:
+    """The largest displacement, um, still to be expected after a stage.
+
+    What a field cannot show is of the order of what it could only just show: twice the 99th percentile of what
+    is lost when every second sample is left out and interpolated, and half a voxel for the matching itself.
+
+    Parameters
+    ----------
+    before
+        The displacements that the stage found; parts spread over them are read.
+    spacing
+        Voxel size, um, at which it worked.
+    """
+    shape = before.grid.shape
+    starts = [sorted({int(s) for s in np.linspace(0, max(n - TILE, 0), TILES)}) for n in shape]
+    lost = []
+    for z in starts[0]:
+        for y in starts[1]:
+            for x in starts[2]:
+                u = np.asarray(before.field[:, z : z + TILE, y : y + TILE, x : x + TILE], np.float32)
+                u = u[
+                    (slice(None), *(slice(n - (n + 1) % 2) for n in u.shape[1:]))
+                ]  # ends on a sample that is left
+                fine = Grid(u.shape[1:], (1.0, 1.0, 1.0))
+                half = np.ascontiguousarray(u[:, ::2, ::2, ::2])
+                coarse = Grid(half.shape[1:], (2.0, 2.0, 2.0))
+                lost.append(np.sqrt(((u - resample_field(half, coarse, fine)) ** 2).sum(0)).ravel())
+    return 2 * float(np.percentile(np.concatenate(lost), 99)) + spacing / 2
+
+
+def halo(displacement: float, spacing: float, backend: str, settings: Mapping[str, Any]) -> int:
+    """Voxels of halo so that a block sees its partner and what smooths its equations.
+
+    The displacement expected, rounded up, and the backend's radius: that of its module's function
+    ``smoothing_radius(settings)``, else 8 voxels. Even.
+
+    Parameters
+    ----------
+    displacement
+        The largest one expected, um.
+    spacing
+        Voxel size of the stage, um.
+    backend, settings
+        Of the stage.
+    """
+    radius = _of_backend(backend, "smoothing_radius")
+    reach = RADIUS if radius is None else radius(settings)
+    return 2 * math.ceil((math.ceil(displacement / spacing) + reach) / 2)
+
+
+def block_memory(block: Sequence[int], overlap: int, backend: str, settings: Mapping[str, Any]) -> int:
+    """Most bytes that a block takes beside the process: its images, its fields and the backend's own.
+
+    The latter are what the backend's module says by ``predicted_memory(fixed_shape, moving_shape, settings)``, else
+    120 bytes for each voxel of both images.
+
+    Parameters
+    ----------
+    block
+        Voxels (z, y, x) of the block without its halo; the whole volume where that is smaller.
+    overlap
+        Voxels of its halo; of the moving image twice as much is read.
+    backend, settings
+        Of the stage.
+    """
+    fixed, moving = ([n if n == 1 else n + k * overlap for n in block] for k in (2, 4))
+    voxels = math.prod(fixed), math.prod(moving)
+    predicted = _of_backend(backend, "predicted_memory")
+    own = BYTES * sum(voxels) if predicted is None else predicted(tuple(fixed), tuple(moving), settings)
+    return math.ceil(own + READ_BYTES * sum(voxels) + FIELD_BYTES * voxels[0])
+
+
+def workers(stage: str, block_mb: float, memory_mb: float, threads: int) -> int:
+    """How many blocks may run beside each other in a job's memory.
+
+    Raises
+    ------
+    ValueError
+        When not even one does.
+    """
+    room = int((memory_mb - PROCESS_MB) // max(block_mb, 1))
+    if room < 1:
+        raise ValueError(
+            f"stage {stage!r}: a block takes about {block_mb:.0f} MB beside {PROCESS_MB} MB for the process, but the job has "
+            f"mem_mb {memory_mb:.0f}; wanted mem_mb of at least {block_mb + PROCESS_MB:.0f} for register_blocks, or a smaller "
+            "`block` (or `memory_mb`, where it is `auto`)"
+        )
+    return min(room, threads)
+
+
+def _of_backend(backend: str, function: str) -> Any:
+    """An optional function of a backend's module."""
+    return getattr(importlib.import_module(backend_module(backend)), function, None)
