@@ -119,13 +119,13 @@ def register(
     pick_fixed = _pick(fixed, fixed_grid, fixed_channel, "fixed")
     pick_moving = _pick(moving, moving_grid, moving_channel, "moving")
     settings = _settings(affine, stages, reduce, invert)
+    masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
         matrix = Affine(np.asarray(affine, float)).matrix
     else:
-        found = _search(pick_fixed, pick_moving, settings.affine, seed)
+        found = _search(pick_fixed, pick_moving, masks, settings.affine, seed)
         matrix = found.matrix
-    masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
     residual: float | None = None
@@ -209,10 +209,16 @@ def _settings(
 
 
 def _search(
-    fixed: tuple[Image, int], moving: tuple[Image, int], start: AffineStart, seed: int
+    fixed: tuple[Image, int],
+    moving: tuple[Image, int],
+    masks: tuple[Image | None, Image | None],
+    start: AffineStart,
+    seed: int,
 ) -> AffineResult:
     """The affine start, refused as the workflow would."""
-    found = find_affine(fixed, moving, AffineSettings(**start.model_dump(exclude={"policy"})), seed)
+    settings = AffineSettings(**start.model_dump(exclude={"policy", "start"}))
+    given = start.start.model_dump() if start.start else None
+    found = find_affine(fixed, moving, settings, seed, start=given, masks=masks)
     if found.accepted == "refuse" and start.policy == "fail":
         raise ValueError(
             f"the affine is refused: {'; '.join(found.notes)}; check orientations and voxel sizes, "

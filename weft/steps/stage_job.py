@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from weft import receipts
-from weft.image import Image
 from weft.registration.stage import StageJob, background_value
-from weft.steps.sources import channel_of, open_received
+from weft.steps.sources import channel_of, open_mask, open_received
 from weft.transforms import open_transform
 
 
@@ -48,9 +47,5 @@ def open_stage_job(
         affine=affine,
         start=displacements,
         background=(background_value(*pick[0]), background_value(*pick[1])),
-        masks=(_mask(masks[0]), _mask(masks[1])),
+        masks=(open_mask(masks[0]), open_mask(masks[1])),
     )
-
-
-def _mask(receipt: str | list[str]) -> Image | None:
-    return open_received(receipt)[0] if isinstance(receipt, str) else None
