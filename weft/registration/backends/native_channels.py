@@ -28,14 +28,14 @@ class Channels:
     weights: Sequence[float]
 
     def normal_equations(
-        self, u: np.ndarray, robustness: float, equations: np.ndarray, threads: int = 1
+        self, u: np.ndarray, robustness: float, equations: np.ndarray
     ) -> tuple[float, float]:
         """Add the weighted normal equations of all channels to `equations`; see `Pair.normal_equations`."""
         sums = np.zeros(2)
         part = np.empty_like(equations)
         for pair, weight in zip(self.pairs, self.weights, strict=True):
             part.fill(0.0)
-            sums += weight * np.array(pair.normal_equations(u, robustness, part, threads))
+            sums += weight * np.array(pair.normal_equations(u, robustness, part))
             part *= np.float32(weight)
             equations += part
         return float(sums[0]), float(sums[1])
