@@ -23,6 +23,7 @@ from weft.pyramid import halving
 from weft.registration.backends.native_field import (
     compose,
     find_folds,
+    folds,
     gaussian_taps,
     interpolate,
     minimal_jacobian,
@@ -318,15 +319,18 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
 
 
 def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
-    """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
+    """The image that is compared: that of level 0 slightly smoothed, by what of the Gaussian lies inside."""
     if level or not options.presmoothing:
         return image
     taps = gaussian_taps(_widths(options.presmoothing, image.shape))
-    border = taps.shape[1] - 1
-    padded = np.pad(image, border, mode="edge")
-    smooth(padded[None], taps)
-    inner = (slice(border, -border),) * 3
-    return np.ascontiguousarray(padded[inner])
+    out = image.copy()
+    smooth(out[None], taps)
+    for axis, half in enumerate(taps):
+        n = image.shape[axis]
+        inside = np.convolve(np.ones(n), [*half[:0:-1], *half])[len(half) - 1 :][:n]
+        for k in np.flatnonzero(inside < 1 - 1e-6):
+            np.moveaxis(out, axis, 0)[k] /= np.float32(inside[k])
+    return out
 
 
 def _start(initial: Initial, level: _Level) -> np.ndarray:
@@ -369,7 +373,6 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     taps = gaussian_taps(_widths(options.at(options.sigma, level.number), level.grid.shape))
     # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
     taps[np.asarray(level.grid.shape) == 1] *= 2
-    jacobian: float | None = None
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
@@ -382,7 +385,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         alpha = prior_strength(equations, u, 1 - scores[-1], options.stiffness)
         solve_with_prior(equations, u, options.damping, alpha, options.tension, step)
         limit_length(step, options.step_limit)
-        cuts, jacobian = _compose_unfolded(u, step, moved, options.jacobian_floor)
+        cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
             break
@@ -397,22 +400,20 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         "before": scores[0] if scores else 0.0,
         "after": scores[-1] if scores else 0.0,
         "limited": limited,
-        "minimal_jacobian": minimal_jacobian(u, CELL) if jacobian is None else jacobian,
+        "minimal_jacobian": minimal_jacobian(u, CELL),
     }
 
 
-def _compose_unfolded(
-    u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float
-) -> tuple[int | None, float | None]:
+def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:
     """Compose u with a step into `out`, and cut the step (in place) where the result would fold.
 
     Returns
     -------
-    How often the step was cut, and the minimal Jacobian of `out`; (None, None) when cutting did not help.
+    How often the step was cut; None when cutting did not help.
     """
-    jacobian = _compose_and_measure(u, step, out)
-    if jacobian >= floor:
-        return 0, jacobian
+    compose(u, step, out)
+    if not folds(out, CELL, floor):
+        return 0
     # A u that is worse than the floor already must not get worse still.
     limit = min(floor, minimal_jacobian(u, CELL))
     bad = np.zeros(u.shape[1:], np.bool_)
@@ -423,12 +424,7 @@ def _compose_unfolded(
         near = maximum_filter(bad, size=2 * taps.shape[1] + 3).astype(np.float32)
         smooth(near[None], taps)
         step *= 1 - near
-        jacobian = _compose_and_measure(u, step, out)
-        if jacobian >= limit:
-            return cuts, jacobian
-    return None, None
-
-
-def _compose_and_measure(u: np.ndarray, step: np.ndarray, out: np.ndarray) -> float:
-    compose(u, step, out)
-    return minimal_jacobian(out, CELL)
+        compose(u, step, out)
+        if not folds(out, CELL, limit):
+            return cuts
+    return None
