@@ -62,7 +62,8 @@ def measure(folder: Path, per_axis: int, *, block: int = 64, overlap: int = 16) 
     """
     prepare(folder, per_axis, block, overlap)
     command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the weft that is imported here
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -416,7 +416,7 @@ def periodic(values):
 
 def half_empty(values):
     """Nothing beyond a slanted plane, which leaves some blocks half empty."""
-    z, y, x = np.indices(GRID.shape)
+    _, y, x = np.indices(GRID.shape)
     return np.where(x + 0.5 * y < 60, values, 20.0).astype(np.float32)
 
 
