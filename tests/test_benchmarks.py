@@ -18,6 +18,7 @@ HELPERS = {
     "known_truth.py",
     "pairs.py",
     "peers.py",
+    "random_pairs.py",
     "real_pairs.py",
     "report.py",
     "trial.py",
@@ -183,3 +184,22 @@ def test_more_blocks_read_no_more_each(tmp_path, monkeypatch):
     assert each == pytest.approx(more["bytes_read"], rel=0.1)
     assert few["bytes_read"] - each < 200_000
     assert more["peak_memory"] < few["peak_memory"] + 20e6
+
+
+def test_random_pairs_are_of_the_kinds_they_say(pairs):
+    from random_pairs import KINDS, random_pair
+
+    made = {kind: random_pair(7, number) for number, kind in enumerate(KINDS)}
+    assert [pair.kind for pair in made.values()] == list(KINDS)
+    assert made["plane"].grids[0].shape[0] == 1
+    assert len(set(made["unequal_edges"].grids[0].spacing)) == 3
+    assert not made["empty"].images[1].any()
+    assert np.ptp(made["constant"].images[0]) == 0
+    top = made["saturated"].images[0].max()
+    assert (made["saturated"].images[0] == top).mean() > 0.1
+    assert made["masked"].masks[0].shape == made["masked"].images[0].shape
+    for name, pair in made.items():
+        fixed, moving = pair.grids
+        middle = (np.asarray(fixed.lower) + np.asarray(fixed.upper)) / 2
+        there = pair.affine[:3, :3] @ middle + pair.affine[:3, 3]
+        assert moving.contains(there[None])[0] != (name == "apart")

@@ -7,7 +7,7 @@ from typing import Any
 from weft import receipts
 from weft.image import Image
 from weft.registration.stage import StageJob
-from weft.steps.sources import channel_of, open_received
+from weft.steps.sources import channel_of, open_mask, open_received
 from weft.transforms import open_transform
 
 
@@ -46,12 +46,8 @@ def open_stage_job(
         affine=affine,
         start=displacements,
         background=tuple(planned["background"]),
-        masks=(_mask(masks[0]), _mask(masks[1])),
+        masks=(open_mask(masks[0]), open_mask(masks[1])),
     )
-
-
-def _mask(receipt: str | list[str]) -> Image | None:
-    return open_received(receipt)[0] if isinstance(receipt, str) else None
 
 
 def open_pair(fixed: str, moving: str, channels: dict[str, str | None]) -> list[tuple[Image, int]]:
