@@ -41,6 +41,7 @@ from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.threads import share_out
 
 __all__ = [
     "NativeSettings",
@@ -381,7 +382,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         if weight <= 0:
             break
         scores.append(score / weight)
-        smooth(equations, taps)
+        _smooth_each(equations, taps)
         alpha = prior_strength(equations, u, 1 - scores[-1], options.stiffness)
         solve_with_prior(equations, u, options.damping, alpha, options.tension, step)
         limit_length(step, options.step_limit)
@@ -402,6 +403,15 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         "limited": limited,
         "minimal_jacobian": minimal_jacobian(u, CELL),
     }
+
+
+def _smooth_each(equations: np.ndarray, taps: np.ndarray) -> None:
+    """Smooth each equation, in the block's threads."""
+
+    def work(k: int) -> None:
+        smooth(equations[k : k + 1], taps)
+
+    share_out(work, range(len(equations)))
 
 
 def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:
