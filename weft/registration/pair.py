@@ -22,6 +22,7 @@ from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob, background_value
 from weft.registration.start import find_affine
+from weft.registration.threads import block_threads
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
@@ -100,7 +101,7 @@ def register(
     inverse
         Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers
-        So many blocks at a time.
+        So many blocks at a time; fewer blocks share the threads.
     processes
         Local processes instead of threads: for backends that hold Python's global lock. As for any use of
         multiprocessing, the calling script needs its ``if __name__ == "__main__"``.
@@ -247,12 +248,14 @@ def _run(job: StageJob, workers: int, processes: bool, client: Any) -> dict[str,
             done = list(pool.map(_kept_block, names))
     else:
         with ThreadPoolExecutor(workers) as threads:
-            done = list(threads.map(partial(_block, job), names))
+            share = max(1, workers // max(1, len(names)))
+            done = list(threads.map(partial(_block, job, share=share), names))
     return dict(zip(names, done, strict=True))
 
 
-def _block(job: StageJob, name: str) -> Outcome:
-    return job.run(name)
+def _block(job: StageJob, name: str, share: int = 1) -> Outcome:
+    with block_threads(share):
+        return job.run(name)
 
 
 _job: StageJob | None = None  # of this worker process
