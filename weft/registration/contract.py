@@ -155,10 +155,10 @@ class Backend(Protocol):
         ----------
         fixed, moving
             (z, y, x) arrays of any real dtype: the block of the fixed image, and the part of the moving
-            image that it can meet.
+            image that it can meet. ``native`` also takes (c, z, y, x): channels compared one with the other.
         fixed_grid, moving_grid
-            Where their voxels lie, each in its own physical space, um. The spacing is isotropic and the
-            same in both, up to rounding.
+            Where their voxels lie, each in its own physical space, um. The spacing is that of the stage, or an
+            image's own along axes where that is larger; a single plane has an axis of one voxel.
         initial
             Where to start.
         masks
