@@ -18,12 +18,14 @@ from scipy.ndimage import affine_transform, gaussian_filter
 import report
 from weft.grid import Grid
 from weft.image import box
-from weft.phantom.anatomy import atlas_plane, make_anatomy
-from weft.phantom.deformation import make_deformation
+from weft.phantom.anatomy import Anatomy, atlas_plane, make_anatomy, regions_at
+from weft.phantom.deformation import Deformation, make_deformation, to_sample
 from weft.phantom.sample import make_contrast, sample_plane
 from weft.phantom.settings import phantom_settings
 from weft.registration.affine import AffineResult, register_affine
 from weft.registration.candidates import rotation_about
+from weft.registration.given import fit_landmarks
+from weft.registration.linear_model import LinearModel
 from weft.sampling import resample, stage_grid
 
 TOLERANCE = 3.0  # per cent of the longest extent: a larger mean error at the corners is wrong
@@ -53,6 +55,8 @@ class Pair:
         own size, and what is moved out of it is lost.
     dark
         Brightness around the moving image; by default that of its faces.
+    places
+        Points of the tissue, (n, 3) um, in both: what the deformation does to a part is partly an affine of its own.
     """
 
     fixed: np.ndarray
@@ -64,6 +68,7 @@ class Pair:
     spacing: float
     whole: bool
     dark: float | None = None
+    places: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def main() -> None:
@@ -225,8 +230,18 @@ def brain(seed: int) -> Callable[[np.random.Generator], Pair]:
         ("pil", "air"),
         grid.spacing[0],
         True,
+        places=_places(anatomy, deformation, grid, streams[3]),
     )
     return lambda _: pair
+
+
+def _places(
+    anatomy: Anatomy, deformation: Deformation, grid: Grid, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points all over the tissue, in the template and in the sample."""
+    points = random.uniform(grid.lower, grid.upper, (20_000, 3))
+    points = points[regions_at(anatomy, points) >= 0]
+    return points, to_sample(deformation, points)[0]
 
 
 def slab(seed: int) -> Callable[[np.random.Generator], Pair]:
@@ -256,7 +271,10 @@ def _part(
     share: Callable[[np.random.Generator], np.ndarray],
     place: Callable[[np.random.Generator], np.ndarray],
 ) -> Callable[[np.random.Generator], Pair]:
-    """The fixed or the moving image cut to a share of its tissue's box, at a place from 0 to 1 within it."""
+    """The fixed or the moving image cut to a share of its tissue's box, at a place from 0 to 1 within it.
+
+    The truth is the best affine of what both show.
+    """
 
     def make(random: np.random.Generator) -> Pair:
         moving = random.random() < 0.5
@@ -266,10 +284,14 @@ def _part(
         length = np.round(share(random) * (high - low)).astype(int)
         first = low + np.round(place(random) * (high - low - length)).astype(int)
         region = box(first, first + length)
+        assert whole.places is not None
+        shown = grid.crop(region).contains(whole.places[moving])
+        here, there = (points[shown] for points in whole.places)
+        truth = fit_landmarks(here, there, LinearModel())
         if moving:
             dark = float(np.median(image[0]))
-            return replace(whole, moving=image[region], moving_grid=grid.crop(region), dark=dark)
-        return replace(whole, fixed=image[region], fixed_grid=grid.crop(region))
+            return replace(whole, moving=image[region], moving_grid=grid.crop(region), dark=dark, truth=truth)
+        return replace(whole, fixed=image[region], fixed_grid=grid.crop(region), truth=truth)
 
     return make
 
