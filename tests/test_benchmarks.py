@@ -18,10 +18,12 @@ HELPERS = {
     "known_truth.py",
     "pairs.py",
     "peers.py",
+    "random_pairs.py",
     "real_pairs.py",
     "report.py",
     "trial.py",
     "trials.py",
+    "weak_scaling.py",
 }
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in HELPERS)
 
@@ -169,3 +171,35 @@ def test_a_run_of_registrations_goes_on_where_it_stopped(tmp_path):
     again = run("registration.py", *arguments, folder=tmp_path)
     assert "weft.backend: cpu_seconds" not in again
     assert "registration.synthetic.32.epe" in again
+
+
+def test_more_blocks_read_no_more_each(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import weak_scaling
+
+    few, more = (weak_scaling.measure(tmp_path / str(n), n, block=24, overlap=4) for n in (1, 2))
+    assert (few["blocks"], more["blocks"]) == (1, 8)
+    # The plan and the opening of stores are paid once, and are what a single block pays more.
+    each = (8 * more["bytes_read"] - few["bytes_read"]) / 7
+    assert each == pytest.approx(more["bytes_read"], rel=0.1)
+    assert few["bytes_read"] - each < 200_000
+    assert more["peak_memory"] < few["peak_memory"] + 20e6
+
+
+def test_random_pairs_are_of_the_kinds_they_say(pairs):
+    from random_pairs import KINDS, random_pair
+
+    made = {kind: random_pair(7, number) for number, kind in enumerate(KINDS)}
+    assert [pair.kind for pair in made.values()] == list(KINDS)
+    assert made["plane"].grids[0].shape[0] == 1
+    assert len(set(made["unequal_edges"].grids[0].spacing)) == 3
+    assert not made["empty"].images[1].any()
+    assert np.ptp(made["constant"].images[0]) == 0
+    top = made["saturated"].images[0].max()
+    assert (made["saturated"].images[0] == top).mean() > 0.1
+    assert made["masked"].masks[0].shape == made["masked"].images[0].shape
+    for name, pair in made.items():
+        fixed, moving = pair.grids
+        middle = (np.asarray(fixed.lower) + np.asarray(fixed.upper)) / 2
+        there = pair.affine[:3, :3] @ middle + pair.affine[:3, 3]
+        assert moving.contains(there[None])[0] != (name == "apart")

@@ -20,9 +20,11 @@ from scipy.ndimage import maximum_filter
 
 from weft.grid import Grid, Shape, Triple
 from weft.pyramid import halving
+from weft.registration.backends.native_channels import Channels
 from weft.registration.backends.native_field import (
     compose,
     find_folds,
+    folds,
     gaussian_taps,
     interpolate,
     minimal_jacobian,
@@ -41,6 +43,7 @@ from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.threads import share_out
 
 __all__ = [
     "NativeSettings",
@@ -66,7 +69,7 @@ class _Level:
 
     number: int
     halved: Shape
-    pair: Pair
+    pair: Pair | Channels
     grid: Grid
     field_grid: Grid
     noise: float
@@ -87,7 +90,8 @@ def register(
     Parameters
     ----------
     fixed, moving
-        (z, y, x) arrays of any real dtype. A single plane is registered within itself.
+        (z, y, x) arrays of any real dtype, or (c, z, y, x) of as many channels, which are compared one with
+        the other and count by `NativeSettings.channel_weights`. A single plane is registered within itself.
     fixed_grid, moving_grid
         Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
         halved from level to level until it does not; smoothing and windows count voxels.
@@ -116,16 +120,21 @@ def register(
         settings.
     """
     options = NativeSettings.from_mapping(settings)
-    _check(fixed, fixed_grid, moving, moving_grid, masks)
     result_grid = fixed_grid.coarsen((2, 2, 2))
-    statistics = _statistics(fixed, moving, options)
-    breadth = min(_breadth(fixed), _breadth(moving)) >> options.levels[-1]
-    if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
+    breadth = min(_breadth(fixed_grid.shape), _breadth(moving_grid.shape)) >> options.levels[-1]
+    found: list[tuple[list[_Level], float]] = []
+    for one, other, weight in _channels(fixed, moving, options):
+        _check(one, fixed_grid, other, moving_grid, masks)
+        statistics = _statistics(one, other, options)
+        if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
+            continue
+        levels = _pyramid(one, fixed_grid, other, moving_grid, initial.affine, masks, statistics, options)
+        pair = levels[-1].pair
+        if isinstance(pair, Pair) and min(pair.floor_fixed, pair.floor_moving) > 0:
+            found.append((levels, weight))
+    if not found:
         return _unchanged(initial, result_grid)
-
-    levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
-    if min(levels[-1].pair.floor_fixed, levels[-1].pair.floor_moving) <= 0:
-        return _unchanged(initial, result_grid)
+    levels = _together(found)
     u = _start(initial, levels[0])
     metrics = []
     for n, level in enumerate(levels):
@@ -216,9 +225,39 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
             raise ValueError(f"the {name} mask holds weights outside 0 to 1 or not finite; wanted 0 to 1")
 
 
-def _breadth(image: np.ndarray) -> int:
+def _channels(
+    fixed: np.ndarray, moving: np.ndarray, options: NativeSettings
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """The images channel by channel, with the weights."""
+    if fixed.ndim == moving.ndim == 3:
+        return [(fixed, moving, 1.0)]
+    weights = options.channel_weights or (1.0,) * len(fixed)
+    if fixed.ndim != 4 or moving.ndim != 4 or not len(fixed) == len(moving) == len(weights):
+        raise ValueError(
+            f"the blocks are of shapes {fixed.shape} and {moving.shape}, with {len(weights)} channel_weights; "
+            "wanted (z, y, x) for both, or (c, z, y, x) of as many channels as weights"
+        )
+    if options.intensity is not None:
+        raise ValueError(
+            "setting intensity of backend native speaks of one channel; leave it out for several"
+        )
+    return list(zip(fixed, moving, weights, strict=True))
+
+
+def _together(found: list[tuple[list[_Level], float]]) -> list[_Level]:
+    """The levels of all channels as one."""
+    if len(found) == 1:
+        return found[0][0]
+    weights = [weight for _, weight in found]
+    return [
+        replace(level, pair=Channels([levels[n].pair for levels, _ in found], weights))  # type: ignore[misc]
+        for n, level in enumerate(found[0][0])
+    ]
+
+
+def _breadth(shape: tuple[int, ...]) -> int:
     """Voxels along the second longest axis: a thin slab has as much to compare as the plane of it."""
-    return sorted(image.shape)[1]
+    return sorted(shape)[1]
 
 
 def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
@@ -282,7 +321,7 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
                 reduced(weight, f) if weight.size else weight
                 for weight, f in zip(weights, factors, strict=True)
             ]
-        if number > options.levels[-1] and min(map(_breadth, images)) < SMALLEST_LEVEL:
+        if number > options.levels[-1] and min(_breadth(image.shape) for image in images) < SMALLEST_LEVEL:
             break
         if number < options.levels[-1]:
             continue
@@ -326,15 +365,18 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
 
 
 def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
-    """The image that is compared: that of level 0 slightly smoothed, with its edges repeated."""
+    """The image that is compared: that of level 0 slightly smoothed, by what of the Gaussian lies inside."""
     if level or not options.presmoothing:
         return image
     taps = gaussian_taps(_widths(options.presmoothing, image.shape))
-    border = taps.shape[1] - 1
-    padded = np.pad(image, border, mode="edge")
-    smooth(padded[None], taps)
-    inner = (slice(border, -border),) * 3
-    return np.ascontiguousarray(padded[inner])
+    out = image.copy()
+    smooth(out[None], taps)
+    for axis, half in enumerate(taps):
+        n = image.shape[axis]
+        inside = np.convolve(np.ones(n), [*half[:0:-1], *half])[len(half) - 1 :][:n]
+        for k in np.flatnonzero(inside < 1 - 1e-6):
+            np.moveaxis(out, axis, 0)[k] /= np.float32(inside[k])
+    return out
 
 
 def _start(initial: Initial, level: _Level) -> np.ndarray:
@@ -381,7 +423,6 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     taps = gaussian_taps(_widths(sigma, level.grid.shape))
     # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
     taps[np.asarray(level.grid.shape) == 1] *= 2
-    jacobian: float | None = None
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
@@ -390,11 +431,11 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         if weight <= 0:
             break
         scores.append(score / weight)
-        smooth(equations, taps)
+        _smooth_each(equations, taps)
         alpha = prior_strength(equations, u, 1 - scores[-1], level.noise, stiffness)
         solve_with_prior(equations, u, options.damping, alpha, options.tension, options.volume, step)
         limit_length(step, options.step_limit)
-        cuts, jacobian = _compose_unfolded(u, step, moved, options.jacobian_floor)
+        cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
             break
@@ -409,22 +450,29 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         "before": scores[0] if scores else 0.0,
         "after": scores[-1] if scores else 0.0,
         "limited": limited,
-        "minimal_jacobian": minimal_jacobian(u, CELL) if jacobian is None else jacobian,
+        "minimal_jacobian": minimal_jacobian(u, CELL),
     }
 
 
-def _compose_unfolded(
-    u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float
-) -> tuple[int | None, float | None]:
+def _smooth_each(equations: np.ndarray, taps: np.ndarray) -> None:
+    """Smooth each equation, in the block's threads."""
+
+    def work(k: int) -> None:
+        smooth(equations[k : k + 1], taps)
+
+    share_out(work, range(len(equations)))
+
+
+def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:
     """Compose u with a step into `out`, and cut the step (in place) where the result would fold.
 
     Returns
     -------
-    How often the step was cut, and the minimal Jacobian of `out`; (None, None) when cutting did not help.
+    How often the step was cut; None when cutting did not help.
     """
-    jacobian = _compose_and_measure(u, step, out)
-    if jacobian >= floor:
-        return 0, jacobian
+    compose(u, step, out)
+    if not folds(out, CELL, floor):
+        return 0
     # A u that is worse than the floor already must not get worse still.
     limit = min(floor, minimal_jacobian(u, CELL))
     bad = np.zeros(u.shape[1:], np.bool_)
@@ -435,12 +483,7 @@ def _compose_unfolded(
         near = maximum_filter(bad, size=2 * taps.shape[1] + 3).astype(np.float32)
         smooth(near[None], taps)
         step *= 1 - near
-        jacobian = _compose_and_measure(u, step, out)
-        if jacobian >= limit:
-            return cuts, jacobian
-    return None, None
-
-
-def _compose_and_measure(u: np.ndarray, step: np.ndarray, out: np.ndarray) -> float:
-    compose(u, step, out)
-    return minimal_jacobian(out, CELL)
+        compose(u, step, out)
+        if not folds(out, CELL, limit):
+            return cuts
+    return None

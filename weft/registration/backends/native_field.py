@@ -7,20 +7,12 @@ that of the next coarser level, so that neighbouring samples lie two voxels apar
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
 from weft.grid import Grid, Triple
-
-JIT: dict[str, Any] = {
-    "fastmath": True,
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "boundscheck": False,
-}
+from weft.registration.backends.native_jit import INLINED, JIT
 
 
 def gaussian_taps(sigma: float | Triple) -> np.ndarray:
@@ -66,32 +58,55 @@ def smooth(a, taps):
                         ring[(-k) % depth] = np.float32(0)
                 continue
             for y in range(Y):
-                _weigh(ring[z % depth, y], taps[0, 0], plane[y + r])
-                for k in range(1, r + 1):
-                    _add_pair(ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[0, k], plane[y + r])
+                out = plane[y + r]
+                _weigh(ring[z % depth, y], taps[0, 0], out)
+                for k in range(1, r, 2):
+                    _add_pairs(
+                        ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[0, k],
+                        ring[(z - k - 1) % depth, y], ring[(z + k + 1) % depth, y], taps[0, k + 1], out,
+                    )  # fmt: skip
+                if r & 1:
+                    _add_pair(ring[(z - r) % depth, y], ring[(z + r) % depth, y], taps[0, r], out)
             for y in range(Y):
                 inner = row[r : r + X]
                 _weigh(plane[y + r], taps[1, 0], inner)
-                for k in range(1, r + 1):
-                    _add_pair(plane[y + r - k], plane[y + r + k], taps[1, k], inner)
+                for k in range(1, r, 2):
+                    _add_pairs(
+                        plane[y + r - k], plane[y + r + k], taps[1, k],
+                        plane[y + r - k - 1], plane[y + r + k + 1], taps[1, k + 1], inner,
+                    )  # fmt: skip
+                if r & 1:
+                    _add_pair(plane[y], plane[y + 2 * r], taps[1, r], inner)
                 out = a[c, z, y]
                 _weigh(inner, taps[2, 0], out)
-                for k in range(1, r + 1):
-                    _add_pair(row[r - k : r - k + X], row[r + k : r + k + X], taps[2, k], out)
+                for k in range(1, r, 2):
+                    _add_pairs(
+                        row[r - k : r - k + X], row[r + k : r + k + X], taps[2, k],
+                        row[r - k - 1 : r - k - 1 + X], row[r + k + 1 : r + k + 1 + X], taps[2, k + 1], out,
+                    )  # fmt: skip
+                if r & 1:
+                    _add_pair(row[:X], row[2 * r : 2 * r + X], taps[2, r], out)
 
 
-@njit(forceinline=True, **JIT)
+@njit(**INLINED)
 def _weigh(p, w, out):
     """out = w p."""
     for x in range(out.shape[0]):
         out[x] = w * p[x]
 
 
-@njit(forceinline=True, **JIT)
+@njit(**INLINED)
 def _add_pair(p, q, w, out):
     """out += w (p + q)."""
     for x in range(out.shape[0]):
         out[x] += w * (p[x] + q[x])
+
+
+@njit(**INLINED)
+def _add_pairs(p, q, v, r, s, w, out):
+    """out += v (p + q) + w (r + s): two pairs at once, as `out` is read and written each time."""
+    for x in range(out.shape[0]):
+        out[x] += v * (p[x] + q[x]) + w * (r[x] + s[x])
 
 
 @njit(**JIT)
@@ -101,12 +116,8 @@ def compose(u, v, out):
     u, v, out are (3, Z, Y, X) float32 in voxels of the image level, whose grid is twice as fine.
     """
     _, Z, Y, X = u.shape
-    u0 = u[0].reshape(-1)
-    u1 = u[1].reshape(-1)
-    u2 = u[2].reshape(-1)
     half = np.float32(0.5)
     zero = np.float32(0)
-    one = np.float32(1)
     end_z = np.float32(Z - 1)
     end_y = np.float32(Y - 1)
     end_x = np.float32(X - 1)
@@ -117,45 +128,49 @@ def compose(u, v, out):
     step_z = X * Y if Z > 1 else 0
     step_y = X if Y > 1 else 0
     step_x = 1 if X > 1 else 0
+    fraction = np.empty((3, X), np.float32)
+    offsets = np.empty(X, np.int64)
     for z in range(Z):
         for y in range(Y):
+            fz, fy, fx = fraction[0], fraction[1], fraction[2]
+            vz, vy, vx = v[0, z, y], v[1, z, y], v[2, z, y]
             for x in range(X):
-                pz = min(max(np.float32(z) + half * v[0, z, y, x], zero), end_z)
-                py = min(max(np.float32(y) + half * v[1, z, y, x], zero), end_y)
-                px = min(max(np.float32(x) + half * v[2, z, y, x], zero), end_x)
-                iz = min(np.int64(pz), last_z)
-                iy = min(np.int64(py), last_y)
-                ix = min(np.int64(px), last_x)
-                fz = pz - np.float32(iz)
-                fy = py - np.float32(iy)
-                fx = px - np.float32(ix)
-                i = (iz * Y + iy) * X + ix
-                j = i + step_z
-                w11 = fy * fx
-                w10 = fy - w11
-                w01 = fx - w11
-                w00 = one - fy - w01
-                near = (
-                    w00 * u0[i] + w01 * u0[i + step_x] + w10 * u0[i + step_y] + w11 * u0[i + step_y + step_x]
-                )
-                far = (
-                    w00 * u0[j] + w01 * u0[j + step_x] + w10 * u0[j + step_y] + w11 * u0[j + step_y + step_x]
-                )
-                out[0, z, y, x] = v[0, z, y, x] + near + fz * (far - near)
-                near = (
-                    w00 * u1[i] + w01 * u1[i + step_x] + w10 * u1[i + step_y] + w11 * u1[i + step_y + step_x]
-                )
-                far = (
-                    w00 * u1[j] + w01 * u1[j + step_x] + w10 * u1[j + step_y] + w11 * u1[j + step_y + step_x]
-                )
-                out[1, z, y, x] = v[1, z, y, x] + near + fz * (far - near)
-                near = (
-                    w00 * u2[i] + w01 * u2[i + step_x] + w10 * u2[i + step_y] + w11 * u2[i + step_y + step_x]
-                )
-                far = (
-                    w00 * u2[j] + w01 * u2[j + step_x] + w10 * u2[j + step_y] + w11 * u2[j + step_y + step_x]
-                )
-                out[2, z, y, x] = v[2, z, y, x] + near + fz * (far - near)
+                pz = min(max(np.float32(z) + half * vz[x], zero), end_z)
+                iz = min(np.int32(pz), last_z)
+                fz[x] = pz - np.float32(iz)
+                offsets[x] = np.int64(iz) * Y
+            for x in range(X):
+                py = min(max(np.float32(y) + half * vy[x], zero), end_y)
+                iy = min(np.int32(py), last_y)
+                fy[x] = py - np.float32(iy)
+                offsets[x] = (offsets[x] + np.int64(iy)) * X
+            for x in range(X):
+                px = min(max(np.float32(x) + half * vx[x], zero), end_x)
+                ix = min(np.int32(px), last_x)
+                fx[x] = px - np.float32(ix)
+                offsets[x] += np.int64(ix)
+            for c in range(3):
+                # The eight corners, from four shifted views with the same two offsets.
+                p00 = u[c].reshape(-1)
+                p01 = p00[step_y:]
+                p10 = p00[step_z:]
+                p11 = p10[step_y:]
+                more = v[c, z, y]
+                o = out[c, z, y]
+                for x in range(X):
+                    i = np.uint64(offsets[x])
+                    j = i + np.uint64(step_x)
+                    p = p00[i]
+                    q = p01[i]
+                    r = p10[i]
+                    s = p11[i]
+                    p += fx[x] * (p00[j] - p)
+                    q += fx[x] * (p01[j] - q)
+                    r += fx[x] * (p10[j] - r)
+                    s += fx[x] * (p11[j] - s)
+                    p += fy[x] * (q - p)
+                    r += fy[x] * (s - r)
+                    o[x] = more[x] + p + fz[x] * (r - p)
 
 
 @njit(**JIT)
@@ -236,7 +251,12 @@ def minimal_jacobian(u: np.ndarray, spacing: tuple[float, float, float]) -> floa
     The determinant; 1 for a translation, 0 or less where the map folds. Along an axis of a single sample
     u counts as constant.
     """
-    return float(_jacobian_of_rows(*_with_cells(u, spacing)).min())
+    return float(_jacobian_below(*_with_cells(u, spacing), np.float32(np.inf)))
+
+
+def folds(u: np.ndarray, spacing: tuple[float, float, float], limit: float) -> bool:
+    """Whether any determinant of `minimal_jacobian` is below `limit`; much faster than to look for the smallest."""
+    return bool(_jacobian_below(*_with_cells(u, spacing), np.float32(limit)) < limit)
 
 
 def find_folds(u: np.ndarray, spacing: tuple[float, float, float], limit: float) -> np.ndarray:
@@ -257,23 +277,73 @@ def _with_cells(u: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.
 
 
 @njit(**JIT)
+def _jacobian_below(u, scale, limit):
+    """The smallest determinant, if it is below `limit`; rows that cannot hold such a one are not looked at closely.
+
+    With |G| the largest Frobenius norm of a gradient of u in the row, no determinant there is below
+    (1 - |G|)^3: the singular values of I + G are at least 1 - |G|.
+    """
+    _, Z, Y, X = u.shape
+    lowest = np.float32(np.inf)
+    one = np.float32(1)
+    for z in range(Z):
+        for y in range(Y):
+            steepest = _steepest(u, z, max(z - 1, 0), y, y, scale[0])
+            steepest = max(steepest, _steepest(u, z, min(z + 1, Z - 1), y, y, scale[0]))
+            along_y = _steepest(u, z, z, y, max(y - 1, 0), scale[1])
+            steepest += max(along_y, _steepest(u, z, z, y, min(y + 1, Y - 1), scale[1]))
+            along_x = np.float32(0)
+            for x in range(X - 1):
+                a = u[0, z, y, x + 1] - u[0, z, y, x]
+                b = u[1, z, y, x + 1] - u[1, z, y, x]
+                c = u[2, z, y, x + 1] - u[2, z, y, x]
+                along_x = max(along_x, a * a + b * b + c * c)
+            norm = np.sqrt(steepest + along_x * scale[2] * scale[2])
+            # Somewhat less, as all this is rounded.
+            if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > limit):
+                lowest = min(lowest, _jacobian_of_row(u, z, y, scale))
+    return lowest
+
+
+@njit(**INLINED)
+def _steepest(u, z0, z1, y0, y1, scale):
+    """Largest |difference|^2 between two rows of u, over the square of their distance."""
+    p0, p1, p2 = u[0, z0, y0], u[1, z0, y0], u[2, z0, y0]
+    q0, q1, q2 = u[0, z1, y1], u[1, z1, y1], u[2, z1, y1]
+    largest = np.float32(0)
+    for x in range(u.shape[3]):
+        a = q0[x] - p0[x]
+        b = q1[x] - p1[x]
+        c = q2[x] - p2[x]
+        largest = max(largest, a * a + b * b + c * c)
+    return largest * scale * scale
+
+
+@njit(**JIT)
 def _jacobian_of_rows(u, scale):
     """(Z, Y) float32: the smallest determinant at the samples of each row (z, y)."""
-    _, Z, Y, X = u.shape
+    _, Z, Y, _ = u.shape
     out = np.empty((Z, Y), np.float32)
     for z in range(Z):
         for y in range(Y):
-            lowest = np.float32(np.inf)
-            for dz in range(-1, 2, 2):
-                for dy in range(-1, 2, 2):
-                    if 0 <= z + dz < Z and 0 <= y + dy < Y:
-                        lowest = min(lowest, _determinant(u, z, y, dz, dy, 0, 1, scale))
-                        lowest = min(lowest, _determinant(u, z, y, dz, dy, X - 1, -1, scale))
-                        for x in range(1, X - 1):
-                            lowest = min(lowest, _determinant(u, z, y, dz, dy, x, -1, scale))
-                            lowest = min(lowest, _determinant(u, z, y, dz, dy, x, 1, scale))
-            out[z, y] = lowest
+            out[z, y] = _jacobian_of_row(u, z, y, scale)
     return out
+
+
+@njit(**INLINED)
+def _jacobian_of_row(u, z, y, scale):
+    """The smallest determinant at the samples of one row."""
+    _, Z, Y, X = u.shape
+    lowest = np.float32(np.inf)
+    for dz in range(-1, 2, 2):
+        for dy in range(-1, 2, 2):
+            if 0 <= z + dz < Z and 0 <= y + dy < Y:
+                lowest = min(lowest, _determinant(u, z, y, dz, dy, 0, 1, scale))
+                lowest = min(lowest, _determinant(u, z, y, dz, dy, X - 1, -1, scale))
+                for x in range(1, X - 1):
+                    lowest = min(lowest, _determinant(u, z, y, dz, dy, x, -1, scale))
+                    lowest = min(lowest, _determinant(u, z, y, dz, dy, x, 1, scale))
+    return lowest
 
 
 @njit(**JIT)
@@ -292,7 +362,7 @@ def _mark_folds(u, scale, rows, limit, out):
                             out[z, y, x] = True
 
 
-@njit(forceinline=True, **JIT)
+@njit(**INLINED)
 def _determinant(u, z, y, dz, dy, x, dx, scale):
     """det(I + grad u) at the sample (z, y, x), from the differences to z + dz, y + dy and x + dx."""
     one = np.float32(1)

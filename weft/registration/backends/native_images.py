@@ -125,7 +125,7 @@ def intensity_statistics(
 
 def block_statistics(parts: Sequence[np.ndarray], contrast: Contrast) -> Statistics:
     """The statistics of an image given in parts, without its local variance."""
-    moments = [_moments(np.ascontiguousarray(part, np.float32)) for part in parts]
+    moments = [_moments(_some(part)) for part in parts]
     count = sum(m[0] for m in moments)
     unit = sum(m[1] for m in moments) / max(count, 1)
     mean, square = unit, sum(m[2] for m in moments) / max(count, 1)
@@ -133,7 +133,7 @@ def block_statistics(parts: Sequence[np.ndarray], contrast: Contrast) -> Statist
         draft = Statistics(contrast, unit, 0.0, 1.0, ())
         if draft.empty:
             return replace(draft, std=0.0)
-        moments = [_moments(scale(part, draft)) for part in parts]
+        moments = [_moments(scale(_some(part), draft)) for part in parts]
         mean, square = (sum(m[k] for m in moments) / count for k in (1, 2))
     variance = square - mean * mean
     # A constant image leaves rounding errors: one part in 10^5 of the mean is no contrast.
@@ -141,9 +141,22 @@ def block_statistics(parts: Sequence[np.ndarray], contrast: Contrast) -> Statist
     return Statistics(contrast, unit, mean, std, ())
 
 
+def _some(image: np.ndarray) -> np.ndarray:
+    """Every second plane and row, float32: enough for a mean."""
+    return np.ascontiguousarray(image[::2, ::2], np.float32)
+
+
 def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
     """The values to compare, float32: contrast applied, mean 0 and standard deviation 1 by `statistics`."""
-    out = image.astype(np.float32, order="C")
+    out = np.empty(image.shape, np.float32)
+    for plane, values in zip(out, image, strict=True):
+        plane[...] = values
+        _scale_plane(plane, statistics)
+    return out
+
+
+def _scale_plane(out: np.ndarray, statistics: Statistics) -> None:
+    """`scale` of one plane, in place: small enough for the cache."""
     if statistics.contrast != "linear":
         np.maximum(out, 0, out=out)
     if statistics.contrast == "root":
@@ -155,7 +168,6 @@ def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
         np.log(out, out=out)
     out -= np.float32(statistics.mean)
     out *= np.float32(1 / statistics.std)
-    return out
 
 
 def reduced(image: np.ndarray, factors: Shape) -> np.ndarray:
@@ -194,12 +206,11 @@ def halve(a):
 
 @njit(**JIT)
 def _moments(a):
-    """Count, sum and sum of squares of every second plane and row: enough for a mean."""
-    count = 0
+    """Count, sum and sum of squares."""
     total = 0.0
     total2 = 0.0
-    for z in range(0, a.shape[0], 2):
-        for y in range(0, a.shape[1], 2):
+    for z in range(a.shape[0]):
+        for y in range(a.shape[1]):
             row = 0.0
             row2 = 0.0
             for x in range(a.shape[2]):
@@ -208,8 +219,7 @@ def _moments(a):
                 row2 += v * v
             total += row
             total2 += row2
-            count += a.shape[2]
-    return count, total, total2
+    return a.size, total, total2
 
 
 def _sum_local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float, float]:
