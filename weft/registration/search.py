@@ -41,6 +41,7 @@ def search(
     tissue_known = not (reference.mask.all() or other.mask.all())
     by_volume = (ratio,) if tissue_known and 0.5 < ratio < 2 and abs(ratio - 1) > 0.04 else ()
     numbered = list(enumerate(directions))
+    hands = [np.linalg.det(direction) > 0 for direction in directions]
     pool: list[Candidate] = []
     for rotations, scales, refined, enough in _EFFORTS:
         factors = (1.0,) if model.kind == "rigid" else scales + by_volume
@@ -53,7 +54,9 @@ def search(
         if ranked:
             numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
         if pool and pool[0].fit.score >= max(enough, thresholds.min_score):
-            rivals = _different(reference, pool, pool[0])
+            # More effort will not tell a mirror image from the best.
+            hand = hands[pool[0].orientation]
+            rivals = _different(reference, [c for c in pool if hands[c.orientation] == hand], pool[0])
             if not rivals or pool[0].fit.score >= thresholds.accept_margin * rivals[0].fit.score:
                 break
     return pool
