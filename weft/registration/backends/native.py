@@ -60,7 +60,7 @@ SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 18  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 19  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
