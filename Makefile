@@ -24,6 +24,7 @@ env: .venv/weft-environment
 	@echo "Making the environment in .venv (once; about two minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m weft warm
 	@touch $@
 
 lint: env

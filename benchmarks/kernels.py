@@ -1,4 +1,4 @@
-"""Kernels of the chain on one thread: warp, reduce, fusion and pyramid, two of them against SimpleITK."""
+"""Kernels of the chain on one thread: warp, reduce, invert, fusion and pyramid, three of them against SimpleITK."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 import report
-from weft.blocks import cut, region, with_halo
 from weft.fusion import fuse_region, output_grid
 from weft.grid import Grid
 from weft.illumination.model import Illumination
 from weft.image import Tile, TileSet
 from weft.pyramid import downsample
+from weft.registration.combine import combine_blocks
+from weft.registration.plan import block_field_grid, field_core, field_grid, plan_stage
 from weft.stores.ome_zarr import create_level, write_region
+from weft.transforms.formats.ngff import FieldWriter
+from weft.transforms.interpolate import resample_field
+from weft.transforms.invert import find_inverse, invert_displacements, round_trip
 from weft.transforms.reduce import BlockField, reduce_blocks
 from weft.warp import warp
 
@@ -36,7 +40,7 @@ def main() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rows: list[report.Row] = []
     for size in given.sizes:
-        for measure in (warp_rows, reduce_rows, fusion_rows, pyramid_rows):
+        for measure in (warp_rows, reduce_rows, invert_rows, fusion_rows, pyramid_rows):
             rows += measure(f"kernels.{size}", size, given.seeds)
     report.show(rows)
     report.write(rows, given.json)
@@ -81,23 +85,85 @@ def warp_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
 
 
 def reduce_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
-    """Blending of overlapping blocks of a displacement field."""
-    speeds = []
+    """Blocks of displacements to one field: the blending alone, and all that the step does, from files to a store."""
+    blending, whole = [], []
     for seed in seeds:
-        target = Grid((edge,) * 3, (20.0,) * 3)
-        block, halo = (edge // 2,) * 3, (edge // 8,) * 3
+        grid = Grid((edge,) * 3, (20.0,) * 3)
+        stage = {"name": "fine", "level": grid.spacing[0], "block": edge // 2, "overlap": edge // 8}
+        plan = plan_stage(grid, stage)
+        target = field_grid(plan, 2)
         field = smooth_field(target, seed, largest=80.0)
-        blocks = []
-        for block_name in cut(target.shape, block):
-            core = region(block_name, target.shape, block)
-            part = with_halo(core, halo, target.shape)
-            blocks.append(
-                BlockField(target.crop(part), np.ascontiguousarray(field[(slice(None), *part)]), core)
-            )
-        speeds.append(
-            per_second(lambda blocks=blocks, target=target: reduce_blocks(blocks, target), target.size) / 1e6
-        )
-    return [report.row(f"{name}.reduce.speed", speeds, "Mvectors/CPU-s")]
+        settings = {"method": "distance_weighted", "field_factor": 2, "agreement": 1.0, "unfold": True}
+        row = {"status": "ok", "used": "deformable", "largest_displacement_um": 80.0}
+        records = dict.fromkeys(plan["ids"], row)
+        with tempfile.TemporaryDirectory(prefix="kernels-") as folder:
+            blocks = []
+            for block in plan["ids"]:
+                part = block_field_grid(plan, block)
+                u = resample_field(field, target, part)
+                np.save(f"{folder}/{block}.npy", u)
+                blocks.append(BlockField(part, u, field_core(plan, block, 2)))
+
+            def blend(blocks=blocks, target=target) -> None:
+                reduce_blocks(blocks, target)
+
+            def step(folder=folder, plan=plan, target=target, settings=settings, records=records) -> None:
+                def load(one: str) -> np.ndarray:
+                    return np.load(f"{folder}/{one}.npy", mmap_mode="r")
+
+                out = FieldWriter(f"{folder}/field.ome.zarr", target)
+                combine_blocks(plan, load, records, None, settings, None, out)
+
+            blending.append(per_second(blend, target.size) / 1e6)
+            whole.append(per_second(step, target.size) / 1e6)
+    return [
+        report.row(f"{name}.reduce.blending_speed", blending, "Mvectors/CPU-s"),
+        report.row(f"{name}.reduce.step_speed", whole, "Mvectors/CPU-s", at_least=5),
+    ]
+
+
+def invert_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
+    """The inverse of a field, against SimpleITK's and against the forward resampling; round trips in voxels."""
+    values: dict[str, list[float]] = {
+        key: [] for key in ("ours", "theirs", "p95", "their_p95", "cost", "measured_cost")
+    }
+    for seed in seeds:
+        grid = Grid((edge,) * 3, (10.0,) * 3)
+        u_grid = grid.coarsen((2, 2, 2))
+        u = smooth_field(u_grid, seed, largest=60.0, sigma=6)
+        image = np.random.default_rng(seed).integers(0, 60_000, grid.shape, np.uint16)
+
+        def solve(u=u, u_grid=u_grid) -> tuple[np.ndarray, Grid]:
+            return invert_displacements(u, u_grid, tolerance=0.01)
+
+        def solve_and_measure(u=u, u_grid=u_grid, grid=grid) -> None:
+            find_inverse(u, u_grid, grid, voxel=grid.spacing[0], supersample=1)
+
+        def resample(image=image, u=u, u_grid=u_grid, grid=grid) -> None:
+            warp(image, grid, np.eye(4), u, u_grid, grid)
+
+        theirs = itk_inverse(u, u_grid)
+        # SimpleITK keeps the field's grid: near its border the points have left it.
+        inner = grid.crop((slice(edge // 4, -edge // 4),) * 3)
+        ahead = per_second(resample, 1)
+        values["ours"].append(per_second(solve, u_grid.size) / 1e6)
+        values["theirs"].append(per_second(theirs, u_grid.size) / 1e6)
+        values["p95"].append(round_trip(u, u_grid, *solve(), inner)["p95"] / grid.spacing[0])
+        values["their_p95"].append(round_trip(u, u_grid, theirs(), u_grid, inner)["p95"] / grid.spacing[0])
+        values["cost"].append(ahead / per_second(solve, 1))
+        values["measured_cost"].append(ahead / per_second(solve_and_measure, 1))
+    ratio = [a / b for a, b in zip(values["ours"], values["theirs"], strict=True)]
+    return [
+        report.row(f"{name}.invert.speed", values["ours"], "Mvectors/CPU-s"),
+        report.row(f"{name}.invert.simpleitk_speed", values["theirs"], "Mvectors/CPU-s"),
+        report.row(f"{name}.invert.ratio", ratio, "ratio", at_least=1),
+        report.row(f"{name}.invert.round_trip_p95", values["p95"], "voxels"),
+        report.row(f"{name}.invert.simpleitk_round_trip_p95", values["their_p95"], "voxels"),
+        report.row(f"{name}.invert.of_resampling", values["cost"], "ratio", at_most=3),
+        report.row(
+            f"{name}.invert.and_round_trip_of_resampling", values["measured_cost"], "ratio", at_most=3
+        ),
+    ]
 
 
 def fusion_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
@@ -164,10 +230,10 @@ def smooth_image(edge: int, seed: int) -> np.ndarray:
     return (20_000 + 15_000 * noise / np.abs(noise).max()).astype(np.uint16)
 
 
-def smooth_field(grid: Grid, seed: int, largest: float) -> np.ndarray:
-    """A displacement field, (3, z, y, x) float32 um, on ``grid``."""
+def smooth_field(grid: Grid, seed: int, largest: float, sigma: float = 3) -> np.ndarray:
+    """A displacement field, (3, z, y, x) float32 um, on ``grid``, smooth over ``sigma`` samples."""
     rng = np.random.default_rng(seed)
-    u = np.stack([ndimage.gaussian_filter(rng.normal(size=grid.shape), 3) for _ in range(3)])
+    u = np.stack([ndimage.gaussian_filter(rng.normal(size=grid.shape), sigma) for _ in range(3)])
     return (u * largest / np.abs(u).max()).astype(np.float32)
 
 
@@ -203,6 +269,23 @@ def itk_warp(
     return lambda: sitk.GetArrayViewFromImage(
         sitk.Resample(moving, moving, both, sitk.sitkLinear, 0.0)
     ).copy()
+
+
+def itk_inverse(u: np.ndarray, grid: Grid) -> Callable[[], np.ndarray]:
+    """SimpleITK's inverse of a displacement field on the field's own grid, (3, z, y, x) um."""
+    image = itk_image(np.ascontiguousarray(np.moveaxis(u, 0, -1)[..., ::-1], float), grid)
+
+    def invert() -> np.ndarray:
+        # Stop at a hundredth of a sample, as weft does.
+        back = sitk.InvertDisplacementField(
+            image,
+            maximumNumberOfIterations=40,
+            maxErrorToleranceThreshold=0.1,
+            meanErrorToleranceThreshold=0.01,
+        )
+        return np.moveaxis(sitk.GetArrayViewFromImage(back)[..., ::-1], -1, 0).astype(np.float32)
+
+    return invert
 
 
 def itk_image(array: np.ndarray, grid: Grid) -> sitk.Image:

@@ -6,6 +6,9 @@ rule register_affine:
     input:
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_mask=image_receipt("fixed_mask"),
+        moving_mask=image_receipt("moving_mask"),
+        start=start_sources,
     output:
         receipt="<results>/registrations/{registration}/affine.json",
         quality="<results>/registrations/{registration}/quality/affine.json",
@@ -20,7 +23,7 @@ rule register_affine:
         mem_mb=4000,
     params:
         cache=CACHE,
-        settings=registration_settings("affine"),
+        settings=affine_settings,
         channels=channels_of,
         names=names_of,
         gates=gates("affine_score"),

@@ -5,6 +5,7 @@ rule plan_blocks:
     """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch."""
     input:
         fixed=image_receipt("fixed"),
+        moving=image_receipt("moving"),
         start=previous_stage,
     output:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
@@ -29,6 +30,7 @@ rule plan_blocks:
             "settings",
             "only",
         ),
+        channels=channels_of,
         code=lambda wildcards: code("plan_blocks", stage_backend(wildcards)),
     script:
         "../scripts/plan_blocks.py"

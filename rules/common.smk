@@ -284,6 +284,28 @@ def landmark_sources(wildcards):
     ]
 
 
+def start_sources(wildcards):
+    """Files that a given start of the affine depends on."""
+    start = PROJECT.settings(wildcards.registration).affine.start
+    files = [given_path(path) for path in (start.files if start else ())]
+    return [f"{path}/zarr.json" if Path(path).is_dir() else path for path in files]
+
+
+def given_path(path):
+    """A path that a given start names: of a source, or of another registration's affine."""
+    return path if path.startswith(f"{RESULTS}/") else PROJECT.path(path)
+
+
+def affine_settings(wildcards):
+    settings = registration_settings("affine")(wildcards)
+    start = settings["start"]
+    if start and start["landmarks"]:
+        start["landmarks"] = [given_path(path) for path in start["landmarks"]]
+    if start and start["transform"]:
+        start["transform"] = given_path(start["transform"])
+    return settings
+
+
 def compared_labels(role):
     """Receipt of a label image whose overlap is measured (none where only one image has labels)."""
 

@@ -163,7 +163,7 @@ def test_a_mirror_image_of_a_symmetric_specimen_is_refused_when_searched():
         settings=AffineSettings(handedness="search"),
     )
     assert asked.accepted == "refuse"
-    assert any("left and right cannot be told" in note for note in asked.notes)
+    assert any("left and right cannot be told: one of the images is its own" in note for note in asked.notes)
 
 
 def test_handedness_comes_from_the_codes():
@@ -181,6 +181,39 @@ def test_handedness_comes_from_the_codes():
     assert told.accepted == "accept"
     assert np.sign(np.linalg.det(told.matrix[:3, :3])) == np.sign(np.linalg.det(expected[:3, :3]))
     assert error(told.matrix, expected) < 50
+
+
+def test_a_mirror_image_of_a_lopsided_specimen_is_found_when_searched():
+    fixed = specimen()
+    expected, grid = truth(moving="air")
+    result = register_affine(
+        fixed,
+        GRID,
+        moved(fixed, expected, grid),
+        grid,
+        fixed_orientation="pil",
+        settings=AffineSettings(handedness="search"),
+    )
+    assert result.accepted == "accept"
+    assert result.moving_orientation == "air"
+    assert error(result.matrix, expected) < 50
+
+
+def test_masks_keep_rubbish_out():
+    fixed = specimen()
+    expected, grid = truth(rotation=rotation_about((1, 0, 1), 6), shift=(100, 0, -100))
+    moving = moved(fixed, expected, grid)
+    # A bright block beside the specimen in either image, at unlike places.
+    spoilt = [fixed.copy(), moving.copy()]
+    counts = [np.ones(array.shape, bool) for array in spoilt]
+    for array, mask, rubbish in zip(spoilt, counts, [np.s_[:, -9:, :], np.s_[:, :9, :]], strict=True):
+        texture = gaussian_filter(np.random.default_rng(7).normal(size=array.shape), 2) * 40
+        array[rubbish] = (3000 * np.exp(texture))[rubbish].clip(0, 60000)
+        mask[rubbish] = False
+    codes = {"fixed_orientation": "pil", "moving_orientation": "pil"}
+    result = register_affine(spoilt[0], GRID, spoilt[1], grid, masks=(counts[0], counts[1]), **codes)
+    assert result.accepted == "accept"
+    assert error(result.matrix, expected) < 50
 
 
 def test_noise_is_refused():
@@ -207,6 +240,8 @@ def test_bad_input_is_refused_in_one_sentence():
         register_affine(fixed, GRID, np.zeros(GRID.shape), GRID)
     with pytest.raises(ValueError, match="fixed image is of shape"):
         register_affine(fixed[1:], GRID, fixed, GRID)
+    with pytest.raises(ValueError, match="moving mask leaves nothing"):
+        register_affine(fixed, GRID, fixed, GRID, masks=(None, np.zeros(GRID.shape, bool)))
     with pytest.raises(ValueError, match="repeats an axis"):
         register_affine(fixed, GRID, fixed, GRID, fixed_orientation="pal")
 
@@ -224,9 +259,31 @@ def test_otsu_splits_two_heaps():
 
 
 def test_mask_that_says_nothing_is_the_whole_field():
-    speck = np.zeros((20, 20, 20), np.float32)
+    speck = np.zeros((40, 40, 40), np.float32)
     speck[10, 10, 10] = 5
     assert tissue_mask(speck).all()
+    cells = np.zeros((40, 40, 40), np.float32)
+    cells[4::8, 4::8, 4::8] = 5
+    assert tissue_mask(cells).all()
+
+
+def test_the_longest_side_is_the_tissue_s():
+    mask = np.zeros(GRID.shape, bool)
+    mask[10:30, 5:15, 8:12] = True
+    mask[0, 0, 0] = True  # a speck
+    assert Feature(mask.astype(np.float32), mask, GRID).longest == pytest.approx(2000, abs=101)
+
+
+def test_an_empty_field_around_the_specimen_changes_little():
+    fixed = specimen()
+    expected, grid = truth()
+    moving = moved(fixed, expected, grid)
+    codes = {"fixed_orientation": "pil", "moving_orientation": "pil"}
+    wide = np.pad(moving, 25, constant_values=int(np.median(moving[0])))
+    near = register_affine(fixed, GRID, moving, grid, **codes)
+    far = register_affine(fixed, GRID, wide, grid.pad(25), **codes)
+    assert error(far.matrix, expected) < 50
+    assert far.score == pytest.approx(near.score, abs=0.1)
 
 
 def test_local_normalisation_removes_gain_and_shade():

@@ -23,6 +23,7 @@ HELPERS = {
     "report.py",
     "trial.py",
     "trials.py",
+    "weak_scaling.py",
 }
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in HELPERS)
 
@@ -170,6 +171,19 @@ def test_a_run_of_registrations_goes_on_where_it_stopped(tmp_path):
     again = run("registration.py", *arguments, folder=tmp_path)
     assert "weft.backend: cpu_seconds" not in again
     assert "registration.synthetic.32.epe" in again
+
+
+def test_more_blocks_read_no_more_each(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import weak_scaling
+
+    few, more = (weak_scaling.measure(tmp_path / str(n), n, block=24, overlap=4) for n in (1, 2))
+    assert (few["blocks"], more["blocks"]) == (1, 8)
+    # The plan and the opening of stores are paid once, and are what a single block pays more.
+    each = (8 * more["bytes_read"] - few["bytes_read"]) / 7
+    assert each == pytest.approx(more["bytes_read"], rel=0.1)
+    assert few["bytes_read"] - each < 200_000
+    assert more["peak_memory"] < few["peak_memory"] + 20e6
 
 
 def test_random_pairs_are_of_the_kinds_they_say(pairs):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from weft.receipts import KeyedStore
 from weft.registration.ledger import (
     COLUMNS,
     FAILED,
@@ -12,6 +13,7 @@ from weft.registration.ledger import (
     write_costs,
     write_ledger,
 )
+from weft.steps.reduce_transform import blocks_to_redo
 
 RECORD = {
     "block": "0.1.2",
@@ -77,3 +79,14 @@ def test_statuses_are_sorted_into_kinds():
     assert set(MACHINE_DEPENDENT) < set(FAILED)
     assert set(NOT_TRIED) < set(STATUSES)
     assert not {"ok", *NOT_TRIED} & set(FAILED)
+
+
+def test_blocks_are_made_anew_by_what_became_of_them(tmp_path):
+    store = KeyedStore(tmp_path / "transform.ome.zarr", "0" * 64)
+    assert blocks_to_redo(store, ["disagrees"]) == []  # nothing was made yet
+    store.start()
+    rows = [{"block": "0.0.0", "status": "ok"}, {"block": "0.0.1", "status": "disagrees"}]
+    store.finish("all", {}, blocks=rows)
+    assert blocks_to_redo(store, []) == []
+    assert blocks_to_redo(store, ["disagrees", "error"]) == ["0.0.1"]
+    assert blocks_to_redo(store, ["ok", "disagrees"]) == ["0.0.0", "0.0.1"]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from weft.__main__ import main
+from weft.grid import Grid
+from weft.registration.backends.native import register
 from weft.registration.backends.native_field import gaussian_taps, smooth
 from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_tiles import TILE_Z, active_spans, tiles_of, widen
+from weft.registration.contract import Initial
+from weft.registration.threads import block_threads, threads_of_block
 
 SHAPE = (40, 72, 300)
 IDENTITY = np.eye(3)
@@ -32,11 +37,11 @@ def make_pair(
     return Pair(fixed=fixed, moving=moving, linear=IDENTITY, shift=np.array(shift), **given)
 
 
-def equations_of(pair: Pair, u: np.ndarray | None = None, threads: int = 1):
+def equations_of(pair: Pair, u: np.ndarray | None = None):
     shape = tuple((n + 1) // 2 for n in pair.fixed.shape)
     out = np.zeros((9, *shape), np.float32)
     u = np.zeros((3, *shape), np.float32) if u is None else u
-    return out, pair.normal_equations(u, 0.1, out, threads)
+    return out, pair.normal_equations(u, 0.1, out)
 
 
 def test_equations_against_their_definition():
@@ -79,9 +84,32 @@ def test_any_number_of_threads_gives_the_same_bytes():
     """Several tiles along each axis."""
     pair = make_pair(noise((2 * TILE_Z + 10, 72, 300)), noise((2 * TILE_Z + 10, 72, 300), 1))
     u = np.stack([noise(tuple((n + 1) // 2 for n in pair.fixed.shape), k) for k in range(3)])
-    found = [equations_of(pair, u, threads) for threads in (1, 3)]
+    found = [equations_of(pair, u)]
+    with block_threads(3):
+        found.append(equations_of(pair, u))
     assert found[0][0].tobytes() == found[1][0].tobytes()
     assert found[0][1] == found[1][1]
+
+
+def test_a_registration_in_threads_gives_the_same_bytes():
+    moving = noise((72, 70, 68))
+    grid = Grid(moving.shape, (1.0,) * 3)
+    arguments = (np.roll(moving, 1, 1), grid, moving, grid, Initial.identity(), (None, None), {}, 0)
+    alone = register(*arguments)
+    with block_threads(4):
+        assert threads_of_block() == 4
+        shared = register(*arguments)
+    assert threads_of_block() == 1
+    assert alone.iterations > 0
+    assert shared.displacement.tobytes() == alone.displacement.tobytes()
+    assert shared.metrics == alone.metrics
+    with pytest.raises(ValueError, match="0 threads"), block_threads(0):
+        pass
+
+
+def test_warming_compiles_and_works(capsys):
+    assert main(["warm"]) == 0
+    assert "compiled and work" in capsys.readouterr().out
 
 
 def test_tiles_do_not_show():

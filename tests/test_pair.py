@@ -361,3 +361,101 @@ def test_the_shifted_cuts_cover_a_block(shape):
             assert all(s.start % 2 == 0 for s in cut)
             assert max(s.stop - s.start for s in cut) <= max(plan["block"]) + 12
         assert (covered == 1).all()
+
+
+# ---------------------------------------------------------------------------------- stages
+def test_every_stage_finds_only_what_is_left():
+    """Whole, then blocks, then smaller blocks: what was found enters the coordinates, the moving image is read as it is."""
+    stages = [COARSE, {**FINE, "name": "middle"}, {**FINE, "block": 22, "overlap": "auto"}]
+    found = run(stages=stages)
+    assert error(found) < 0.1
+    moved = [max(row["largest_displacement_um"] for row in found.blocks[s["name"]]) for s in stages]
+    assert moved[1] < 0.5 * moved[0]
+    assert moved[2] < moved[1]
+    fixed, moving = pair()
+    # Through the last stage's field alone, one interpolation of the moving image gives the fixed one.
+    inner = GRID.crop((slice(8, -8),) * 3)
+    points = inner.to_physical(np.indices(inner.shape).reshape(3, -1).T)
+    seen = map_coordinates(moving, GRID.to_index(found.transform.apply(points)).T, order=3)
+    rest = seen - fixed[8:-8, 8:-8, 8:-8].ravel()
+    assert np.std(rest) < 0.05 * fixed.std()
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine"),
+    [
+        ({"backend": "demons"}, {}),
+        ({"settings": {"levels": [1, 0]}}, {"backend": "demons", "settings": {"iterations": [5]}}),
+        ({"block": 16, "overlap": 4}, {"block": "whole"}),
+        ({"block": 16, "overlap": 4, "only": ["0.0.0"]}, {}),
+    ],
+)
+def test_stages_of_any_kind_follow_each_other(found, coarse, fine):
+    mixed = run(stages=[{**COARSE, **coarse}, {**FINE, **fine}])
+    start = run(stages=[{**COARSE, **coarse}])
+    assert error(mixed) < error(start)
+    assert mixed.transform.jacobian_determinant(GRID).min() > 0
+    assert {row["status"] for row in mixed.blocks["fine"]} <= {"ok", "unchanged"}
+
+
+# ---------------------------------------------------------------------------------- blocks that are hard
+def changed(change):
+    """Fixed and moving image after `change` of the texture, the fixed one moved by the truth."""
+    points = GRID.to_physical(np.indices(GRID.shape).reshape(3, -1).T)
+    moving = change(texture(GRID))
+    fixed = map_coordinates(moving, GRID.to_index(points + truth(points)).T, order=3, mode="reflect")
+    return fixed.reshape(GRID.shape).astype(np.float32), moving
+
+
+def periodic(values):
+    """Half of the volume repeats itself every 8 voxels."""
+    z, y, x = np.indices(GRID.shape) * 2 * np.pi / 8
+    repeated = 2000 + 400 * (np.sin(z) + np.sin(y) + np.sin(x))
+    return np.where(np.indices(GRID.shape)[2] < 33, values, repeated).astype(np.float32)
+
+
+def half_empty(values):
+    """Nothing beyond a slanted plane, which leaves some blocks half empty."""
+    _, y, x = np.indices(GRID.shape)
+    return np.where(x + 0.5 * y < 60, values, 20.0).astype(np.float32)
+
+
+def with_noise(images, part):
+    """Another noise in a part of each image."""
+    rng = np.random.default_rng(3)
+    for image in images:
+        image[part] = rng.normal(2000, 400, image[part].shape)
+    return images
+
+
+def mean_error(found, keep):
+    """Mean distance, voxels, from the truth where `keep` holds, (z, y, x) bool, away from the border."""
+    inner = np.zeros(GRID.shape, bool)
+    inner[8:-8, 8:-8, 8:-8] = True
+    points = GRID.to_physical(np.argwhere(inner & keep))
+    away = found.transform.apply(points) - points - truth(points)
+    return float(np.linalg.norm(away, axis=1).mean() / GRID.spacing[0])
+
+
+@pytest.mark.parametrize("change", [periodic, half_empty])
+def test_hard_blocks_do_no_harm(change):
+    images = changed(change)
+    values = run(images=images)
+    assert values.transform.jacobian_determinant(GRID).min() > 0
+    content = images[0] > 200
+    assert mean_error(values, content) < 0.15
+    # A period is 8 voxels: nothing is taken for its neighbour.
+    assert max(row["disagreement_um"] for row in values.blocks["fine"]) < 20
+
+
+def test_a_block_of_noise_does_no_harm():
+    """Where the images have nothing in common the stage before, or the neighbours, keep the block in place."""
+    part = (slice(0, 30), slice(0, 30), slice(0, 30))
+    values = run(images=with_noise(pair(), part))
+    assert values.transform.jacobian_determinant(GRID).min() > 0
+    noise = np.zeros(GRID.shape, bool)
+    noise[part] = True
+    far = np.ones(GRID.shape, bool)
+    far[:36, :36, :36] = False
+    assert mean_error(values, far) < 0.15
+    assert mean_error(values, noise) < 2.5

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from weft.config import GATES
 from weft.quality import QualityError, evaluate, read_quality_table, write_quality_table
+from weft.quality.gates import LOOK_AT
 from weft.quality.metrics import (
     atlas_scores,
     band_pass,
@@ -42,6 +44,14 @@ def test_failing_gate_names_the_worst_place(bound, limit, place, value):
         evaluate("solve_poses", values, {"residual_um": {bound: limit}}, "brain")
     assert len(error.value.rows) == 1
     assert "\n" not in str(error.value)
+
+
+def test_a_row_says_where_to_look():
+    gates = {"seam_ratio": {"max": 1}}
+    with pytest.raises(QualityError, match="look at registrations/pair/stages/fine/ledger") as error:
+        evaluate("reduce_transform", {"seam_ratio": 2.0}, gates, "pair/fine")
+    assert error.value.rows[0]["look_at"].endswith("registrations/pair/figures/blocks_fine.png")
+    assert set(LOOK_AT) == set(GATES)
 
 
 def test_not_a_number_never_holds():

@@ -13,7 +13,7 @@ from weft.transforms import Affine, Displacements, Sequence, open_transform
 from weft.transforms.formats.ngff import data_digest, open_field, save_field
 from weft.transforms.formats.scene import read_scene, write_scene
 from weft.transforms.interpolate import resample_field
-from weft.transforms.jacobian import determinant, smallest_determinant
+from weft.transforms.jacobian import determinant, folded_samples, smallest_determinant
 from weft.transforms.points import warp_points
 from weft.transforms.unfold import unfold
 
@@ -323,6 +323,14 @@ def test_determinant_of_a_linear_field():
     field = linear_field(GRID)
     np.testing.assert_allclose(determinant(field, GRID), truth, rtol=1e-4)
     np.testing.assert_allclose(smallest_determinant(field, GRID), truth, rtol=1e-4)
+
+
+def test_folds_are_where_the_smallest_determinant_says():
+    field = np.random.default_rng(2).normal(size=(3, *GRID.shape)).astype(np.float32)
+    for size in (0.2, 0.6, 2.0):
+        smallest = smallest_determinant(size * field, GRID)
+        np.testing.assert_array_equal(folded_samples(size * field, GRID, 0.02), smallest <= 0.02)
+        assert size < 0.5 or 0 < (smallest <= 0.02).mean() < 1
 
 
 def test_determinant_of_a_sequence_is_of_the_displacement_unless_the_affine_is_asked_for():

@@ -1,4 +1,4 @@
-"""What is not a rule: ``python -m weft verify | clean | accuracy | docs``."""
+"""What is not a rule: ``python -m weft verify | clean | accuracy | docs | warm``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracy = commands.add_parser("accuracy", help="print what the judge of the phantom found")
     accuracy.add_argument("file", type=Path, help="accuracy.json of a run")
     commands.add_parser("docs", help="write the reference of all settings anew")
+    commands.add_parser("warm", help="compile the kernels of the registration, once per machine")
     options = parser.parse_args(arguments)
     try:
         return _COMMANDS[options.command](options)
@@ -83,7 +84,14 @@ def _docs(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"verify": _verify, "clean": _clean, "accuracy": _accuracy, "docs": _docs}
+def _warm(options: argparse.Namespace) -> int:
+    from weft.registration.warm import warm
+
+    print(f"the kernels of the registration are compiled and work ({warm():.1f} s)")
+    return 0
+
+
+_COMMANDS = {"verify": _verify, "clean": _clean, "accuracy": _accuracy, "docs": _docs, "warm": _warm}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -129,6 +129,67 @@ class Pyramid(Model):
     )
 
 
+class Motion(Model):
+    """A motion as CloudReg takes it: `scale * (rotation (x - middle of fixed) + translation)` from the middle of moving."""
+
+    x: float = Field(0.0, description="Translation along x, um; the axes are (x, y, z) here.")
+    y: float = Field(0.0, description="Translation along y, um.")
+    z: float = Field(0.0, description="Translation along z, um.")
+    yz: float = Field(
+        0.0, description="Rotation in the plane of y and z, degrees, from y to z; the first one."
+    )
+    xz: float = Field(
+        0.0, description="Rotation in the plane of x and z, degrees, from z to x; the second one."
+    )
+    xy: float = Field(
+        0.0, description="Rotation in the plane of x and y, degrees, from x to y; the last one."
+    )
+    scale: Positive | tuple[Positive, Positive, Positive] = Field(
+        1.0, description="Scale, or scales along x, y, z."
+    )
+
+
+class Start(Model):
+    """A given start instead of the search: exactly one of matrix, motion, landmarks and transform."""
+
+    matrix: list[list[float]] | None = Field(
+        None,
+        description="Matrix, 4 x 4, of points (z, y, x, 1) in um, fixed to moving space.",
+    )
+    motion: Motion | None = Field(
+        None, description="Translation, rotation and scale, after the turn that the orientation codes say."
+    )
+    landmarks: Annotated[list[str], Field(min_length=1, max_length=2)] | None = Field(
+        None,
+        description="One or two tables of points in both images, as in registrations.tsv, relative to `data_root`: `model` by least squares.",
+    )
+    transform: str | None = Field(
+        None,
+        description="File of an affine, fixed to moving space, relative to `data_root`: .tfm, .txt, .mat, .h5 (ITK, ANTs), an affine.json of weft, or the folder of an OME-NGFF scene.",
+    )
+    unit: Positive = Field(1.0, description="Size of a unit of an ITK file, um: 1000 for one in mm.")
+    refine: bool = Field(
+        True, description="Refine it on the images; else it is taken as it is, and only measured."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Start:
+        names = ("matrix", "motion", "landmarks", "transform")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"wanted exactly one of {', '.join(names)}; found {', '.join(given) or 'none of them'}"
+            )
+        if self.matrix is not None and [len(row) for row in self.matrix] != [4] * 4:
+            raise ValueError(f"wanted a matrix of 4 rows of 4 numbers; found {self.matrix}")
+        return self
+
+    @property
+    def files(self) -> list[str]:
+        """The files that it names."""
+        return [*(self.landmarks or ()), *([self.transform] if self.transform else [])]
+
+
 class Affine(Model):
     """The affine start."""
 
@@ -147,6 +208,9 @@ class Affine(Model):
     model: Literal["rigid", "similarity", "affine"] = Field(
         "affine",
         description="What may change: rotation and shift; one scale as well; everything linear. A single plane stays in its plane.",
+    )
+    start: Start | None = Field(
+        None, description="Where to start, given instead of searched; see `affine.start`."
     )
     spacing: Positive | None = Field(
         None,

@@ -329,6 +329,12 @@ class Project:
                 yield f"{self.config.registrations}: registration {name!r}: ontology", registration.ontology
             for path in registration.landmarks or ():
                 yield f"{self.config.registrations}: registration {name!r}: landmarks", path
+        for name in self.registrations:
+            start = self.settings(name).affine.start
+            for path in start.files if start else ():
+                # The affine of another registration is made by the workflow.
+                if not path.startswith(f"{self.results}/"):
+                    yield f"{self.where}: registration {name!r}: affine.start", path
         for name, points in self.config.points.items():
             yield f"{self.where}: points.{name}.path", points.path
         if isinstance(self.config.illumination.dark, str) and self.config.illumination.dark != EMPTY_TILES:

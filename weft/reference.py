@@ -130,11 +130,12 @@ def _readme() -> str:
     return "\n".join(parts)
 
 
-def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
-    """The settings of the YAML file that are models of their own."""
-    for name, field in _fields(Config).items():
+def _sections(within: type[BaseModel] = Config) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The settings of the YAML file that are models of their own, each followed by those within it."""
+    for name, field in _fields(within).items():
         for model in models_in(field.annotation):
             yield name, model
+            yield from _sections(model)
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

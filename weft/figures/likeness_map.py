@@ -59,10 +59,13 @@ def likeness_map(
         at.append(places[0])
     colours = matplotlib.colormaps[COLOURS].with_extremes(bad=(0, 0, 0, 0))
     with plane_rows(path, title, fixed_grid, [name for name, _ in rows], at) as picture:
+        # One stretch for all rows, or a slice without tissue would show its noise.
+        central = [slice_at(fixed, fixed_grid, cut, middle[cut]).ravel() for cut, _, _ in picture.planes]
+        limits = style.stretch(np.concatenate(central), 1, 99.7)
         for n, ((_, volume), point) in enumerate(zip(rows, at, strict=True)):
             for axes, (cut, down, across) in zip(picture.axes[n], picture.planes, strict=True):
                 extent = frame(fixed_grid, down, across)
-                show_grey(axes, slice_at(fixed, fixed_grid, cut, point[cut]), extent)
+                show_grey(axes, slice_at(fixed, fixed_grid, cut, point[cut]), extent, limits)
                 shown = axes.imshow(
                     np.ma.masked_invalid(np.abs(slice_at(volume, map_grid, cut, point[cut]))),
                     extent=frame(map_grid, down, across), aspect="auto", cmap=colours, vmin=SHOWN[0], vmax=SHOWN[1],

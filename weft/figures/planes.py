@@ -88,10 +88,10 @@ def plane_rows(
             drawn.append([])
             for (cut, down, across), (wide, high) in zip(planes, boxes, strict=True):
                 axes = style.add_axes(figure, left, top, wide, high)
-                _label(axes, grid, cut, down, across, float(at[number][cut]))
+                _label(axes, grid, (cut, down, across), float(at[number][cut]), (wide, high))
                 drawn[-1].append(axes)
                 left += wide + GAP
-            bars.append(style.add_axes(figure, left - GAP + 0.14, top, 0.11, boxes[0][1]))
+            bars.append(style.add_axes(figure, left - GAP + 0.14, top, 0.11, row))
             style.bare(bars[-1])
         yield PlaneRows(figure, planes, drawn, bars)
 
@@ -109,24 +109,37 @@ def frame(grid: Grid, down: int, across: int) -> tuple[float, float, float, floa
     return left, right, float(grid.upper[down]), float(grid.lower[down])
 
 
-def show_grey(axes: Axes, plane: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """A slice in shades of grey, stretched; what is not a number is black."""
-    low, high = style.stretch(plane, 1, 99.7)
+def show_grey(
+    axes: Axes,
+    plane: np.ndarray,
+    extent: tuple[float, float, float, float],
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """A slice in shades of grey, between ``limits`` or stretched by itself; what is not a number is black."""
+    low, high = limits or style.stretch(plane, 1, 99.7)
     axes.imshow(
         np.nan_to_num(np.asarray(plane, np.float32), nan=low), extent=extent, aspect="auto", cmap="gray",
         vmin=low, vmax=high * 1.15 if high > 0 else high, interpolation="hanning",
     )  # fmt: skip
 
 
-def _label(axes: Axes, grid: Grid, cut: int, down: int, across: int, at: float) -> None:
+def _label(axes: Axes, grid: Grid, plane: tuple[int, int, int], at: float, size: tuple[float, float]) -> None:
+    """Limits, ticks (as many as have room in so many inches) and names of the axes of a slice."""
+    cut, down, across = plane
     left, right, bottom, top = frame(grid, down, across)
     axes.set(xlim=(left, right), ylim=(bottom, top), facecolor="black")
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    for axis, inches, room in ((axes.xaxis, size[0], 0.7), (axes.yaxis, size[1], 0.35)):
+        axis.set_major_locator(MaxNLocator(int(np.clip(inches / room, 1, 4)), steps=[1, 2, 5, 10]))
     axes.set_xlabel(f"{AXES[across]} (um)", fontsize=7.5, labelpad=1, color=style.MUTED)
     axes.set_ylabel(f"{AXES[down]} (um)", fontsize=7.5, labelpad=1, color=style.MUTED)
     axes.tick_params(length=2, labelsize=7, pad=2)
     for spine in axes.spines.values():
         spine.set_visible(False)
     if grid.shape[cut] > 1:
-        axes.set_title(f"{AXES[cut]} = {at:.5g} um", loc="left", fontsize=8, color=style.MUTED, pad=3)
+        axes.set_title(
+            f"{AXES[cut]} = {f'{at:.0f}' if abs(at) >= 100 else f'{at:.3g}'} um",
+            loc="left",
+            fontsize=8,
+            color=style.MUTED,
+            pad=3,
+        )

@@ -10,18 +10,26 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.registration.candidates import Candidate
-from weft.registration.confidence import Thresholds, Verdict, judge, mirror_notes
+from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
-from weft.registration.features import local_feature
+from weft.registration.features import Feature, local_feature
 from weft.registration.linear_model import Kind, LinearModel
-from weft.registration.orientation import oriented_code, possible_orientations, validate_orientation
+from weft.registration.orientation import (
+    nearest_orientation,
+    oriented_code,
+    possible_orientations,
+    validate_orientation,
+)
 from weft.registration.refine import AffineRefiner, Fit
 from weft.registration.search import finalists, search
 
 _WINDOW = 3.0  # of the local normalisation, voxels of the search level
 _PLANE = 4  # times as many voxels along the longest axis of a plane as of a volume
+_FINER = 0.85  # share of the level from which a finer one is worth its cost
 _KEPT_SCORE = 0.9  # share of its score at the search level that a fine affine must keep
 _FINE_SAMPLES = 200_000
+
+_Seen = tuple[np.ndarray, Grid, np.ndarray | None]  # an image, its grid, and where it counts
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,9 @@ def register_affine(
     settings: AffineSettings | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    start: np.ndarray | None = None,
+    refine: bool = True,
+    masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> AffineResult:
     """Find the affine between two images.
 
@@ -151,6 +162,12 @@ def register_affine(
         For ``method="elastix"``, which samples at random; the native method draws nothing.
     progress
         Called with a sentence at every step.
+    start
+        (4, 4), um, fixed to moving: used instead of a search. It is judged by its score alone.
+    refine
+        Whether a given start is refined.
+    masks
+        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere.
 
     Returns
     -------
@@ -165,8 +182,9 @@ def register_affine(
     """
     settings = settings or AffineSettings()
     tell = progress or (lambda _: None)
-    _check(fixed, fixed_grid, "fixed")
-    _check(moving, moving_grid, "moving")
+    _check(fixed, fixed_grid, masks[0], "fixed")
+    _check(moving, moving_grid, masks[1], "moving")
+    images = (fixed, fixed_grid, masks[0]), (moving, moving_grid, masks[1])
     model = LinearModel(settings.model, is_planar(fixed_grid, moving_grid))
     orientations, notes = possible_orientations(
         fixed_orientation,
@@ -175,9 +193,7 @@ def register_affine(
         settings.handedness == "search",
         model.planar,
     )
-    spacing = search_level(fixed_grid, moving_grid, settings)
-    fixed_feature = local_feature(fixed, fixed_grid, spacing, _WINDOW * spacing)
-    moving_feature = local_feature(moving, moving_grid, spacing, _WINDOW * spacing)
+    spacing, fixed_feature, moving_feature = _search_features(*images, settings)
 
     swapped = moving_feature.volume < fixed_feature.volume
     reference, other = (moving_feature, fixed_feature) if swapped else (fixed_feature, moving_feature)
@@ -185,29 +201,44 @@ def register_affine(
     default_overlap = 0.3 if len(directions) == 1 else 0.6
     min_overlap = default_overlap if settings.min_overlap is None else settings.min_overlap
     tell(f"looking for {reference.mask.shape} voxels in {other.mask.shape} at {spacing:g} um")
-    pool = search(reference, other, directions, min_overlap, model, settings.thresholds, tell)
+    if start is not None:
+        orientations = [nearest_orientation(start)]
+        given = np.linalg.inv(start) if swapped else start
+        pool = [Candidate(0, 0, 1.0, 0.0, AffineRefiner(reference, other).measure(given))]
+        tell(f"given start: score {pool[0].fit.score:.3f}")
+    else:
+        pool = search(reference, other, directions, min_overlap, model, settings.thresholds, tell)
     if not pool:
         raise ValueError(
             f"no shift of the moving image covers {min_overlap:g} of the smaller tissue mask; "
             "wanted images that show the same specimen (or a smaller min_overlap)"
         )
-    best, rival = finalists(reference, other, pool, model)
+    best, rival = finalists(reference, other, pool, model) if refine else (pool[0], None)
     margin = best.fit.score / max(rival.fit.score, 1e-3) if rival else None
-    if settings.handedness == "search":
-        notes += mirror_notes(best, rival, directions)
+    ambiguous = ""
+    if settings.handedness == "search" and start is None:
+        ambiguous = mirror_note(best, rival, directions, (reference, other))
+        notes += [ambiguous] if ambiguous else []
 
     def outward(matrix: np.ndarray) -> np.ndarray:
         return np.linalg.inv(matrix) if swapped else matrix
 
     fine = _refine_fine(
-        (fixed, fixed_grid), (moving, moving_grid), outward(best.fit.matrix), swapped, spacing, settings, seed
+        *images,
+        outward(best.fit.matrix),
+        swapped,
+        spacing,
+        settings,
+        seed,
+        refine,
     )
     coarse_score = AffineRefiner(reference, other).measure(outward(fine.matrix)).score
-    if coarse_score < _KEPT_SCORE * best.fit.score:
+    if refine and coarse_score < _KEPT_SCORE * best.fit.score:
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
         fine = replace(best.fit, matrix=outward(best.fit.matrix))
     orientation = orientations[best.orientation]
     verdict = judge(best.fit.score, margin, settings.thresholds, notes)
+    verdict = "refuse" if ambiguous else verdict
     code = oriented_code(orientation, fixed_orientation) if fixed_orientation else None
     if code and moving_orientation and code != validate_orientation(moving_orientation):
         notes.append(f"the moving image fits as {code!r}, but its orientation code is {moving_orientation!r}")
@@ -228,8 +259,30 @@ def register_affine(
     )
 
 
+def _feature(image: _Seen, spacing: float, window: float) -> Feature:
+    array, grid, counts = image
+    return local_feature(array, grid, spacing, window, counts)
+
+
+def _search_features(fixed: _Seen, moving: _Seen, settings: AffineSettings) -> tuple[float, Feature, Feature]:
+    """The search level's voxel size, um, and the features of both images there.
+
+    What counts is how many voxels the tissue has, not the empty field around it: where there is much of that,
+    the level is finer than `search_level`.
+    """
+    spacing = search_level(fixed[1], moving[1], settings)
+    features = [_feature(image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
+    if settings.spacing is None:
+        share = max(feature.longest / feature.grid.extent.max() for feature in features)
+        finer = max(spacing * share, _native_spacing(fixed[1], moving[1]))
+        if finer < _FINER * spacing:
+            spacing = finer
+            features = [_feature(image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
+    return spacing, features[0], features[1]
+
+
 def search_level(fixed_grid: Grid, moving_grid: Grid, settings: AffineSettings | None = None) -> float:
-    """Voxel size, um, of the level that the search runs at."""
+    """Voxel size, um, of the level that the search runs at; finer where tissue fills little of the fields."""
     settings = settings or AffineSettings()
     if settings.spacing is not None:
         return settings.spacing
@@ -270,35 +323,42 @@ def _native_spacing(fixed_grid: Grid, moving_grid: Grid) -> float:
     return max(min(fixed_grid.spacing[planar:]), min(moving_grid.spacing[planar:]))
 
 
-def _check(array: np.ndarray, grid: Grid, name: str) -> None:
+def _check(array: np.ndarray, grid: Grid, counts: np.ndarray | None, name: str) -> None:
     """Refuse arrays that nothing can be found in."""
     if array.shape != grid.shape:
         raise ValueError(f"the {name} image is of shape {array.shape}, but its grid of shape {grid.shape}")
-    if not np.ptp(array) > 0:
+    if counts is not None and counts.shape != array.shape:
+        raise ValueError(f"the {name} mask is of shape {counts.shape}, but its image of shape {array.shape}")
+    if counts is not None and not counts.any():
+        raise ValueError(f"the {name} mask leaves nothing of its image; wanted one that is above 0 somewhere")
+    if not np.ptp(array if counts is None else array[counts]) > 0:
         raise ValueError(f"the {name} image has the same value everywhere; wanted an image of a specimen")
 
 
 def _refine_fine(
-    fixed: tuple[np.ndarray, Grid],
-    moving: tuple[np.ndarray, Grid],
+    fixed: _Seen,
+    moving: _Seen,
     matrix: np.ndarray,
     swapped: bool,
     spacing: float,
     settings: AffineSettings,
     seed: int,
+    refine: bool,
 ) -> Fit:
-    """The affine, fixed to moving, after the levels below the search level."""
-    finest = finest_level(fixed[1], moving[1], settings)
-    if settings.method == "elastix":
-        matrix = refine_with_elastix(*fixed, *moving, matrix, max(finest, spacing / 2), settings.model, seed)
+    """The affine, fixed to moving, after the levels below the search level (or only measured there)."""
+    finest = min(spacing, finest_level(fixed[1], moving[1], settings))
+    if settings.method == "elastix" and refine:
+        matrix = refine_with_elastix(
+            *fixed[:2], *moving[:2], matrix, max(finest, spacing / 2), settings.model, seed
+        )
     for level in sorted({max(finest, spacing / 2), finest}, reverse=True):
-        features = [local_feature(*image, level, _WINDOW * spacing) for image in (fixed, moving)]
+        features = [_feature(image, level, _WINDOW * spacing) for image in (fixed, moving)]
         reference, other = reversed(features) if swapped else features
         start = np.linalg.inv(matrix) if swapped else matrix
         samples = np.count_nonzero(reference.mask)
         stride = max(1, round((samples / _FINE_SAMPLES) ** (1 / 3)))
         refiner = AffineRefiner(reference, other, stride)
-        if settings.method == "elastix":
+        if settings.method == "elastix" or not refine:
             fit = refiner.measure(start)
         else:
             fit = refiner.run(start, settings.model, overlap_power=0.0)

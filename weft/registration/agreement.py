@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +84,10 @@ def judge_agreement(
     rejected: list[str] = []
     if limit is not None and every:
         limit = max(limit, TOLERANCE * float(np.percentile(every, TYPICAL)))
-        while (worst := _worst(differences, rejected, moved, limit)) is not None:
-            rejected.append(worst)
+        rejected = _outliers(differences, moved, limit)
+    without = set(rejected)
     return Agreement(
-        {name: _typical_difference(differences, name, rejected) for name in plan["ids"]}, rejected, limit
+        {name: _typical_difference(differences, name, without) for name in plan["ids"]}, rejected, limit
     )
 
 
@@ -114,24 +114,28 @@ def disagreement_with_neighbours(
     return float(np.median(values)) if values else None
 
 
-def _worst(
-    differences: Mapping[str, Mapping[str, float]],
-    rejected: list[str],
-    moved: Mapping[str, float],
-    limit: float,
-) -> str | None:
-    """The outlier that goes next."""
-    outliers = []
-    for name, values in differences.items():
-        if name in rejected or _typical_difference(differences, name, rejected) <= limit:
-            continue
-        conflicts = sum(value > limit for other, value in values.items() if other not in rejected)
-        outliers.append((conflicts, moved[name], name))
-    return max(outliers)[2] if outliers else None
+def _outliers(
+    differences: Mapping[str, Mapping[str, float]], moved: Mapping[str, float], limit: float
+) -> list[str]:
+    """The outliers, worst first. Only the neighbours of one that goes are judged again."""
+    rejected: dict[str, None] = {}
+    standing: dict[str, tuple[int, float, str]] = {}
+    waiting = list(differences)
+    while True:
+        for name in waiting:
+            standing.pop(name, None)
+            if name not in rejected and _typical_difference(differences, name, rejected) > limit:
+                conflicts = sum(v > limit for other, v in differences[name].items() if other not in rejected)
+                standing[name] = (conflicts, moved[name], name)
+        if not standing:
+            return list(rejected)
+        worst = max(standing.values())[2]
+        rejected[worst] = None
+        waiting = [worst, *differences[worst]]
 
 
 def _typical_difference(
-    differences: Mapping[str, Mapping[str, float]], name: str, rejected: list[str]
+    differences: Mapping[str, Mapping[str, float]], name: str, rejected: Collection[str]
 ) -> float:
     values = [value for other, value in differences[name].items() if other not in rejected]
     return float(np.median(values)) if values else 0.0

@@ -8,11 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from weft.registration.candidates import Candidate
+from weft.registration.candidates import Candidate, smoothed
+from weft.registration.features import Feature
+from weft.registration.refine import AffineRefiner
 
 Verdict = Literal["accept", "warn", "refuse"]
 
 _MIRROR_TIE = 0.01  # difference in score, as a share, that cannot tell a sample from its mirror image
+_OWN_MIRROR = 0.85  # correlation with its own mirror image from which an image cannot tell left from right
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,37 @@ class Thresholds:
     min_score: float
 
 
-def mirror_notes(best: Candidate, rival: Candidate | None, directions: Sequence[np.ndarray]) -> list[str]:
-    """What can be said of left and right where mirror images were tried."""
-    if rival is None:
-        return []
-    opposite = np.linalg.det(directions[best.orientation]) * np.linalg.det(directions[rival.orientation]) < 0
-    if opposite and rival.fit.score > (1 - _MIRROR_TIE) * best.fit.score:
-        return ["a mirror image fits as well: left and right cannot be told from these images"]
-    return []
+def mirror_note(
+    best: Candidate,
+    rival: Candidate | None,
+    directions: Sequence[np.ndarray],
+    features: tuple[Feature, Feature],
+) -> str:
+    """Why left and right cannot be told where mirror images were tried; empty where they can."""
+    likeness = max(self_mirror(feature) for feature in features)
+    if likeness >= _OWN_MIRROR:
+        return (
+            f"left and right cannot be told: one of the images is its own mirror image (correlation {likeness:.3f}); "
+            "only an orientation code can say"
+        )
+    if rival is not None:
+        hands = [np.linalg.det(directions[candidate.orientation]) for candidate in (best, rival)]
+        if hands[0] * hands[1] < 0 and rival.fit.score > (1 - _MIRROR_TIE) * best.fit.score:
+            return "a mirror image fits as well: left and right cannot be told from these images"
+    return ""
+
+
+def self_mirror(feature: Feature) -> float:
+    """Correlation of a feature with its best mirror image, rotated and shifted as needed."""
+    refiner = AffineRefiner(smoothed(feature, 1.0), smoothed(feature, 1.0))
+    best = -1.0
+    for axis in range(int(feature.mask.shape[0] == 1), 3):
+        start = np.eye(4)
+        start[axis, axis] = -1
+        start[axis, 3] = 2 * feature.centroid[axis]
+        fit = refiner.run(start, "rigid")
+        best = max(best, fit.ncc * fit.overlap)
+    return best
 
 
 def judge(score: float, margin: float | None, thresholds: Thresholds, notes: list[str]) -> Verdict:

@@ -110,7 +110,7 @@ class Result:
 
 
 class Backend(Protocol):
-    """A deformable registration of one block, in one thread.
+    """A deformable registration of one block.
 
     A backend is one function with this signature. To plug one in from outside, publish it in the
     entry-point group ``weft.backends`` of an installed package::
@@ -123,7 +123,8 @@ class Backend(Protocol):
     - take the *total* start transform from `initial` and give back the total u, never the difference;
     - be deterministic: the same arguments give the same bytes, whatever runs beside it (`seed` is all the
       randomness there is);
-    - use one thread (the blocks of a volume run side by side) and memory in proportion to the block;
+    - use one thread (the blocks of a volume run side by side), or as many as `threads_of_block` of
+      `weft.registration.threads` allows, and memory in proportion to the block;
     - return the start unchanged, with metrics 0, for a block that holds nothing to register;
     - raise ValueError, in one sentence, for arguments it cannot work with.
 
@@ -154,10 +155,10 @@ class Backend(Protocol):
         ----------
         fixed, moving
             (z, y, x) arrays of any real dtype: the block of the fixed image, and the part of the moving
-            image that it can meet.
+            image that it can meet. ``native`` also takes (c, z, y, x): channels compared one with the other.
         fixed_grid, moving_grid
-            Where their voxels lie, each in its own physical space, um. The spacing is isotropic and the
-            same in both, up to rounding.
+            Where their voxels lie, each in its own physical space, um. The spacing is that of the stage, or an
+            image's own along axes where that is larger; a single plane has an axis of one voxel.
         initial
             Where to start.
         masks

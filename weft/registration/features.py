@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 
 from weft.grid import Grid
-from weft.sampling import resample, stage_grid
+from weft.sampling import resample
 
-_ACCEPTED_TISSUE = (0.03, 0.90)  # a mask outside this share of the field says nothing
+_ACCEPTED_TISSUE = (0.002, 0.90)  # a mask outside this share of the field says nothing
+_ONE_PIECE = 0.4  # nor does one whose largest piece has a smaller share of it: cells, not a specimen
 _HISTOGRAM_BINS = 256
 _DECADES = 1e2  # the logarithm resolves this range below the brightest voxels, whatever the camera's gain
 
@@ -39,14 +40,30 @@ class Feature:
         return float(np.count_nonzero(self.mask) * np.prod(self.grid.spacing))
 
     @property
+    def longest(self) -> float:
+        """Length, um, of the longest side of the box that holds all but a hundredth of the mask on either side."""
+        sides: list[float] = []
+        for axis in range(3):
+            share = np.cumsum(self._profile(axis)) / np.count_nonzero(self.mask)
+            inside = int(np.count_nonzero((share > 0.01) & (share < 0.99))) + 1
+            sides.append(min(inside, len(share)) * self.grid.spacing[axis])
+        return max(sides)
+
+    @property
     def centroid(self) -> np.ndarray:
         """Centre of mass of the mask, (3,) um."""
-        counts = [self.mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+        counts = [self._profile(axis) for axis in range(3)]
         index = [float(np.arange(len(count)) @ count / count.sum()) for count in counts]
         return self.grid.to_physical(np.array(index))
 
+    def _profile(self, axis: int) -> np.ndarray:
+        """Voxels of the mask in every plane along an axis."""
+        return self.mask.sum(axis=tuple(a for a in range(3) if a != axis))
 
-def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) -> Feature:
+
+def local_feature(
+    array: np.ndarray, grid: Grid, spacing: float, window: float, counts: np.ndarray | None = None
+) -> Feature:
     """The feature of an image at one resolution.
 
     Antialiased isotropic level, logarithm, clipping at 99.5 % of the tissue, local normalisation in the
@@ -62,10 +79,17 @@ def local_feature(array: np.ndarray, grid: Grid, spacing: float, window: float) 
         Voxel size of the feature, um.
     window
         Standard deviation of the Gaussian window of the local normalisation, um.
+    counts
+        (z, y, x) bool, where the image counts; None: everywhere.
     """
-    level_grid = stage_grid(grid, spacing)
+    if counts is not None:
+        # What does not count must reach neither its neighbours nor the scale of the logarithm.
+        array = np.where(counts, array, finite(array)[counts].mean(dtype=np.float64))
+    # Isotropic even where that is finer than the voxels: rotations and similarities are such in voxels too.
+    level_grid = grid.resample((grid.spacing[0], spacing, spacing) if grid.shape[0] == 1 else spacing)
     level = log_intensity(resample(finite(array), grid, level_grid))
-    mask = tissue_mask(level)
+    seen = np.ones(level.shape, bool) if counts is None else resample(counts, grid, level_grid) > 0.5
+    mask = tissue_mask(level, seen)
     clipped = np.minimum(level, np.percentile(level[mask], 99.5))
     return Feature(local_normalisation(clipped, mask, window / spacing), mask, level_grid)
 
@@ -84,24 +108,31 @@ def log_intensity(array: np.ndarray) -> np.ndarray:
     return np.log1p((array - lowest) * np.float32(_DECADES / max(scale, 1e-12)))
 
 
-def tissue_mask(logarithm: np.ndarray) -> np.ndarray:
+def tissue_mask(logarithm: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
     """Where tissue is: Otsu's threshold of the smoothed logarithm of an image.
 
     Parameters
     ----------
     logarithm
         (z, y, x) float32, as `log_intensity` gives it.
+    counts
+        (z, y, x) bool, where the image counts; None: everywhere.
 
     Returns
     -------
     ndarray
-        (z, y, x) bool. All true when the threshold would leave less than 3 % or more than 90 % of the
-        field: then the image has no background to be told from tissue.
+        (z, y, x) bool. All that counts when the threshold would leave less than 0.2 % or more than 90 % of the field,
+        or many small pieces: then the image has no background to be told from tissue.
     """
+    field = np.ones(logarithm.shape, bool) if counts is None or not counts.any() else counts
     smooth = gaussian_filter(logarithm, 1.0, mode="nearest")
-    mask = smooth > otsu_threshold(smooth)
+    mask = (smooth > otsu_threshold(smooth[field])) & field
     low, high = _ACCEPTED_TISSUE
-    return mask if low <= mask.mean() <= high else np.ones(mask.shape, bool)
+    if low <= np.count_nonzero(mask) / np.count_nonzero(field) <= high:
+        pieces = np.bincount(label(mask)[0].ravel())[1:]
+        if pieces.max() >= _ONE_PIECE * pieces.sum():
+            return mask
+    return field
 
 
 def otsu_threshold(array: np.ndarray) -> float:

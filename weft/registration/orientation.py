@@ -113,6 +113,15 @@ def proper_orientations(planar: bool = False) -> tuple[np.ndarray, ...]:
     return tuple(matrices)
 
 
+def nearest_orientation(matrix: np.ndarray) -> np.ndarray:
+    """The signed permutation, (3, 3), nearest to the linear part of an affine, (4, 4) or (3, 3)."""
+    linear = np.asarray(matrix)[:3, :3]
+    left, _, right = np.linalg.svd(linear)
+    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(linear))])
+    candidates = [orientation @ flip for orientation in proper_orientations()]
+    return max(candidates, key=lambda orientation: float((orientation * (left @ right)).sum()))
+
+
 def possible_orientations(
     fixed_code: str | None,
     moving_code: str | None,

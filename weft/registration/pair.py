@@ -22,6 +22,7 @@ from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob, background_value
 from weft.registration.start import find_affine
+from weft.registration.threads import block_threads
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
@@ -100,7 +101,7 @@ def register(
     inverse
         Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers
-        So many blocks at a time.
+        So many blocks at a time; fewer blocks share the threads.
     processes
         Local processes instead of threads: for backends that hold Python's global lock. As for any use of
         multiprocessing, the calling script needs its ``if __name__ == "__main__"``.
@@ -118,13 +119,13 @@ def register(
     pick_fixed = _pick(fixed, fixed_grid, fixed_channel, "fixed")
     pick_moving = _pick(moving, moving_grid, moving_channel, "moving")
     settings = _settings(affine, stages, reduce, invert)
+    masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
         matrix = Affine(np.asarray(affine, float)).matrix
     else:
-        found = _search(pick_fixed, pick_moving, settings.affine, seed)
+        found = _search(pick_fixed, pick_moving, masks, settings.affine, seed)
         matrix = found.matrix
-    masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
     residual: float | None = None
@@ -208,10 +209,16 @@ def _settings(
 
 
 def _search(
-    fixed: tuple[Image, int], moving: tuple[Image, int], start: AffineStart, seed: int
+    fixed: tuple[Image, int],
+    moving: tuple[Image, int],
+    masks: tuple[Image | None, Image | None],
+    start: AffineStart,
+    seed: int,
 ) -> AffineResult:
     """The affine start, refused as the workflow would."""
-    found = find_affine(fixed, moving, AffineSettings(**start.model_dump(exclude={"policy"})), seed)
+    settings = AffineSettings(**start.model_dump(exclude={"policy", "start"}))
+    given = start.start.model_dump() if start.start else None
+    found = find_affine(fixed, moving, settings, seed, start=given, masks=masks)
     if found.accepted == "refuse" and start.policy == "fail":
         raise ValueError(
             f"the affine is refused: {'; '.join(found.notes)}; check orientations and voxel sizes, "
@@ -241,12 +248,14 @@ def _run(job: StageJob, workers: int, processes: bool, client: Any) -> dict[str,
             done = list(pool.map(_kept_block, names))
     else:
         with ThreadPoolExecutor(workers) as threads:
-            done = list(threads.map(partial(_block, job), names))
+            share = max(1, workers // max(1, len(names)))
+            done = list(threads.map(partial(_block, job, share=share), names))
     return dict(zip(names, done, strict=True))
 
 
-def _block(job: StageJob, name: str) -> Outcome:
-    return job.run(name)
+def _block(job: StageJob, name: str, share: int = 1) -> Outcome:
+    with block_threads(share):
+        return job.run(name)
 
 
 _job: StageJob | None = None  # of this worker process

@@ -13,11 +13,13 @@ from weft.registration.features import Feature
 from weft.registration.linear_model import LinearModel
 from weft.registration.refine import AffineRefiner
 
-# How many rotations, which scales, how many starts are refined: tried in turn until one is convincing.
-_EFFORTS: tuple[tuple[int, tuple[float, ...], int], ...] = (
-    (1, (1.0,), 8),
-    (13, (0.78, 1.0, 1.26), 8),
-    (33, (0.72, 0.85, 1.0, 1.18, 1.4), 16),
+# How many rotations, which scales, how many starts are refined, and the score that makes a larger effort needless:
+# tried in turn. A poor match may well beat its rivals while the right rotation has not yet been tried.
+_EFFORTS: tuple[tuple[int, tuple[float, ...], int, float], ...] = (
+    (1, (1.0,), 8, 0.6),
+    (13, (0.78, 1.0, 1.26), 8, 0.5),
+    (33, (0.72, 0.85, 1.0, 1.18, 1.4), 16, 0.4),
+    (33, (0.70, 0.78, 0.92, 1.08, 1.28, 1.48), 40, 0.0),
 )
 _ORIENTATIONS_KEPT = 6  # of those searched, how many go on to the larger efforts
 _FINALISTS = 3
@@ -39,8 +41,9 @@ def search(
     tissue_known = not (reference.mask.all() or other.mask.all())
     by_volume = (ratio,) if tissue_known and 0.5 < ratio < 2 and abs(ratio - 1) > 0.04 else ()
     numbered = list(enumerate(directions))
+    hands = [np.linalg.det(direction) > 0 for direction in directions]
     pool: list[Candidate] = []
-    for rotations, scales, refined in _EFFORTS:
+    for rotations, scales, refined, enough in _EFFORTS:
         factors = (1.0,) if model.kind == "rigid" else scales + by_volume
         starts = starter.starts(numbered, rotation_set(rotations, model.planar), factors)
         tell(
@@ -50,8 +53,10 @@ def search(
         ranked = list(dict.fromkeys(start.orientation for start in starts))
         if ranked:
             numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
-        if pool and pool[0].fit.score >= thresholds.min_score:
-            rivals = _different(reference, pool, pool[0])
+        if pool and pool[0].fit.score >= max(enough, thresholds.min_score):
+            # More effort will not tell a mirror image from the best.
+            hand = hands[pool[0].orientation]
+            rivals = _different(reference, [c for c in pool if hands[c.orientation] == hand], pool[0])
             if not rivals or pool[0].fit.score >= thresholds.accept_margin * rivals[0].fit.score:
                 break
     return pool

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
+
+from weft.grid import Grid
 from weft.image import Image
-from weft.registration.affine import AffineResult, AffineSettings, finest_level, register_affine
+from weft.registration.affine import (
+    AffineResult,
+    AffineSettings,
+    finest_level,
+    is_planar,
+    register_affine,
+)
+from weft.registration.given import given_start
+from weft.registration.linear_model import LinearModel
+from weft.sampling import read_mask
 
 
 def find_affine(
@@ -14,6 +27,9 @@ def find_affine(
     settings: AffineSettings,
     seed: int,
     progress: Callable[[str], None] | None = None,
+    *,
+    start: Mapping[str, Any] | None = None,
+    masks: tuple[Image | None, Image | None] = (None, None),
 ) -> AffineResult:
     """Find the affine between two images at the pyramid levels that the search needs.
 
@@ -24,11 +40,24 @@ def find_affine(
     settings, seed, progress
         As `weft.registration.affine.register_affine`.
 
+    start
+        A given start instead of a search: fields of `weft.config.Start`, its files where they lie.
+    masks
+        Images, in the spaces of the fixed and of the moving image, that say where these count
+        (`weft.sampling.read_mask`, from a half on).
+
     Raises
     ------
+    FileNotFoundError
+        When a file of the start is missing.
     ValueError
-        As `weft.registration.affine.register_affine`.
+        As `weft.registration.affine.register_affine` and `weft.registration.given.given_start`.
     """
+    codes = fixed[0].orientation, moving[0].orientation
+    given = None
+    if start is not None:
+        model = LinearModel(settings.model, is_planar(fixed[0].grid, moving[0].grid))
+        given = given_start(start, fixed[0].grid, moving[0].grid, codes, model)
     spacing = finest_level(fixed[0].grid, moving[0].grid, settings)
     fixed_level, moving_level = (image.level_at(spacing) for image, _ in (fixed, moving))
     return register_affine(
@@ -36,9 +65,16 @@ def find_affine(
         fixed_level.grid,
         moving_level.read(moving[1]),
         moving_level.grid,
-        fixed_orientation=fixed[0].orientation,
-        moving_orientation=moving[0].orientation,
+        fixed_orientation=codes[0],
+        moving_orientation=codes[1],
         settings=settings,
         seed=seed,
         progress=progress,
+        start=given,
+        masks=(_counts(masks[0], fixed_level.grid), _counts(masks[1], moving_level.grid)),
+        refine=start is None or start.get("refine", True),
     )
+
+
+def _counts(mask: Image | None, grid: Grid) -> np.ndarray | None:
+    return None if mask is None else read_mask(mask, grid) >= 0.5

@@ -83,7 +83,7 @@ def reduce_transform(
     _, displacements, affine = open_transform(start).split()
 
     with receipts.job_lock(receipt):
-        redo = _to_redo(store, rerun_status)
+        redo = blocks_to_redo(store, rerun_status)
         if redo or not store.done("all"):
             store.restart()
             out = FieldWriter(store.path, target)
@@ -168,7 +168,7 @@ def reduce_transform(
         )
 
 
-def _to_redo(store: receipts.KeyedStore, rerun_status: list[str]) -> list[str]:
+def blocks_to_redo(store: receipts.KeyedStore, rerun_status: list[str]) -> list[str]:
     """The blocks that came out with one of these statuses when the field was made before."""
     if not rerun_status or not store.done("all"):
         return []

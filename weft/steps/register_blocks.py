@@ -11,6 +11,7 @@ from weft.blocks import deal
 from weft.logs import log, progress
 from weft.registration.engine import parent_record
 from weft.registration.needs import workers
+from weft.registration.threads import block_threads
 from weft.steps.block_results import KeptBlocks, block_path, save_block
 from weft.steps.stage_job import open_stage_job
 
@@ -38,7 +39,7 @@ def register_blocks(
 
     A block's result is kept under a name made of its voxels, its start, the settings, the code and the
     backend's version; a block done before is found. What depends on the machine (an error) is not kept.
-    So many blocks run beside each other as there are threads, and as memory holds.
+    So many blocks run beside each other as there are threads, and as memory holds; fewer blocks share the threads.
 
     Raises
     ------
@@ -49,6 +50,7 @@ def register_blocks(
     job = open_stage_job(plan, fixed, moving, start, channels, settings, (fixed_mask, moving_mask))
     side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
     mine = deal(planned["ids"], batch, batches)
+    share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
 
     def one(name: str) -> tuple[str, bool]:
@@ -58,7 +60,8 @@ def register_blocks(
             if not path.exists():
                 save_block(path, None, parent_record("skipped", 0), 0.0, 0.0)
             return key, False
-        return kept.register(name, job.cut(name))
+        with block_threads(share):
+            return kept.register(name, job.cut(name))
 
     with receipts.job_lock(receipt):
         with ThreadPoolExecutor(side_by_side) as pool:

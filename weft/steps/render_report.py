@@ -32,9 +32,7 @@ def render_report(
     """Draw every picture, then the page. What it shows is named in ``contents``."""
     root = Path(html).parent
     gates = read_quality_table(table)
-    sections = (
-        [overview_section(root, list(contents["registrations"]), gates)] if contents["registrations"] else []
-    )
+    sections = [overview_section(root, contents["registrations"], gates)] if contents["registrations"] else []
     sections += [_image_section(root / "images" / name, name) for name in contents["images"]]
     sections += [registration_section(root, name, facts) for name, facts in contents["registrations"].items()]
     sections.append(_cost_section(root))
@@ -42,7 +40,10 @@ def render_report(
         sections,
         html,
         title="weft report",
-        subtitle=f"{len(contents['images'])} stitched images, {len(contents['registrations'])} registrations",
+        subtitle=", ".join(
+            f"{len(contents[kind])} {words if len(contents[kind]) != 1 else words[:-1]}"
+            for kind, words in (("images", "stitched images"), ("registrations", "registrations"))
+        ),
         gates=gates,
     )
 

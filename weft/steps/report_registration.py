@@ -29,10 +29,13 @@ from weft.transforms.model import Sequence as Transform
 ROWS = 40  # of a long table that the page shows
 
 
-def overview_section(root: Path, names: Sequence[str], gates: Sequence[Mapping[str, Any]]) -> Section:
-    """One row for every registration: its verdict and its most telling numbers."""
+def overview_section(
+    root: Path, registrations: Mapping[str, Mapping[str, Any]], gates: Sequence[Mapping[str, Any]]
+) -> Section:
+    """One row for every registration: its verdict and its most telling numbers; ``registrations`` as in `registration_section`."""
     rows = []
-    for name in names:
+    for name, facts in registrations.items():
+        last = facts["stages"][-1] if facts["stages"] else ""
         values = flat(receipts.read(root / "registrations" / name / "quality.json")["values"])
         rows.append(
             {
@@ -45,12 +48,15 @@ def overview_section(root: Path, names: Sequence[str], gates: Sequence[Mapping[s
                 "volume change": _range(values, "jacobian_p1", "jacobian_p99"),
                 "folded": values.get("jacobian_folded_fraction"),
                 "round trip (um)": values.get("round_trip_p95_um"),
+                "seams": values.get(f"{last}.seam_ratio"),
+                "failed blocks": values.get(f"{last}.blocks_failed_fraction"),
             }
         )
     kept = [c for c in rows[0] if any(row[c] not in ("", None) for row in rows)]
     caption = (
         "Where two numbers stand with an arrow: under the affine alone, then under the whole transform. Landmarks: median "
-        "distance. Volume change: factor at the 1 % and 99 % quantiles. Round trip: 95th percentile of there and back."
+        "distance. Volume change: factor at the 1 % and 99 % quantiles. Round trip: 95th percentile of there and back. Seams: how "
+        "much more the field bends at the faces of blocks than elsewhere. Failed blocks: share, of the last stage."
     )
     return Section("Registrations", [Table("Overview", rows, columns=kept, caption=caption)])
 
@@ -77,6 +83,15 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         ("By the whole transform" if facts["stages"] else "By the transform (an affine)", moved[1]),
     )
     items: list[Picture | Table] = []
+    start = receipts.read(folder / "quality" / "affine.json")
+    if start["picture"]:
+        items.append(
+            Picture(
+                folder / start["picture"],
+                "Affine start: look at it",
+                f"{'; '.join(start['notes'])}. Left the affine that was taken, right the best different one",
+            )
+        )
 
     def add(file: str, title: str, alt: str, caption: str = "") -> None:
         items.append(Picture(figures / file, title, alt, caption))

@@ -41,6 +41,11 @@ def open_received(receipt: str | Path) -> tuple[Image, dict[str, Any]]:
     return image, facts
 
 
+def open_mask(receipt: str | list[str]) -> Image | None:
+    """The mask that a receipt speaks of; none where a script is handed an empty list."""
+    return open_received(receipt)[0] if isinstance(receipt, str) else None
+
+
 def tile_digests(tiles: dict[str, Any], channel: int) -> list[str]:
     """The data digest of every tile in one channel."""
     return [tile["data"][channel] for tile in tiles["tiles"]]

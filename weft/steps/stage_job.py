@@ -6,8 +6,8 @@ from typing import Any
 
 from weft import receipts
 from weft.image import Image
-from weft.registration.stage import StageJob, background_value
-from weft.steps.sources import channel_of, open_received
+from weft.registration.stage import StageJob
+from weft.steps.sources import channel_of, open_mask, open_received
 from weft.transforms import open_transform
 
 
@@ -35,22 +35,25 @@ def open_stage_job(
     masks
         Receipts of the images that say where the fixed and the moving image count; empty for none.
     """
-    pick = []
-    for role, path in (("fixed", fixed), ("moving", moving)):
-        image, _ = open_received(path)
-        pick.append((image, channel_of(image.channels, channels[role], f"{role}_channel")))
+    pick = open_pair(fixed, moving, channels)
+    planned = receipts.read(plan)
     _, displacements, affine = open_transform(start).split()
     return StageJob(
-        plan=receipts.read(plan),
+        plan=planned,
         settings=settings,
         fixed=pick[0],
         moving=pick[1],
         affine=affine,
         start=displacements,
-        background=(background_value(*pick[0]), background_value(*pick[1])),
-        masks=(_mask(masks[0]), _mask(masks[1])),
+        background=tuple(planned["background"]),
+        masks=(open_mask(masks[0]), open_mask(masks[1])),
     )
 
 
-def _mask(receipt: str | list[str]) -> Image | None:
-    return open_received(receipt)[0] if isinstance(receipt, str) else None
+def open_pair(fixed: str, moving: str, channels: dict[str, str | None]) -> list[tuple[Image, int]]:
+    """The fixed and the moving image by their receipts, each with the index of its channel."""
+    pick = []
+    for role, path in (("fixed", fixed), ("moving", moving)):
+        image, _ = open_received(path)
+        pick.append((image, channel_of(image.channels, channels[role], f"{role}_channel")))
+    return pick

@@ -10,7 +10,7 @@ from scipy import ndimage
 from weft.grid import Grid
 from weft.image import Region, box
 from weft.transforms.interpolate import Field
-from weft.transforms.jacobian import smallest_determinant
+from weft.transforms.jacobian import folded_samples
 
 REACH = 3  # samples around a fold that are smoothed with it
 THRESHOLD = 0.02  # a sample is folded where the smallest determinant of the cells around it is not above this
@@ -56,7 +56,7 @@ def unfold(
         folded, and how many still are.
     """
     u = np.array(u, np.float32)
-    folded = _folds(u, grid, threshold)
+    folded = folded_samples(u, grid, threshold)
     count = left = int(folded.sum())
     for i in range(iterations):
         if left == 0:
@@ -73,14 +73,14 @@ def unfold(
                 weight[held[wide]] = 0
             for component in u[(slice(None), *wide)]:
                 component += weight * (ndimage.gaussian_filter(component, 1.5, mode="nearest") - component)
-        folded = _folds(u, grid, threshold)
+        folded = folded_samples(u, grid, threshold)
         left = int(folded.sum())
     return u, count, left
 
 
 def find_folds(u: np.ndarray, grid: Grid, inner: Region, threshold: float = THRESHOLD) -> np.ndarray:
     """Indices, (n, 3) int64, of the folded samples of the part ``inner`` of a field, (3, z, y, x) um on ``grid``."""
-    return np.argwhere(_folds(u, grid, threshold)[inner]) + [part.start for part in inner]
+    return np.argwhere(folded_samples(u, grid, threshold)[inner]) + [part.start for part in inner]
 
 
 def unfold_parts(field: WritableField, grid: Grid, folds: np.ndarray) -> int:
@@ -141,7 +141,3 @@ def _groups(folds: np.ndarray, grid: Grid) -> list[Region]:
 
 def _overlap(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> bool:
     return all(a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True))
-
-
-def _folds(u: np.ndarray, grid: Grid, threshold: float) -> np.ndarray:
-    return smallest_determinant(u, grid) <= threshold

@@ -20,6 +20,7 @@ from scipy.ndimage import maximum_filter
 
 from weft.grid import Grid, Shape, Triple
 from weft.pyramid import halving
+from weft.registration.backends.native_channels import Channels
 from weft.registration.backends.native_field import (
     compose,
     find_folds,
@@ -41,6 +42,7 @@ from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.threads import share_out
 
 __all__ = [
     "NativeSettings",
@@ -65,7 +67,7 @@ class _Level:
 
     number: int
     halved: Shape
-    pair: Pair
+    pair: Pair | Channels
     grid: Grid
     field_grid: Grid
 
@@ -85,7 +87,8 @@ def register(
     Parameters
     ----------
     fixed, moving
-        (z, y, x) arrays of any real dtype. A single plane is registered within itself.
+        (z, y, x) arrays of any real dtype, or (c, z, y, x) of as many channels, which are compared one with
+        the other and count by `NativeSettings.channel_weights`. A single plane is registered within itself.
     fixed_grid, moving_grid
         Their grids, um, of about equal spacing. Where it differs between the axes, only the finest ones are
         halved from level to level until it does not; smoothing and windows count voxels.
@@ -114,16 +117,21 @@ def register(
         settings.
     """
     options = NativeSettings.from_mapping(settings)
-    _check(fixed, fixed_grid, moving, moving_grid, masks)
     result_grid = fixed_grid.coarsen((2, 2, 2))
-    statistics = _statistics(fixed, moving, options)
-    breadth = min(_breadth(fixed), _breadth(moving)) >> options.levels[-1]
-    if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
+    breadth = min(_breadth(fixed_grid.shape), _breadth(moving_grid.shape)) >> options.levels[-1]
+    found: list[tuple[list[_Level], float]] = []
+    for one, other, weight in _channels(fixed, moving, options):
+        _check(one, fixed_grid, other, moving_grid, masks)
+        statistics = _statistics(one, other, options)
+        if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
+            continue
+        levels = _pyramid(one, fixed_grid, other, moving_grid, initial.affine, masks, statistics, options)
+        pair = levels[-1].pair
+        if isinstance(pair, Pair) and min(pair.floor_fixed, pair.floor_moving) > 0:
+            found.append((levels, weight))
+    if not found:
         return _unchanged(initial, result_grid)
-
-    levels = _pyramid(fixed, fixed_grid, moving, moving_grid, initial.affine, masks, statistics, options)
-    if min(levels[-1].pair.floor_fixed, levels[-1].pair.floor_moving) <= 0:
-        return _unchanged(initial, result_grid)
+    levels = _together(found)
     u = _start(initial, levels[0])
     metrics = []
     for n, level in enumerate(levels):
@@ -214,9 +222,39 @@ def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
             raise ValueError(f"the {name} mask holds weights outside 0 to 1 or not finite; wanted 0 to 1")
 
 
-def _breadth(image: np.ndarray) -> int:
+def _channels(
+    fixed: np.ndarray, moving: np.ndarray, options: NativeSettings
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """The images channel by channel, with the weights."""
+    if fixed.ndim == moving.ndim == 3:
+        return [(fixed, moving, 1.0)]
+    weights = options.channel_weights or (1.0,) * len(fixed)
+    if fixed.ndim != 4 or moving.ndim != 4 or not len(fixed) == len(moving) == len(weights):
+        raise ValueError(
+            f"the blocks are of shapes {fixed.shape} and {moving.shape}, with {len(weights)} channel_weights; "
+            "wanted (z, y, x) for both, or (c, z, y, x) of as many channels as weights"
+        )
+    if options.intensity is not None:
+        raise ValueError(
+            "setting intensity of backend native speaks of one channel; leave it out for several"
+        )
+    return list(zip(fixed, moving, weights, strict=True))
+
+
+def _together(found: list[tuple[list[_Level], float]]) -> list[_Level]:
+    """The levels of all channels as one."""
+    if len(found) == 1:
+        return found[0][0]
+    weights = [weight for _, weight in found]
+    return [
+        replace(level, pair=Channels([levels[n].pair for levels, _ in found], weights))  # type: ignore[misc]
+        for n, level in enumerate(found[0][0])
+    ]
+
+
+def _breadth(shape: tuple[int, ...]) -> int:
     """Voxels along the second longest axis: a thin slab has as much to compare as the plane of it."""
-    return sorted(image.shape)[1]
+    return sorted(shape)[1]
 
 
 def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
@@ -280,7 +318,7 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
                 reduced(weight, f) if weight.size else weight
                 for weight, f in zip(weights, factors, strict=True)
             ]
-        if number > options.levels[-1] and min(map(_breadth, images)) < SMALLEST_LEVEL:
+        if number > options.levels[-1] and min(_breadth(image.shape) for image in images) < SMALLEST_LEVEL:
             break
         if number < options.levels[-1]:
             continue
@@ -381,7 +419,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         if weight <= 0:
             break
         scores.append(score / weight)
-        smooth(equations, taps)
+        _smooth_each(equations, taps)
         alpha = prior_strength(equations, u, 1 - scores[-1], options.stiffness)
         solve_with_prior(equations, u, options.damping, alpha, options.tension, step)
         limit_length(step, options.step_limit)
@@ -402,6 +440,15 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         "limited": limited,
         "minimal_jacobian": minimal_jacobian(u, CELL),
     }
+
+
+def _smooth_each(equations: np.ndarray, taps: np.ndarray) -> None:
+    """Smooth each equation, in the block's threads."""
+
+    def work(k: int) -> None:
+        smooth(equations[k : k + 1], taps)
+
+    share_out(work, range(len(equations)))
 
 
 def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:

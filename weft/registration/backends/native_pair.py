@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from weft.registration.backends.native_pass import sum_tiles
 from weft.registration.backends.native_tiles import active_spans, tiles_of, widen
+from weft.registration.threads import share_out
 
 NO_MASK = np.zeros((0, 0, 0), np.float32)
 NO_FIELD = np.zeros((0, 0, 0, 0), np.float32)
@@ -53,7 +53,7 @@ class Pair:
         self._tiles = tiles_of(self.spans)
 
     def normal_equations(
-        self, u: np.ndarray, robustness: float, equations: np.ndarray, threads: int = 1
+        self, u: np.ndarray, robustness: float, equations: np.ndarray
     ) -> tuple[float, float]:
         """Sum the normal equations of every voxel into the cells of the displacement grid.
 
@@ -66,15 +66,13 @@ class Pair:
         equations
             (9, Zc, Yc, Xc) float32: w J J' (zz, zy, zx, yy, yx, xx) and w e J (z, y, x), summed over the voxels
             of a cell, are written to the cells in `spans`; the others are left alone.
-        threads
-            How many work at it; the bytes are the same for any number.
 
         Returns
         -------
         Sum of s rho^2 and sum of s, with s = varF / (varF + floor_fixed) where both images count. Cells outside
         `spans` count as not explained.
         """
-        return self._sum(self._tiles, u, NO_FIELD, robustness, equations, threads)
+        return self._sum(self._tiles, u, NO_FIELD, robustness, equations)
 
     def similarity(self, start: np.ndarray, u: np.ndarray, scratch: np.ndarray) -> tuple[float, float]:
         """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level.
@@ -97,25 +95,21 @@ class Pair:
         tiles = np.array(thin, np.int64).reshape(-1, 6)
         found = []
         for a, b in ((start, u), (u, start)):
-            score, weight = self._sum(tiles, a, b, 1.0, scratch, 1)
+            score, weight = self._sum(tiles, a, b, 1.0, scratch)
             found.append(score / weight if weight > 0 else 0.0)
         return found[0], found[1]
 
-    def _sum(self, tiles, u, other, robustness, equations, threads) -> tuple[float, float]:
-        """Work off `tiles`; their sums are added in the order of the tiles."""
+    def _sum(self, tiles, u, other, robustness, equations) -> tuple[float, float]:
+        """Work off `tiles` in the block's threads; their sums are added in the order of the tiles."""
         sums = np.zeros((len(tiles), 2))
 
-        def work(part: slice) -> None:
+        def work(k: int) -> None:
             sum_tiles(
-                tiles[part], self.spans, self._needed, self.fixed, self.moving, self.fixed_mask,
+                tiles[k : k + 1], self.spans, self._needed, self.fixed, self.moving, self.fixed_mask,
                 self.moving_mask, self.linear, self.shift, u, other, self.floor_fixed, self.floor_moving,
-                robustness, sums[part], equations,
+                robustness, sums[k : k + 1], equations,
             )  # fmt: skip
 
-        if threads == 1:
-            work(slice(None))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, [slice(k, k + 1) for k in range(len(tiles))]))
+        share_out(work, range(len(tiles)))
         score, weight = sums.sum(0)
         return (float(score), float(weight) / self.share) if weight > 0 else (0.0, 0.0)

@@ -50,6 +50,8 @@ class NativeSettings:
         Longest step, voxels of the level.
     jacobian_floor
         No step may bring a Jacobian determinant of x -> x + u(x) below this.
+    channel_weights
+        How much each channel counts, where blocks have several; by default all the same.
     contrast
         ``linear`` compares the values, ``root`` sqrt(mean + value), ``log`` log(1 + value / mean): see
         `intensity_statistics`.
@@ -75,6 +77,7 @@ class NativeSettings:
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
+    channel_weights: tuple[float, ...] | None = None
     contrast: Contrast = "root"
     intensity: Mapping[str, Mapping[str, Any]] | None = None
 
@@ -103,6 +106,10 @@ class NativeSettings:
             self._refuse("step_limit", "more than 0 and at most 2 voxels")
         if not 0 < self.jacobian_floor < 1:
             self._refuse("jacobian_floor", "a number between 0 and 1")
+        if self.channel_weights is not None:
+            object.__setattr__(self, "channel_weights", tuple(self.channel_weights))
+            if not self.channel_weights or not all(0 < w < float("inf") for w in self.channel_weights):
+                self._refuse("channel_weights", "numbers above 0")
         if self.contrast not in get_args(Contrast):
             self._refuse("contrast", " or ".join(get_args(Contrast)))
         if self.intensity is not None and set(self.intensity) != {"fixed", "moving"}:
