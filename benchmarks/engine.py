@@ -99,14 +99,14 @@ def warm(
     if method == "backend":
         backend(small[0], small[1], np.eye(4), {"spacing": settings.get("spacing", UNIT)})
         return
-    known = {name: settings[name] for name in ("spacing", "orientation", "affine") if name in settings}
+    known = {name: settings[name] for name in ("spacing", "orientation") if name in settings}
     both = [{"name": "coarse", "level": "x4", "block": "whole"}, {"name": "fine", "level": "x1", "block": 24}]
     middle = np.eye(4)
     if affine is None:
-        stages(small[0], small[1], None, {**known, "stages": []})
+        search = {**settings.get("affine", {}), "policy": "warn"}
+        stages(small[0], small[1], None, {**known, "affine": search, "stages": []})
     else:
         middle[:3, :3] = affine[:3, :3]
-    known.pop("affine", None)
     stages(small[0], small[1], middle, {**known, "stages": both})
 
 
