@@ -133,4 +133,4 @@ def test_blocks_run_side_by_side_as_memory_holds():
 def test_the_memory_of_a_block_is_what_was_predicted():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     predicted = block_memory((80, 80, 80), 16, "native", {})
-    assert 0.5 * predicted < int(done.stdout) < predicted
+    assert 0.4 * predicted < int(done.stdout) < predicted
