@@ -71,14 +71,14 @@ class NativeSettings:
 
     levels: tuple[int, ...] = (3, 2, 1, 0)
     iterations: tuple[int, ...] = (12,)
-    sigma: tuple[float, ...] = (1.5,)
+    sigma: tuple[float, ...] = (1.5, 1.4, 1.4)
     presmoothing: float = 0.6
     damping: float = 0.005
     stiffness: tuple[float, ...] = (0.0008,)
-    tension: float = 1.4
-    volume: float = 0.02
+    tension: float = 1.0
+    volume: float = 0.028
     noise_floor: float = 0.005
-    robustness: tuple[float, ...] = (0.5, 0.3, 0.05)
+    robustness: tuple[float, ...] = (0.6, 0.2, 0.05)
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
