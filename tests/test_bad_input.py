@@ -252,9 +252,12 @@ def test_more_channel_names_than_channels_are_refused(good, project):
     assert "data/fixed.nrrd: 2 channel names (a, b) are given; the source has 1 channels" in sentence
 
 
-def test_a_block_larger_than_the_volume_is_refused_before_anything_is_registered(good, project):
+def test_a_block_larger_than_the_volume_is_refused_by_the_plan_of_its_stage(good, project):
     run_script(project.folder, find(good[1], "import_image", image="fixed"))
     job = find(good[1], "plan_blocks", stage="fine")
+    start = project.folder / job.input.start
+    start.parent.mkdir(parents=True)
+    start.write_text("{}")
     sentence = refused(project, job, settings={**job.params.settings, "block": 64})
     assert "stage 'fine': block 64 is larger than the fixed image, which has [48, 48, 48] voxels" in sentence
     assert "wanted a smaller number or `whole`" in sentence

@@ -342,7 +342,7 @@ def test_memory_grows_neither_with_the_volume_nor_with_the_number_of_blocks(tmp_
     root = Path(__file__).resolve().parents[1]
     run = subprocess.run(script, cwd=root, capture_output=True, text=True, check=True)
     rows = [[float(word) for word in line.split()] for line in run.stdout.splitlines()][1:]
-    assert [row[0] for row in rows] == [7, 13, 52]
+    assert [row[0] for row in rows] == [8, 16, 64]
     for column in (1, 2):
         peaks = [row[column] for row in rows]
         # Zarr's threads hold a chunk more or less. The whole field would be 3, 6 and 25 MB.
