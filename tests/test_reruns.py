@@ -45,9 +45,10 @@ INVERTED = (
 )  # fmt: skip
 FINE_REDUCED = {f"reduce_transform {NAME} fine"} | INVERTED
 FINE_BLOCKS = batched("register_blocks", f"{NAME} fine") | FINE_REDUCED
-COARSE_REDUCED = {f"reduce_transform {NAME} coarse"} | FINE_BLOCKS
+# What a stage leaves to be found sets the next one's halos.
+COARSE_REDUCED = {f"reduce_transform {NAME} coarse", f"plan_blocks {NAME} fine"} | FINE_BLOCKS
 COARSE_BLOCKS = batched("register_blocks", f"{NAME} coarse") | COARSE_REDUCED
-AFFINE = {f"register_affine {NAME}"} | COARSE_BLOCKS
+AFFINE = {f"register_affine {NAME}", f"plan_blocks {NAME} coarse"} | COARSE_BLOCKS
 PLANS = {f"plan_blocks {NAME} coarse", f"plan_blocks {NAME} fine"}
 PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | AFFINE
 FUSED = tiled("gather_fused", "check_tiles") | PYRAMIDS
@@ -143,7 +144,7 @@ CODE_EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "weft/transforms/invert.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", INVERTED,
     ),
     "the backend in use": (
-        "weft/registration/backends/native_pass.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", COARSE_BLOCKS,
+        "weft/registration/backends/native_pass.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", COARSE_BLOCKS | PLANS,
     ),
     "a backend not in use": (
         "weft/registration/backends/elastix.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", set(),
@@ -247,7 +248,7 @@ def test_an_edit_of_the_engines_formula_finds_no_stale_blocks(whole_run: WholeRu
 
     kernels = project.folder / "weft" / "registration" / "backends" / "native_pass.py"
     with kept(kernels):
-        replace(kernels, "kappa1 = np.float32(1 + robustness)", "kappa1 = np.float32(1.2 + robustness)")
+        replace(kernels, "kappa1 = kappa + one", "kappa1 = kappa + np.float32(1.2)")
         project.run(fine)
         assert made(project, "coarse") == (1, 1)
         assert made(project, "fine") == (blocks, blocks)

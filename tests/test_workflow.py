@@ -275,7 +275,8 @@ def test_snakemake_makes_its_report(whole_run: WholeRun, tmp_path: Path) -> None
         names = archive.namelist()
         page = archive.read("report/report.html").decode()
     pictures = {Path(name).name for name in names if name.endswith(".png")}
-    kinds = {"positions", "illumination", "overlay", "deformation", "blocks_coarse", "blocks_fine"}
+    kinds = {"positions", "illumination", "overlay", "checkerboard", "deformation", "local_ncc"}
+    kinds |= {"blocks_coarse", "blocks_fine"}
     assert pictures == {f"{kind}.png" for kind in kinds}
     assert any(name.endswith("/report.html") and name != "report/report.html" for name in names)
     assert "register_blocks" in page

@@ -362,7 +362,7 @@ GATES = {
         "Share of a stage's displacement field with a Jacobian determinant of 0 or less.",
     ),
     "seam_ratio": (
-        Gate(max=1.25),
+        Gate(max=1.5),
         "How much more a stage's field bends where its blocks meet than elsewhere: mean second difference there by that of all other samples.",
     ),
     "round_trip_p95_voxel": (
