@@ -313,7 +313,7 @@ class Invert(Model):
     )
     supersample: Annotated[int, Field(ge=1, le=4)] | Literal["auto"] = Field(
         "auto",
-        description="Samples of the inverse per sample of the field, along each axis: a closer round trip for a larger file. `auto`: the fewest of 1, 2 and 4 with which the round trip is at most 0.1 voxel of the last stage's level for 95 % of the fixed voxels and 0.5 for all.",
+        description="Samples of the inverse per sample of the field, along each axis: a closer round trip for a larger file. `auto`: the fewest of 1, 2 and 4 with which the round trip is at most 0.1 voxel of the last stage's level for 95 % of the fixed voxels and 0.5 for all, and none finer than those voxels.",
     )
 
 

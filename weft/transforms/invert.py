@@ -86,7 +86,7 @@ def find_inverse(
         As `invert_displacements`.
     supersample
         As `invert_displacements`. ``auto``: the coarsest of 1, 2 and 4 with a round trip of at most a tenth of a voxel
-        for 95 % of the fixed voxels and half a voxel for all; 4 where none has.
+        for 95 % of the fixed voxels and half a voxel for all; the finest where none has. None is finer than ``voxel``.
     create
         Makes what the inverse is written to, given its grid; called once more for every finer grid that is tried. None
         for arrays in memory.
@@ -96,7 +96,7 @@ def find_inverse(
     ValueError
         When the field does not lie on its grid or holds values that are not finite.
     """
-    factors: Sequence[int] = (1, 2, FINEST) if supersample == "auto" else (supersample,)
+    factors: Sequence[int] = (supersample,) if supersample != "auto" else _factors(grid, voxel)
     lower, upper = _extremes(u, grid)
     for factor in factors:
         v_grid = _inverse_grid(grid, lower, upper, factor)
@@ -233,6 +233,12 @@ def _extremes(u: Field, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     if wrong:
         raise ValueError(f"the displacement field holds {wrong} values that are not finite")
     return lower, upper
+
+
+def _factors(grid: Grid, voxel: float) -> list[int]:
+    """What ``auto`` tries: samples closer than the voxels that were registered would cost more than they tell."""
+    close = (1 + 1e-6) * min(grid.spacing) / voxel
+    return [1, *(factor for factor in (2, FINEST) if factor <= close)]
 
 
 def _inverse_grid(grid: Grid, lower: np.ndarray, upper: np.ndarray, supersample: int) -> Grid:
