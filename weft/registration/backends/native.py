@@ -40,8 +40,9 @@ from weft.registration.backends.native_images import (
     white_noise,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
+from weft.registration.backends.native_prior import prior_strength
 from weft.registration.backends.native_settings import NativeSettings
+from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
 
@@ -62,7 +63,7 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 19  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 10  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
@@ -434,8 +435,8 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     """Run one level from u; returns the new u and the level's record."""
     shape = level.field_grid.shape
     equations = np.empty((9, *shape), np.float32)
-    step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
+    spare = np.empty((3, *shape), np.float32)
     # The more of the images is white noise, the wider the sums, and the stricter on windows that fit badly.
     sigma = options.at(options.sigma, level.number) * float(np.sqrt(1 + 3 * min(level.noise, MOST_NOISE)))
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
@@ -453,8 +454,10 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         scores.append(score / weight)
         _smooth_each(equations, taps)
         alpha = prior_strength(equations, u, 1 - scores[-1], level.noise, stiffness)
-        solve_with_prior(equations, u, options.damping, alpha, options.tension, options.volume, step)
-        limit_length(step, options.step_limit)
+        step = solve_with_prior(
+            equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
+            moved, spare,
+        )  # fmt: skip
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
