@@ -13,7 +13,14 @@ from nibabel.openers import ImageOpener
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.readers.checks import channel_names, label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.checks import (
+    channel_names,
+    label_volume,
+    micrometres,
+    orientation_code,
+    reading,
+    voxel_size,
+)
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import DecodedVolume, LazyVolume, RawVolume
 from weft.readers.nrrd import read_nrrd_header
@@ -52,7 +59,7 @@ def open_volume(
     channels
         Name of the one channel.
     labels
-        True for a label image, which must be of an integer type.
+        True for a label image, of an integer type, or of floats that are whole numbers: these become uint32.
 
     Returns
     -------
@@ -75,7 +82,7 @@ def open_volume(
     opener = _open_nifti if path.name.lower().endswith((".nii", ".nii.gz")) else _open_itk
     data, sizes, unit, code = opener(path)
     if labels:
-        label_type(data.dtype, path)
+        data = label_volume(data, path)
     if spacing is None and sizes is not None:
         if spacing_unit is None and unit is None:
             raise ValueError(
