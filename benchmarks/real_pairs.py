@@ -100,7 +100,12 @@ def slab_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:
         slab = _Slab(folder, first, second, seed)
         case = f"slabs.{first}-{second}.{seed}"
         for method in ("weft.stages", *(peer for peer in ("elastix", "ants") if peer in trials.peers)):
-            own = {"spacing": [(1000.0,) * 3] * 2, "affine": {"policy": "warn"}}
+            # As the files say. The peers take the axes as they run, too.
+            own = {
+                "spacing": [(1000.0,) * 3] * 2,
+                "orientation": ["rsp", "rsp"],
+                "affine": {"policy": "warn"},
+            }
             settings = own if method == "weft.stages" else {}
             result = trials.run(case, method, slab.inputs, slab.score, settings)
             if result is not None:
