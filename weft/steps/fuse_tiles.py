@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weft import receipts
 from weft.blocks import deal
 from weft.fusion import TileCache, fuse_region, output_grid
@@ -49,9 +47,7 @@ def fuse_tiles(
     ]
     keyed = receipts.KeyedStore(Path(receipt).parents[2] / "fused.zarr", receipts.digest(facts))
     with receipts.job_lock(receipt):
-        create_level(
-            keyed.path, grid, len(raw.channels), settings["dtype"], chunk=store["chunk"], shard=store["shard"]
-        )
+        create_level(keyed.path, grid, len(raw.channels), settings["dtype"], **store)
         keyed.start()
         array = open_level(keyed.path)
         names = region_names(array)
@@ -65,8 +61,6 @@ def fuse_tiles(
                 raw, channel, positions, lights[channel], grid, where,
                 blend=settings["blend"], dtype=settings["dtype"], offset=settings["offset"], cache=cache,
             )  # fmt: skip
-            if voxels is None:
-                voxels = np.zeros([part.stop - part.start for part in where], array.dtype)
             keyed.finish(name, write_region(array, channel, where, voxels, ""), counts=counts)
 
         with ThreadPoolExecutor(threads) as pool:

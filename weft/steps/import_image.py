@@ -111,9 +111,7 @@ def _convert(
     grids: list[Grid] = level_grids(image.grid, settings["smallest"])
     dtype = image.dtype.newbyteorder("=")
     keyed.start()
-    create_level(
-        keyed.path / "0", grids[0], len(image.channels), dtype, chunk=store["chunk"], shard=store["shard"]
-    )
+    create_level(keyed.path / "0", grids[0], len(image.channels), dtype, **store)
     array = open_level(keyed.path / "0")
     names = region_names(array)
 

@@ -48,8 +48,7 @@ def add_levels(
             grids[n],
             len(channels),
             fine.dtype,
-            chunk=store["chunk"],
-            shard=store["shard"],
+            **store,
         )
         coarse = open_level(keyed.path / str(n))
         regions = {f"{n}-{region}": region for region in region_names(coarse)}

@@ -111,7 +111,7 @@ class _Job:
         """The array of level 0, made where it is not there yet."""
         path = self.keyed.path / "0"
         count = len(self.about["channels"])
-        create_level(path, self.grid, count, self.image.dtype, chunk=store["chunk"], shard=store["shard"])
+        create_level(path, self.grid, count, self.image.dtype, **store)
         self.keyed.start()
         return open_level(path)
 
