@@ -11,7 +11,7 @@ keeps noise from being fitted; at the default stiffness very noisy pairs still g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,14 +40,16 @@ from weft.registration.backends.native_images import (
     white_noise,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
+from weft.registration.backends.native_prior import prior_strength
 from weft.registration.backends.native_settings import NativeSettings
+from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
 
 __all__ = [
     "NativeSettings",
     "backend_version",
+    "image_statistics",
     "intensity_statistics",
     "minimal_jacobian",
     "predicted_memory",
@@ -58,9 +60,10 @@ __all__ = [
 SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
+CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 19  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 10  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
@@ -111,7 +114,7 @@ def register(
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
     `metric_after` compare the start with the result on planes spread over the finest level; a result that is
-    no more similar than the start is the start, with both equal.
+    no more similar than the start, or no more than noise is to noise, is the start, with both equal.
 
     Raises
     ------
@@ -146,8 +149,8 @@ def register(
     before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
-    if after <= before:
-        # The start is a candidate too.
+    if after <= max(before, CHANCE):
+        # The start is a candidate too, and the only one where noise is compared with noise.
         return replace(
             _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
         )
@@ -195,6 +198,24 @@ def predicted_memory(
     pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
     making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
     return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
+
+
+def image_statistics(
+    parts: Sequence[np.ndarray], spacing: Triple, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Scale and noise floor of a whole image, for all blocks of a stage: the setting ``intensity`` of its role.
+
+    Parameters
+    ----------
+    parts
+        Parts of the image, (z, y, x), that stand for all of it.
+    spacing
+        Voxel size, um.
+    settings
+        Fields of `NativeSettings`.
+    """
+    options = NativeSettings.from_mapping(settings)
+    return intensity_statistics(parts, options.contrast, options.levels[0], spacing)
 
 
 def smoothing_radius(settings: Mapping[str, Any]) -> int:
@@ -414,8 +435,8 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     """Run one level from u; returns the new u and the level's record."""
     shape = level.field_grid.shape
     equations = np.empty((9, *shape), np.float32)
-    step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
+    spare = np.empty((3, *shape), np.float32)
     # The more of the images is white noise, the wider the sums, and the stricter on windows that fit badly.
     sigma = options.at(options.sigma, level.number) * float(np.sqrt(1 + 3 * min(level.noise, MOST_NOISE)))
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
@@ -433,8 +454,10 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         scores.append(score / weight)
         _smooth_each(equations, taps)
         alpha = prior_strength(equations, u, 1 - scores[-1], level.noise, stiffness)
-        solve_with_prior(equations, u, options.damping, alpha, options.tension, options.volume, step)
-        limit_length(step, options.step_limit)
+        step = solve_with_prior(
+            equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
+            moved, spare,
+        )  # fmt: skip
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
