@@ -114,7 +114,7 @@ def fuse_region(
         s of the weights counts as sin^2(pi s / 2); ``"mean"`` takes the mean; ``"nearest"`` takes the tile whose
         border is farthest, without mixing; ``"max"`` the brightest.
     dtype
-        Of the output: float32, or an integer of up to 16 bits, which is rounded half up and clipped to its range.
+        Of the output: float32, or uint8 or uint16, to which values are rounded half up and clipped.
     offset
         Added to the signal before rounding, counts: keeps the noise around zero from being clipped.
     cache
@@ -135,8 +135,8 @@ def fuse_region(
     positions, dtype = np.asarray(positions, float), np.dtype(dtype)
     if blend not in BLENDS:
         raise ValueError(f"fusion knows the blends {', '.join(BLENDS)}; found {blend!r}")
-    if dtype != np.float32 and not (dtype.kind in "ui" and dtype.itemsize <= 2):
-        raise ValueError(f"fusion writes float32 or integers of up to 16 bits; found {dtype}")
+    if dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"fusion writes uint8, uint16 or float32; found {dtype}")
     if positions.shape != (len(tiles.tiles), 3) or not np.isfinite(positions).all():
         raise ValueError(
             f"fusion needs a finite position per tile, ({len(tiles.tiles)}, 3); found {positions.shape}"
@@ -242,8 +242,7 @@ def _mix(
         np.sign(weight, out=weight)
     if out.dtype.kind == "f":
         return divide(total, weight, out, offset)
-    limits = np.iinfo(out.dtype)
-    return round_half_up(total, weight, out, offset, np.float32(limits.min), np.float32(limits.max))
+    return round_half_up(total, weight, out, offset, np.float32(np.iinfo(out.dtype).max))
 
 
 def _shifted_piece(
