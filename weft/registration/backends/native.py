@@ -11,7 +11,7 @@ keeps noise from being fitted; at the default stiffness very noisy pairs still g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ from weft.registration.threads import share_out
 __all__ = [
     "NativeSettings",
     "backend_version",
+    "image_statistics",
     "intensity_statistics",
     "minimal_jacobian",
     "predicted_memory",
@@ -59,6 +60,7 @@ __all__ = [
 SMALLEST_LEVEL = 12  # voxels along the second longest axis: coarser levels are left out
 SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
+CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
 FIELD_BYTES = 10  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
@@ -112,7 +114,7 @@ def register(
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
     `metric_after` compare the start with the result on planes spread over the finest level; a result that is
-    no more similar than the start is the start, with both equal.
+    no more similar than the start, or no more than noise is to noise, is the start, with both equal.
 
     Raises
     ------
@@ -147,8 +149,8 @@ def register(
     before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
-    if after <= before:
-        # The start is a candidate too.
+    if after <= max(before, CHANCE):
+        # The start is a candidate too, and the only one where noise is compared with noise.
         return replace(
             _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
         )
@@ -196,6 +198,24 @@ def predicted_memory(
     pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
     making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
     return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
+
+
+def image_statistics(
+    parts: Sequence[np.ndarray], spacing: Triple, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Scale and noise floor of a whole image, for all blocks of a stage: the setting ``intensity`` of its role.
+
+    Parameters
+    ----------
+    parts
+        Parts of the image, (z, y, x), that stand for all of it.
+    spacing
+        Voxel size, um.
+    settings
+        Fields of `NativeSettings`.
+    """
+    options = NativeSettings.from_mapping(settings)
+    return intensity_statistics(parts, options.contrast, options.levels[0], spacing)
 
 
 def smoothing_radius(settings: Mapping[str, Any]) -> int:
