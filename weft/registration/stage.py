@@ -15,10 +15,10 @@ from weft.registration.engine import Block, attempt_block, cut_block, parent_rec
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.plan import block_regions
 from weft.registration.repair import Attempt
-from weft.sampling import stage_grid
+from weft.sampling import stage_grid, thinned
 from weft.transforms.model import Displacements
 
-SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
+SURVEY = 2_000_000  # voxels from which the background's value is taken
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class StageJob:
 
 
 def background_value(image: Image, channel: int) -> float:
-    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level."""
+    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level, or on some voxels of it."""
     level = next((v for v in image.levels if v.grid.size <= SURVEY), image.levels[-1])
-    values = level.read(channel)
+    values = thinned(level, channel, SURVEY)
     logarithm = log_intensity(values)
     content = values[logarithm > otsu_threshold(logarithm)]
     return float(content.min()) / 2 if content.size else 0.0
