@@ -61,21 +61,24 @@ def read_at(image: Image, channel: int, grid: Grid) -> np.ndarray:
     return _pull(planes, tuple(high - low), int(low[0]), first - low, step, sigma, grid.shape)
 
 
-def thinned(level: Level, channel: int, most: int) -> np.ndarray:
-    """Every so many-th voxel of one channel of a level along each axis, (z, y, x): about `most` voxels, or all.
+def thinned(level: Level, channel: int, most: int) -> tuple[np.ndarray, Grid]:
+    """Every so many-th voxel of one channel of a level along each axis, about `most` in all, with their grid.
 
     A large level is read some planes at a time.
     """
-    shape = level.grid.shape
-    deep = max(sum(n > 1 for n in shape), 1)
-    step = max(1, int(np.ceil((level.grid.size / most) ** (1 / deep) - 1e-9)))
+    grid = level.grid
+    deep = max(sum(n > 1 for n in grid.shape), 1)
+    step = max(1, int(np.ceil((grid.size / most) ** (1 / deep) - 1e-9)))
     if step == 1:
-        return level.read(channel)
+        return level.read(channel), grid
     parts = []
-    for start in range(0, shape[0], PLANES):
-        planes = level.read(channel, box((start, 0, 0), (min(start + PLANES, shape[0]), *shape[1:])))
+    for start in range(0, grid.shape[0], PLANES):
+        stop = min(start + PLANES, grid.shape[0])
+        planes = level.read(channel, box((start, 0, 0), (stop, *grid.shape[1:])))
         parts.append(np.array(planes[-start % step :: step, ::step, ::step]))
-    return np.concatenate(parts)
+    values = np.concatenate(parts)
+    z, y, x = grid.spacing
+    return values, Grid(values.shape, (z * step, y * step, x * step), grid.origin)
 
 
 def read_mask(mask: Image, grid: Grid) -> np.ndarray:

@@ -134,6 +134,10 @@ class Backend(Protocol):
     - ``predicted_memory(fixed_shape, moving_shape, settings) -> int``: the most bytes that it holds at once beside
       its arguments; without it 120 bytes are counted for each voxel of both images. Blocks are sized and run beside
       each other by it (`weft.registration.needs`);
+    - ``image_statistics(parts, spacing, settings)``, whose result, plain numbers fit for JSON, all blocks of a stage get
+      as ``settings["intensity"] = {"fixed": ..., "moving": ...}``: one scale and one noise floor, so that a nearly
+      empty block is not stretched until its noise looks like tissue. ``parts`` is a list of (z, y, x) arrays with
+      content that are spread over the whole image, ``spacing`` their voxel size, um. A stage of one block asks for none;
     - ``smoothing_radius(settings) -> int``: voxels around a voxel that its finest step sees; without it 8. A halo is
       that wide, and as much wider as displacements are still expected.
     """

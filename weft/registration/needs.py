@@ -75,7 +75,7 @@ def halo(displacement: float, spacing: float, backend: str, settings: Mapping[st
     backend, settings
         Of the stage.
     """
-    radius = _of_backend(backend, "smoothing_radius")
+    radius = of_backend(backend, "smoothing_radius")
     reach = RADIUS if radius is None else radius(settings)
     return 2 * math.ceil((math.ceil(displacement / spacing) + reach) / 2)
 
@@ -97,7 +97,7 @@ def block_memory(block: Sequence[int], overlap: int, backend: str, settings: Map
     """
     fixed, moving = ([n if n == 1 else n + k * overlap for n in block] for k in (2, 4))
     voxels = math.prod(fixed), math.prod(moving)
-    predicted = _of_backend(backend, "predicted_memory")
+    predicted = of_backend(backend, "predicted_memory")
     own = BYTES * sum(voxels) if predicted is None else predicted(tuple(fixed), tuple(moving), settings)
     return math.ceil(own + READ_BYTES * sum(voxels) + FIELD_BYTES * voxels[0])
 
@@ -120,6 +120,6 @@ def workers(stage: str, block_mb: float, memory_mb: float, threads: int) -> int:
     return min(room, threads)
 
 
-def _of_backend(backend: str, function: str) -> Any:
+def of_backend(backend: str, function: str) -> Any:
     """An optional function of a backend's module."""
     return getattr(importlib.import_module(backend_module(backend)), function, None)

@@ -20,8 +20,9 @@ from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import check_settings
 from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
-from weft.registration.stage import StageJob, background_value
+from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
+from weft.registration.survey import survey_images
 from weft.registration.threads import block_threads
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
@@ -126,20 +127,22 @@ def register(
     else:
         found = _search(pick_fixed, pick_moving, masks, settings.affine, seed)
         matrix = found.matrix
-    background = (background_value(*pick_fixed), background_value(*pick_moving))
     displacements: Displacements | None = None
     residual: float | None = None
     tables = {}
     for stage in settings.stages:
         plain = stage.model_dump(mode="json")
+        plan = plan_stage(pick_fixed[0].grid, plain, residual)
+        known = survey_images(plan, plain, pick_fixed, pick_moving)
         job = StageJob(
-            plan=plan_stage(pick_fixed[0].grid, plain, residual),
+            plan=plan,
             settings=plain,
             fixed=pick_fixed,
             moving=pick_moving,
             affine=matrix,
             start=displacements,
-            background=background,
+            background=tuple(known["background"]),
+            intensity=known["intensity"],
             masks=masks,
         )
         outcomes = _run(job, workers, processes, client)

@@ -12,13 +12,10 @@ from weft import receipts
 from weft.grid import Grid
 from weft.image import Image, Region
 from weft.registration.engine import Block, attempt_block, cut_block, parent_record
-from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.plan import block_regions
 from weft.registration.repair import Attempt
-from weft.sampling import stage_grid, thinned
+from weft.sampling import stage_grid
 from weft.transforms.model import Displacements
-
-SURVEY = 2_000_000  # voxels from which the background's value is taken
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,9 @@ class StageJob:
     affine, start
         The transform so far: A (4, 4) um and its displacements, or None. A block reads its own part of them.
     background
-        Values of the fixed and of the moving image above which a voxel counts as content: see
-        `background_value`.
+        Values of the fixed and of the moving image above which a voxel counts as content.
+    intensity
+        What the backend is told of the whole images, or None. Both come from `weft.registration.survey`.
     masks
         Images that say where the fixed and the moving image count; None where all of it does.
     """
@@ -49,6 +47,7 @@ class StageJob:
     affine: np.ndarray
     start: Displacements | None
     background: tuple[float, float]
+    intensity: Mapping[str, Any] | None = None
     masks: tuple[Image | None, Image | None] = (None, None)
 
     def cut(self, name: str) -> Block:
@@ -76,7 +75,7 @@ class StageJob:
         return attempt_block(
             block,
             backend=self.settings["backend"],
-            settings=self.settings["settings"],
+            settings=self.backend_settings,
             background=self.background,
             min_content=self.settings["min_content"],
             seed=self.seed(name),
@@ -92,15 +91,12 @@ class StageJob:
         """Register any region of the stage's grid, from any start: `weft.registration.repair.Attempts`."""
         return Attempt(*self.register(name, self.cut_region(region, start)))
 
+    @property
+    def backend_settings(self) -> dict[str, Any]:
+        """The backend's settings with what it is told of the whole images."""
+        known = {} if self.intensity is None else {"intensity": self.intensity}
+        return {**self.settings["settings"], **known}
+
     def seed(self, name: str) -> int:
         """The seed of a block: a hash of its name and the backend's settings."""
         return int(receipts.digest([name, self.settings["settings"]])[:8], 16)
-
-
-def background_value(image: Image, channel: int) -> float:
-    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level, or on some voxels of it."""
-    level = next((v for v in image.levels if v.grid.size <= SURVEY), image.levels[-1])
-    values = thinned(level, channel, SURVEY)
-    logarithm = log_intensity(values)
-    content = values[logarithm > otsu_threshold(logarithm)]
-    return float(content.min()) / 2 if content.size else 0.0

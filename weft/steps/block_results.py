@@ -49,7 +49,7 @@ class KeptBlocks:
         settings = self.job.settings
         facts = [
             self.job.background,
-            settings["settings"],
+            self.job.backend_settings,
             settings["min_content"],
             settings["backend"],
             backend_version(settings["backend"]),

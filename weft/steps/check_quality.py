@@ -19,7 +19,7 @@ from weft.quality.likeness import Likeness, block_at, compare_images, comparison
 from weft.quality.overlap import label_overlap, summarise_overlap
 from weft.quality.volume_change import VolumeChange, volume_change
 from weft.registration.ledger import read_ledger
-from weft.registration.stage import background_value
+from weft.registration.survey import background_value
 from weft.steps.levels import add_levels, image_facts
 from weft.steps.quality import collect_quality, write_quality
 from weft.steps.sources import channel_of, open_received

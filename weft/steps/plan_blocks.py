@@ -7,7 +7,7 @@ from typing import Any
 from weft import receipts
 from weft.grid import Grid
 from weft.registration.plan import plan_stage
-from weft.registration.stage import background_value
+from weft.registration.survey import survey_images
 from weft.steps.stage_job import open_pair
 
 
@@ -21,10 +21,10 @@ def plan_blocks(
     code: str,
     plan: str,
 ) -> None:
-    """Write the stage's grid, its block size and halo, the names of its blocks, and what is background in both images.
+    """Write the stage's grid, its block size and halo, the names of its blocks, and what all of them are told of both images.
 
-    Of the transform so far only what it leaves to be expected counts. What is background is measured here, once and
-    for all blocks.
+    Of the transform so far only what it leaves to be expected counts. What is background, and what the backend wants
+    to know of whole images, is measured here, once and for all blocks.
 
     Raises
     ------
@@ -33,6 +33,6 @@ def plan_blocks(
     """
     image = Grid.from_json(receipts.read(fixed)["grid"])
     planned = plan_stage(image, settings, receipts.read(start).get("residual_um"))
-    background = [background_value(*pick) for pick in open_pair(fixed, moving, channels)]
-    receipts.write(plan, {**planned, "background": background})
+    known = survey_images(planned, settings, *open_pair(fixed, moving, channels))
+    receipts.write(plan, {**planned, **known})
     receipts.write_provenance(plan, settings=settings, code=code)

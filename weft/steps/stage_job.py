@@ -46,6 +46,7 @@ def open_stage_job(
         affine=affine,
         start=displacements,
         background=tuple(planned["background"]),
+        intensity=planned["intensity"],
         masks=(open_mask(masks[0]), open_mask(masks[1])),
     )
 

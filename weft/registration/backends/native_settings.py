@@ -61,7 +61,8 @@ class NativeSettings:
         `intensity_statistics`.
     intensity
         ``{"fixed": ..., "moving": ...}`` as `intensity_statistics` gives them for the whole images at
-        this resolution; by default each block is scaled by itself.
+        this resolution; by default the plan of a stage measures them for all its blocks, and a single block is
+        scaled by itself.
 
     Raises
     ------

@@ -1,0 +1,79 @@
+"""What is measured of whole images, once and for all blocks of a stage: what is background, and statistics for the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from weft.grid import Grid
+from weft.image import Image, box
+from weft.registration.features import log_intensity, otsu_threshold
+from weft.registration.needs import of_backend
+from weft.sampling import read_at, stage_grid, thinned
+
+SURVEY = 2_000_000  # voxels from which the background's value is taken
+PIECES = 8  # parts of an image that are read at the stage's voxel size
+PIECE = 64  # voxels of their edges
+
+
+def survey_images(
+    plan: Mapping[str, Any], settings: Mapping[str, Any], fixed: tuple[Image, int], moving: tuple[Image, int]
+) -> dict[str, Any]:
+    """What all blocks of a stage are told of the images they are cut from, as plain numbers.
+
+    Parameters
+    ----------
+    plan
+        As `weft.registration.plan.plan_stage` makes it.
+    settings
+        ``backend`` and ``settings`` of the stage.
+    fixed, moving
+        Image and index of its channel.
+
+    Returns
+    -------
+    ``background``: of the fixed and of the moving image, see `background_value`; and ``intensity``: what the
+    backend's function ``image_statistics`` makes of parts of both, by ``fixed`` and ``moving``. The latter is
+    None for a stage of one block, which shows the whole, for a backend without such a function and where the settings
+    hold an ``intensity`` already.
+    """
+    background = [background_value(*source) for source in (fixed, moving)]
+    measure = of_backend(settings["backend"], "image_statistics")
+    if measure is None or len(plan["ids"]) < 2 or "intensity" in settings["settings"]:
+        return {"background": background, "intensity": None}
+    spacing = Grid.from_json(plan["grid"]).finest
+    intensity = {}
+    for role, source, value in zip(("fixed", "moving"), (fixed, moving), background, strict=True):
+        grid = stage_grid(source[0].grid, spacing)
+        intensity[role] = measure(_pieces(*source, grid, value), grid.spacing, settings["settings"])
+    return {"background": background, "intensity": intensity}
+
+
+def background_value(image: Image, channel: int) -> float:
+    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level."""
+    values, _ = _coarse(image, channel)
+    logarithm = log_intensity(values)
+    content = values[logarithm > otsu_threshold(logarithm)]
+    return float(content.min()) / 2 if content.size else 0.0
+
+
+def _coarse(image: Image, channel: int) -> tuple[np.ndarray, Grid]:
+    """The finest level that is small enough to be looked at as a whole, or every so many-th voxel of the coarsest."""
+    small = (level for level in image.levels if level.grid.size <= SURVEY)
+    return thinned(next(small, image.levels[-1]), channel, SURVEY)
+
+
+def _pieces(image: Image, channel: int, grid: Grid, background: float) -> list[np.ndarray]:
+    """Parts of an image on a stage's grid, around places with content that are spread over it."""
+    values, coarse = _coarse(image, channel)
+    content = np.flatnonzero(values > background)
+    if not content.size:
+        content = np.arange(coarse.size)
+    chosen = content[np.linspace(0, len(content) - 1, 2 * PIECES + 1).astype(int)[1::2]]
+    index = np.column_stack(np.unravel_index(chosen, coarse.shape))
+    middle = grid.to_index(coarse.to_physical(index)).round().astype(int)
+    edge = np.minimum(PIECE, grid.shape)
+    first = np.clip(middle - edge // 2, 0, np.asarray(grid.shape) - edge)
+    return [read_at(image, channel, grid.crop(box(corner, corner + edge))) for corner in first]
