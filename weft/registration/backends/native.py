@@ -195,8 +195,7 @@ def predicted_memory(
     fixed, moving = math.prod(fixed_shape), math.prod(moving_shape)
     finest = 8 ** options.levels[-1]
     pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
-    making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
-    return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
+    return math.ceil(pyramids + FIELD_BYTES * fixed / finest)
 
 
 def image_statistics(
