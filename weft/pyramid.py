@@ -202,6 +202,23 @@ def _most_frequent(values, n):
 
 
 @numba.njit(cache=True, nogil=True, forceinline=True)
+def _most_frequent_of_8(a, b, c, d, e, f, g, h):
+    """As `_most_frequent`, for the bins that are most; answers for two values, else says that it does not know."""
+    first = 1 + (b == a) + (c == a) + (d == a) + (e == a) + (f == a) + (g == a) + (h == a)
+    if first > 4:
+        return True, a
+    other = (
+        b if b != a else c if c != a else d if d != a else e
+    )  # of four or fewer alike, one of these differs
+    second = (
+        (b == other) + (c == other) + (d == other) + (e == other) + (f == other) + (g == other) + (h == other)
+    )
+    if second > 4:
+        return True, other
+    return first + second == 8, min(a, other)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
 def _find_borders(row, first, borders, fx):
     """Mark the bins of a row that hold another value than the first of the bin's first row."""
     if fx == 2:
@@ -233,6 +250,20 @@ def _bin_mode(array, out, fz, fy, fx):
                 if not borders[x]:
                     out[z, y, x] = first[x * fx]
                     continue
+                if fx == 2 and z1 - z * fz == 2 and y1 - y * fy == 2 and x < nx // 2:
+                    known, value = _most_frequent_of_8(
+                        first[2 * x],
+                        first[2 * x + 1],
+                        array[z1 - 2, y1 - 1, 2 * x],
+                        array[z1 - 2, y1 - 1, 2 * x + 1],
+                        array[z1 - 1, y1 - 2, 2 * x],
+                        array[z1 - 1, y1 - 2, 2 * x + 1],
+                        array[z1 - 1, y1 - 1, 2 * x],
+                        array[z1 - 1, y1 - 1, 2 * x + 1],
+                    )
+                    if known:
+                        out[z, y, x] = value
+                        continue
                 n = 0
                 for k in range(z * fz, z1):
                     for j in range(y * fy, y1):

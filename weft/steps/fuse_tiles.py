@@ -18,7 +18,7 @@ from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
 from weft.steps.regions import check_complete, one_key, split_name
 from weft.steps.sources import open_tiles
-from weft.steps.tile_tables import read_poses
+from weft.steps.tile_tables import read_linear, read_poses
 from weft.stores.ome_zarr import metadata_digest, open_level
 
 
@@ -40,7 +40,7 @@ def fuse_tiles(
     """Fuse one batch of regions into the image's level 0; a region that is there under this key is left alone."""
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
-    positions, linear = read_poses(poses)
+    positions, linear = read_poses(poses), read_linear(poses)
     lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
     grid = output_grid(positions, raw.shape, raw.spacing, linear)
     facts = [

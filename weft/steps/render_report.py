@@ -51,7 +51,7 @@ def render_report(
 def _image_section(folder: Path, name: str) -> Section:
     tiles = receipts.read(folder / "tiles.json")
     names = [tile["name"] for tile in tiles["tiles"]]
-    solved, _ = read_poses(str(folder / "poses.tsv"))
+    solved = read_poses(str(folder / "poses.tsv"))
     status = pd.read_csv(folder / "poses.tsv", sep="\t")["status"].replace(
         {"neighbours": "unlinked", "stage_only": "unlinked"}
     )

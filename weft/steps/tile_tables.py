@@ -8,6 +8,8 @@ import numpy as np
 
 from weft.links.model import Link
 
+LINEAR = tuple(f"linear_{i}{j}" for i in "zyx" for j in "zyx")
+
 
 def read_links(path: str, names: list[str]) -> list[Link]:
     """The links of a table, by the tiles' places in ``names``."""
@@ -31,21 +33,18 @@ def read_links(path: str, names: list[str]) -> list[Link]:
     ]
 
 
-def read_poses(path: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Solved poses, in the order of the table.
+def read_poses(path: str) -> np.ndarray:
+    """Solved positions, (n, 3) um, in the order of the table."""
+    with open(path, newline="") as handle:
+        return np.array(
+            [[float(row[axis]) for axis in "zyx"] for row in csv.DictReader(handle, delimiter="\t")]
+        )
 
-    Returns
-    -------
-    positions
-        Of the first voxel's centre of each tile, (n, 3) um.
-    linear
-        (n, 3, 3), of the columns ``a00`` to ``a22``: the voxel at the offset d (um, (z, y, x)) from the first one
-        lies at ``position + linear @ d``. None where the table has no such columns, and tiles are only shifted.
-    """
+
+def read_linear(path: str) -> np.ndarray | None:
+    """Linear parts of the poses, (n, 3, 3), in the order of the table; None where all are translations."""
     with open(path, newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
-    positions = np.array([[float(row[axis]) for axis in "zyx"] for row in rows])
-    if not rows or "a00" not in rows[0]:
-        return positions, None
-    entries = [f"a{i}{j}" for i in range(3) for j in range(3)]
-    return positions, np.array([[float(row[entry]) for entry in entries] for row in rows]).reshape(-1, 3, 3)
+    if not rows or LINEAR[0] not in rows[0]:
+        return None
+    return np.array([[float(row[name]) for name in LINEAR] for row in rows]).reshape(-1, 3, 3)
