@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,13 @@ class LazyVolume:
     def read(self, channel: int, region: Region) -> np.ndarray:
         """Voxels, (z, y, x), of ``region`` (slices with both ends given) of a channel."""
         raise NotImplementedError
+
+    def paths(self, channel: int) -> Sequence[Path | None] | None:
+        """Files that hold a channel and nothing else, in order of the planes; None where a channel has none.
+
+        Where each plane has a file, None stands for a plane that is not there.
+        """
+        return None
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """What dask asks for: an integer, a slice or a list of integers per axis."""
@@ -116,6 +123,9 @@ class RawVolume(LazyVolume):
                 found = np.fromfile(file, self.stored, rows * width)
                 out[n] = found.reshape(rows, width)[:, x]
         return out
+
+    def paths(self, channel: int) -> Sequence[Path | None] | None:
+        return [self.path] if self.shape[0] == 1 else None
 
     def lazy_rows(self) -> Any:
         """A dask array whose chunks are about 2 MB of whole rows."""
