@@ -35,6 +35,7 @@ _BUILT_IN = {
     "tiff_tiles": ("weft.readers.tiff_tiles", "open_tiff_tiles"),
     "tiff_grid": ("weft.readers.tiff_grid", "open_tiff_grid"),
     "terastitcher": ("weft.readers.terastitcher", "open_terastitcher"),
+    "czi": ("weft.readers.czi", "open_czi"),
     "tiff_stack": ("weft.readers.tiff_stack", "open_tiff_stack"),
     "ome_zarr": ("weft.readers.ome_zarr", "open_ome_zarr"),
     "n5": ("weft.readers.n5", "open_n5"),
@@ -42,7 +43,7 @@ _BUILT_IN = {
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
     "picture": ("weft.readers.picture", "open_picture"),
 }
-_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher")
+_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher", "czi")
 _registered: dict[str, Reader] = {}
 _registered_tiled: set[str] = set()
 
@@ -174,6 +175,8 @@ def detect_format(path: str | Path) -> str:
             return "picture"
         if name.endswith((".csv", ".tsv")) or name == "tileconfiguration.txt":
             return "tiff_tiles"
+        if name.endswith(".czi"):
+            return "czi"
         if name.endswith(".xml") and (form := _xml_format(place)):
             return form
     else:

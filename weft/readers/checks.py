@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -220,3 +220,11 @@ def sample_number(sample: int | str, count: int, where: str | Path) -> int:
     if place >= count:
         raise ValueError(f"{where}: sample is {sample!r}; its pixels have {count}")
     return place
+
+
+def pairs(value: str | Mapping[str, Any] | None) -> dict[str, str]:
+    """Names and values, which an option of images.tsv gives as one text, ``name:value,name:value``."""
+    if isinstance(value, str):
+        parts = [part.partition(":") for part in words(value) or ()]
+        return {name.strip(): text.strip() for name, _, text in parts}
+    return {str(name): str(text) for name, text in (value or {}).items()}
