@@ -36,6 +36,7 @@ _BUILT_IN = {
     "tiff_grid": ("weft.readers.tiff_grid", "open_tiff_grid"),
     "terastitcher": ("weft.readers.terastitcher", "open_terastitcher"),
     "czi": ("weft.readers.czi", "open_czi"),
+    "bdv": ("weft.readers.bdv", "open_bdv"),
     "tiff_stack": ("weft.readers.tiff_stack", "open_tiff_stack"),
     "ome_zarr": ("weft.readers.ome_zarr", "open_ome_zarr"),
     "n5": ("weft.readers.n5", "open_n5"),
@@ -43,7 +44,7 @@ _BUILT_IN = {
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
     "picture": ("weft.readers.picture", "open_picture"),
 }
-_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher", "czi")
+_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher", "czi", "bdv")
 _registered: dict[str, Reader] = {}
 _registered_tiled: set[str] = set()
 
@@ -200,7 +201,8 @@ def detect_format(path: str | Path) -> str:
 def _xml_format(file: Path) -> str | None:
     with file.open("rb") as handle:
         start = handle.read(4096)
-    return "terastitcher" if b"<TeraStitcher" in start else None
+    roots = {b"<TeraStitcher": "terastitcher", b"<SpimData": "bdv"}
+    return next((form for root, form in roots.items() if root in start), None)
 
 
 def _holds_n5(folder: Path) -> bool:

@@ -157,7 +157,7 @@ def inside(folder: Path, name: str, where: str | Path) -> Path:
     return Path(place)
 
 
-def number(value: float | str, name: str, where: str | Path) -> float:
+def number(value: float | str | None, name: str, where: str | Path) -> float:
     """A number, which an option or a table may give as text.
 
     Raises
@@ -166,7 +166,7 @@ def number(value: float | str, name: str, where: str | Path) -> float:
         When it is no finite number.
     """
     try:
-        found = float(value)
+        found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
@@ -174,7 +174,7 @@ def number(value: float | str, name: str, where: str | Path) -> float:
     return found
 
 
-def whole_number(value: float | str, name: str, where: str | Path, least: int = 0) -> int:
+def whole_number(value: float | str | None, name: str, where: str | Path, least: int = 0) -> int:
     """A whole number of at least ``least``, which an option may give as text.
 
     Raises

@@ -88,7 +88,7 @@ def open_n5(
         )
     levels = []
     for folders in zip(*pyramids, strict=True):
-        volume = _N5Level(folders)
+        volume = N5Level(folders)
         levels.append(Level(volume.lazy(volume.block), _grid(folders[0], volume.shape[1:], path, spacing)))
     if labels:
         label_type(levels[0].data.dtype, path)
@@ -102,7 +102,7 @@ def open_n5(
     )
 
 
-class _N5Level(LazyVolume):
+class N5Level(LazyVolume):
     """One level: a data set, (z, y, x), per channel."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
