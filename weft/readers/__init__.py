@@ -37,6 +37,7 @@ _BUILT_IN = {
     "terastitcher": ("weft.readers.terastitcher", "open_terastitcher"),
     "czi": ("weft.readers.czi", "open_czi"),
     "bdv": ("weft.readers.bdv", "open_bdv"),
+    "hcs": ("weft.readers.hcs", "open_hcs"),
     "tiff_stack": ("weft.readers.tiff_stack", "open_tiff_stack"),
     "ome_zarr": ("weft.readers.ome_zarr", "open_ome_zarr"),
     "n5": ("weft.readers.n5", "open_n5"),
@@ -44,7 +45,7 @@ _BUILT_IN = {
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
     "picture": ("weft.readers.picture", "open_picture"),
 }
-_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher", "czi", "bdv")
+_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher", "czi", "bdv", "hcs")
 _registered: dict[str, Reader] = {}
 _registered_tiled: set[str] = set()
 
