@@ -1,4 +1,4 @@
-"""BigDataViewer and BigStitcher: tiles of an XML project whose voxels lie in HDF5, N5 or TIFF files."""
+"""BigDataViewer and BigStitcher: tiles of an XML project whose voxels lie in HDF5, N5, OME-Zarr or TIFF files."""
 
 from __future__ import annotations
 
