@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorstore
 import tifffile
+import zarr
 
 from weft.readers import open_source
 from weft.readers.bdv import open_bdv
@@ -95,6 +96,35 @@ def n5(folder: Path, truth, **options) -> Path:
     return write_project(folder, loader, **options)
 
 
+def ome_zarr(folder: Path, truth, *, old=False, **options) -> Path:
+    """One image of axes (t, c, z, y, x) for each view, named as BigStitcher does now or, ``old``, as it did."""
+    groups = []
+    for tile, channel in np.ndindex(3, 2):
+        name = f"s{2 * tile + channel}-t0.zarr"
+        group = zarr.open_group(str(folder / "d.ome.zarr" / name), mode="w", zarr_format=2)
+        group.create_array("0", data=truth[tile, channel][None, None], chunks=(1, 1, 2, 4, 4))
+        axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+        axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+        scale = {"type": "scale", "scale": [1, 1, 1, 1, 1]}
+        level = {"path": "0", "coordinateTransformations": [scale]}
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+        head = f'<zgroup setup="{2 * tile + channel}"'
+        groups.append(
+            f'{head} timepoint="0"><path>{name}</path></zgroup>'
+            if old
+            else f'{head} tp="0" path="{name}" indicies="0 0"/>'
+        )
+    loader = (
+        '<ImageLoader format="bdv.multimg.zarr" version="3.0"><zarr type="relative">d.ome.zarr</zarr>'
+        f"<zgroups>{''.join(groups)}</zgroups></ImageLoader>"
+    )
+    return write_project(folder, loader, **options)
+
+
+def old_ome_zarr(folder: Path, truth) -> Path:
+    return ome_zarr(folder, truth, old=True)
+
+
 def files(folder: Path, truth, **options) -> Path:
     maps = []
     for tile in range(3):
@@ -110,7 +140,7 @@ def files(folder: Path, truth, **options) -> Path:
     return write_project(folder, loader, **options)
 
 
-@pytest.mark.parametrize("write", [hdf5, n5, files])
+@pytest.mark.parametrize("write", [hdf5, n5, ome_zarr, old_ome_zarr, files])
 def test_voxels_and_positions_are_the_written_ones(tmp_path, write):
     truth = voxels()
     tiles = open_source(write(tmp_path, truth))

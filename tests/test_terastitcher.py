@@ -145,6 +145,18 @@ def test_channels_come_from_folders_or_patterns(tmp_path):
     np.testing.assert_array_equal(tiles.read(0, 1), tiles.read(0, 0))
 
 
+@pytest.mark.parametrize("layout", [PLANES, BLOCKS])
+def test_a_sample_of_colours_is_read_when_it_is_named(tmp_path, layout):
+    truth = write_stacks(tmp_path, layout)
+    for file in tmp_path.rglob("*.tif"):
+        grey = tifffile.imread(file)
+        tifffile.imwrite(file, np.stack([grey, grey // 2, grey // 3], -1), photometric="rgb")
+    (tmp_path / "p.xml").write_text(project_xml(layout, tmp_path))
+    np.testing.assert_array_equal(open_terastitcher(tmp_path, sample="green").read(1), truth[0, 1] // 2)
+    with pytest.raises(ValueError, match="`sample` to say which colour is read"):
+        open_terastitcher(tmp_path)
+
+
 BOMB = '<!DOCTYPE TeraStitcher [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
 THIEF = '<!DOCTYPE TeraStitcher [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
 

@@ -7,15 +7,22 @@ import pickle
 import struct
 from pathlib import Path
 
+import h5py
 import imagecodecs
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 import tifffile
+from test_czi import write_czi
+from test_hcs import write_image, write_well
 
 from weft.readers import open_source
+from weft.readers.bdv_volumes import Hdf5Volume
+from weft.readers.czi import open_czi
 from weft.readers.fingerprint import fingerprint
+from weft.readers.hcs import open_hcs
+from weft.readers.terastitcher import BlockFiles
 from weft.readers.tiff_grid import open_tiff_grid
 from weft.readers.tiff_tiles import open_tiff_tiles
 
@@ -249,3 +256,48 @@ def test_a_table_stands_for_the_files_that_it_names(tmp_path):
     before = fingerprint(tmp_path / "tiles.tsv")
     (tmp_path / "a.tif").write_bytes(b"22")
     assert fingerprint(tmp_path / "tiles.tsv") != before
+
+
+# ---------------------------------------------------------------------------------------- laziness
+def lazy_sources(folder: Path, volume: np.ndarray):
+    """Readers ``read(region)`` of the same tile in several formats, by name."""
+    (folder / "grid").mkdir(parents=True)
+    for z, plane in enumerate(volume):
+        tifffile.imwrite(folder / f"grid/r0_c0_z{z:03}.tif", plane)
+    blocks = [folder / f"block{n}.tif" for n in range(6)]
+    for n, file in enumerate(blocks):
+        tifffile.imwrite(
+            file, volume[4 * n : 4 * n + 4], photometric="minisblack", compression="zlib", rowsperstrip=16
+        )
+    write_czi(folder / "m.czi", [({"Z": z, "M": 0}, (0, 0), plane) for z, plane in enumerate(volume)])
+    with h5py.File(folder / "d.h5", "w") as file:
+        file.create_dataset("cells", data=volume.view("i2"), chunks=(4, 64, 64))
+    images = write_image(folder / "well/0", volume[None, :1])
+    del images["0"]
+    images.create_array("0", data=volume[None], chunks=(1, 4, 64, 64), compressors=None)
+    write_well(folder / "well", [("0", 0)])
+    options = {"pattern": "r{row}_c{column}_z{z}.tif", "overlap": 10, "spacing": (1, 1, 1)}
+    return {
+        "tiff_grid": lambda region: open_tiff_grid(folder / "grid", **options).read(0, 0, region),
+        "terastitcher": lambda region: BlockFiles(blocks, [4] * 6, range(24), 24).read(0, region),
+        "czi": lambda region: open_czi(folder / "m.czi").read(0, 0, region),
+        "bdv": lambda region: Hdf5Volume(folder / "d.h5", "cells").read(0, region),
+        "hcs": lambda region: open_hcs(folder / "well").read(0, 0, region),
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes where Linux does")
+def test_a_region_of_a_tile_costs_a_fraction_of_its_bytes(tmp_path):
+    volume = voxels((24, 256, 256))
+    region = (slice(9, 11), slice(100, 140), slice(30, 70))
+    for read in lazy_sources(tmp_path / "warm", volume).values():
+        read(region)  # imports and first-use set-up do not count
+
+    def count():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    for kind, read in lazy_sources(tmp_path / "cold", volume).items():
+        before = count()
+        found = read(region)
+        assert count() - before < volume.nbytes / 5, kind
+        np.testing.assert_array_equal(found, volume[region])

@@ -1,4 +1,4 @@
-"""BigDataViewer and BigStitcher: tiles of an XML project whose voxels lie in HDF5, N5 or TIFF files."""
+"""BigDataViewer and BigStitcher: tiles of an XML project whose voxels lie in HDF5, N5, OME-Zarr or TIFF files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from weft.readers.checks import (
     whole_number,
     words,
 )
-from weft.readers.fingerprint import existing
 from weft.readers.tile_volumes import TileVolumes, check_alike
-from weft.readers.xml import attribute, child, read_xml, text_of
+from weft.readers.xml import attribute, child, project_file, read_xml, text_of
 
 Affine = Literal["refuse", "centre"]
 
@@ -81,7 +80,7 @@ def open_bdv(
         When the project makes no sense or refers to entities or to files elsewhere, its voxels are in a format that
         weft does not read, something has to be selected, a tile is turned, or tiles differ in shape or type.
     """
-    place = _project_file(existing(path))
+    place = project_file(path, "BigDataViewer")
     one_of(affine, get_args(Affine), "affine", place)
     root = read_xml(place, "SpimData")
     sequence = child(root, "SequenceDescription", place)
@@ -149,16 +148,6 @@ class _Setup:
     channel_name: str
     angle: int
     illumination: int
-
-
-def _project_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.xml"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise ValueError(f"{path}: found the XML files {names}; wanted the path of one BigDataViewer project")
-    return found[0]
 
 
 def _setups(sequence: Element, place: Path) -> list[_Setup]:

@@ -1,4 +1,4 @@
-"""The voxels behind a BigDataViewer project: HDF5, N5 or TIFF, one volume for each view."""
+"""The voxels behind a BigDataViewer project: HDF5, N5, OME-Zarr or TIFF, one volume for each view."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from weft.image import Region
 from weft.readers.checks import inside, reading, whole_number
 from weft.readers.fingerprint import existing
-from weft.readers.lazy import LazyVolume
+from weft.readers.lazy import CropOf, LazyVolume
 from weft.readers.n5 import N5Level
+from weft.readers.ome_zarr import open_ome_zarr
 from weft.readers.tiff import is_tiff, open_volume_file
 from weft.readers.xml import child, text_of
 
-HDF5, N5, FILES = "bdv.hdf5", "bdv.n5", "spimreconstruction.filemap2"
-LOADERS = (HDF5, N5, FILES)
+HDF5, N5, ZARR, FILES = "bdv.hdf5", "bdv.n5", "bdv.multimg.zarr", "spimreconstruction.filemap2"
+LOADERS = (HDF5, N5, ZARR, FILES)
 
 
 def open_view(
@@ -52,6 +53,8 @@ def open_view(
     elif form == N5:
         root = existing(inside(base, text_of(loader, "n5", place), place))
         volume = N5Level([existing(root / f"setup{setup}" / f"timepoint{time}" / "s0")])
+    elif form == ZARR:
+        volume = _zarr(loader, base, setup, time, place)
     else:
         volume = _file(loader, base, setup, time, place)
     if size is not None and volume.shape[1:] != size:
@@ -136,3 +139,23 @@ def _file(loader: Element, base: Path, setup: int, time: int, place: Path) -> La
             )
         return ChannelOf(volume, channel) if volume.shape[0] > 1 else volume
     raise ValueError(f"{place}: view setup {setup} has no file at time point {time}")
+
+
+def _zarr(loader: Element, base: Path, setup: int, time: int, place: Path) -> LazyVolume:
+    """The OME-Zarr image of a view, of which BigDataViewer takes one channel and one time point."""
+    root = inside(base, text_of(loader, "zarr", place), place)
+    for node in child(loader, "zgroups", place).iterfind("zgroup"):
+        if (node.get("setup"), node.get("tp", node.get("timepoint"))) != (str(setup), str(time)):
+            continue
+        name = node.get("path") or text_of(node, "path", place)
+        # Sic: BigStitcher's own spelling. Axes beyond x, y, z, in this order.
+        channel, point = (whole_number(v, "indicies", place) for v in node.get("indicies", "0 0").split())
+        image = open_ome_zarr(inside(root, name, place), spacing=(1, 1, 1), time=point)
+        z, y, x = image.grid.shape
+        volume = CropOf(image.levels[0].data, (slice(0, z), slice(0, y), slice(0, x)))
+        if channel >= volume.shape[0]:
+            raise ValueError(
+                f"{place}: {name} has {volume.shape[0]} channels; wanted channel {channel} of it"
+            )
+        return ChannelOf(volume, channel) if volume.shape[0] > 1 else volume
+    raise ValueError(f"{place}: view setup {setup} has no image at time point {time}")

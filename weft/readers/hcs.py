@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 
 from weft.grid import Triple
-from weft.image import Image, Region, Tile, TileSet
+from weft.image import Image, Tile, TileSet
 from weft.readers.checks import (
     channel_names,
     inside,
@@ -22,7 +22,7 @@ from weft.readers.checks import (
     whole_number,
 )
 from weft.readers.fingerprint import existing
-from weft.readers.lazy import LazyVolume
+from weft.readers.lazy import CropOf, LazyVolume
 from weft.readers.ome_zarr import open_ome_zarr
 from weft.readers.tile_table import read_tile_table
 from weft.readers.tile_volumes import TileVolumes, check_alike
@@ -129,19 +129,6 @@ class _Field:
     name: str
     volume: LazyVolume
     position: Triple
-
-
-class CropOf(LazyVolume):
-    """A box of an array (c, z, y, x)."""
-
-    def __init__(self, data: Any, box: Region) -> None:
-        self.data, self.box = data, box
-        self.shape = (data.shape[0], *(part.stop - part.start for part in box))
-        self.dtype = np.dtype(data.dtype)
-
-    def read(self, channel: int, region: Region) -> np.ndarray:
-        z, y, x = (slice(b.start + r.start, b.start + r.stop) for b, r in zip(self.box, region, strict=True))
-        return np.asarray(self.data[channel, z, y, x])
 
 
 def _images(well: Path, acquisition: int | str | None) -> list[str]:

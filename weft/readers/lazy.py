@@ -79,6 +79,19 @@ def _box(part: Any, size: int) -> tuple[slice, Any]:
     return slice(start, int(wanted_list.max(initial=start)) + 1), wanted_list - start
 
 
+class CropOf(LazyVolume):
+    """A box of an array (c, z, y, x)."""
+
+    def __init__(self, data: Any, box: Region) -> None:
+        self.data, self.box = data, box
+        self.shape = (data.shape[0], *(part.stop - part.start for part in box))
+        self.dtype = np.dtype(data.dtype)
+
+    def read(self, channel: int, region: Region) -> np.ndarray:
+        z, y, x = (slice(b.start + r.start, b.start + r.stop) for b, r in zip(self.box, region, strict=True))
+        return np.asarray(self.data[channel, z, y, x])
+
+
 class RawVolume(LazyVolume):
     """Uncompressed planes, one after another in a file: only the rows that a box touches are read.
 

@@ -18,6 +18,7 @@ from weft.readers.lazy import LazyVolume
 from weft.readers.terastitcher_project import PLANES, Project, Stack, read_project
 from weft.readers.tiff import PlaneFiles, is_tiff, open_volume_file, plane_header
 from weft.readers.tile_volumes import TileVolumes, check_alike
+from weft.readers.xml import project_file
 
 Positions = Literal["placed", "stage"]
 
@@ -28,6 +29,7 @@ def open_terastitcher(
     stacks: str | Sequence[str] | None = None,
     files: str | Sequence[str] | None = None,
     positions: Positions = "placed",
+    sample: int | str | None = None,
     spacing: Sequence[float] | None = None,
     orientation: str | None = None,
     channels: Sequence[str] | None = None,
@@ -51,6 +53,8 @@ def open_terastitcher(
     positions
         ``placed``: where the project says the tiles are, which is where TeraStitcher put them once it has;
         ``stage``: the regular grid of its mechanical displacements.
+    sample
+        Which sample of files in colour is read: 0, 1, 2, or red, green, blue. Colours are refused without it.
     spacing
         Voxel size, um, (z, y, x), instead of the project's.
     orientation
@@ -71,7 +75,7 @@ def open_terastitcher(
         When the project makes no sense or refers to an entity or to files elsewhere, a stack has more or fewer
         planes than it should, or files are broken, or of another shape or type than the first.
     """
-    place = _project_file(existing(path))
+    place = project_file(path, "TeraStitcher")
     project = read_project(place)
     one_of(positions, get_args(Positions), "positions", place)
     named = words(stacks)
@@ -88,9 +92,8 @@ def open_terastitcher(
     empty = sorted((s.row, s.column) for s in project.stacks if not s.folder)
     if not scanned:
         raise ValueError(f"{place}: all its stacks are empty; wanted at least one")
-    planes = project.shape[2]
     volumes = [
-        [_volume(stack, project, folder, pattern, planes, place) for folder, pattern in sources]
+        [_volume(stack, project, folder, pattern, sample, place) for folder, pattern in sources]
         for stack in scanned
     ]
     check_alike(volumes, [f"{place}: stack {stack.folder}" for stack in scanned])
@@ -108,16 +111,6 @@ def open_terastitcher(
         orientation=orientation_code(orientation, place),
         missing=tuple(f"r{row}_c{column}" for row, column in empty),
     )
-
-
-def _project_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.xml"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise ValueError(f"{path}: found the XML files {names}; wanted the path of one TeraStitcher project")
-    return found[0]
 
 
 def _stacks(place: Path, project: Project) -> Path:
@@ -139,9 +132,10 @@ def _position(stack: Stack, project: Project, voxel: Triple, positions: Position
 
 
 def _volume(
-    stack: Stack, project: Project, folder: Path, pattern: str, planes: int, place: Path
+    stack: Stack, project: Project, folder: Path, pattern: str, sample: int | str | None, place: Path
 ) -> LazyVolume:
     """The voxels of a stack, all planes of the volume, those that are not there being zero."""
+    planes = project.shape[2]
     where = existing(inside(folder, stack.folder, place))
     try:
         wanted = re.compile(stack.files)
@@ -166,24 +160,26 @@ def _volume(
         )
     there = [z for start, stop in ranges for z in range(start, stop)]
     if project.layout != PLANES:
-        return _blocks(stack, [where / name for name in names], there, planes)
+        return _blocks(stack, [where / name for name in names], there, planes, sample)
     if len(names) != len(there):
         raise ValueError(f"{where}: holds {len(names)} planes; wanted {len(there)}, as {place.name} says")
     at = dict(zip(there, names, strict=True))
     return PlaneFiles(
-        [[where / at[z] if z in at else None for z in range(planes)]], plane_header(where / names[0])
+        [[where / at[z] if z in at else None for z in range(planes)]], plane_header(where / names[0], sample)
     )
 
 
-def _blocks(stack: Stack, files: list[Path], there: list[int], planes: int) -> LazyVolume:
+def _blocks(
+    stack: Stack, files: list[Path], there: list[int], planes: int, sample: int | str | None
+) -> LazyVolume:
     """Files of several planes each, one after another."""
-    sizes = stack.blocks or tuple(open_volume_file(file.absolute()).volume.shape[1] for file in files)
+    sizes = stack.blocks or tuple(open_volume_file(f.absolute(), sample).volume.shape[1] for f in files)
     if len(sizes) != len(files) or sum(sizes) != len(there):
         raise ValueError(
             f"{files[0].parent}: {len(files)} files of {sum(sizes)} planes are found; "
             f"wanted {len(sizes)} of {len(there)}, as the project says"
         )
-    return BlockFiles(files, sizes, there, planes)
+    return BlockFiles(files, sizes, there, planes, sample)
 
 
 class BlockFiles(LazyVolume):
@@ -197,13 +193,20 @@ class BlockFiles(LazyVolume):
         Which planes these are, in order; all others are zero.
     planes
         Planes of the volume.
+    sample
+        Which sample of files in colour is read.
     """
 
     def __init__(
-        self, files: Sequence[Path], sizes: Sequence[int], there: Sequence[int], planes: int
+        self,
+        files: Sequence[Path],
+        sizes: Sequence[int],
+        there: Sequence[int],
+        planes: int,
+        sample: int | str | None = None,
     ) -> None:
-        self.files, self.sizes = tuple(files), tuple(sizes)
-        first = open_volume_file(self.files[0].absolute()).volume
+        self.files, self.sizes, self.sample = tuple(files), tuple(sizes), sample
+        first = open_volume_file(self.files[0].absolute(), sample).volume
         if first.shape[0] != 1:
             raise ValueError(f"{self.files[0]}: it has {first.shape[0]} channels; wanted one for each file")
         self.shape, self.dtype = (1, planes, *first.shape[2:]), first.dtype
@@ -221,7 +224,7 @@ class BlockFiles(LazyVolume):
                 continue
             rows = np.flatnonzero(place[:, 0] == n)
             start, stop = place[rows[0], 1], place[rows[-1], 1] + 1
-            volume = open_volume_file(self.files[n].absolute()).volume
+            volume = open_volume_file(self.files[n].absolute(), self.sample).volume
             wanted = (1, self.sizes[n], *self.shape[2:])
             if (volume.shape, volume.dtype) != (wanted, self.dtype):
                 raise ValueError(
