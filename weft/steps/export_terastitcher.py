@@ -79,7 +79,6 @@ def export_terastitcher(
     receipts.write(
         receipt,
         {
-            "store": folder.name,
             "files": files,
             "rounded_voxel": float(np.abs(exact - voxels).max()),
             "data": receipts.digest([voxels.tolist(), [vars(d) for d in displacements]]),
