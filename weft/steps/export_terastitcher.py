@@ -51,7 +51,8 @@ def export_terastitcher(
     # Rows and columns of the scan may count from anywhere; a matrix counts from 0.
     grid = np.array([[tile["row"], tile["column"]] for tile in index["tiles"]], int)
     grid -= grid.min(0)
-    step = _step(grid, np.array([tile["position"] for tile in index["tiles"]]))
+    stage = np.array([tile["position"] for tile in index["tiles"]])
+    step = _step(grid, stage, np.asarray(index["shape"]) * spacing)
     displacements = _displacements(links, names, grid, step, spacing)
     stitched = {place for d in displacements if min(d.reliability) > 0 for place in (d.a, d.b)}
 
@@ -96,8 +97,11 @@ def _positions(poses: str, names: Sequence[str]) -> np.ndarray:
     return np.array([found[name] for name in names])
 
 
-def _step(grid: np.ndarray, stage: np.ndarray) -> np.ndarray:
-    """Distance, um, (y, x), that the stage meant between neighbours: the median over all pairs of them."""
+def _step(grid: np.ndarray, stage: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Distance, um, (y, x), that the stage meant between neighbours: the median over all pairs of them.
+
+    Along an axis without neighbours it is a tile's ``extent``, (z, y, x), as TeraStitcher has it.
+    """
     place = {tuple(at): n for n, at in enumerate(grid.tolist())}
     steps = []
     for axis in range(2):
@@ -106,7 +110,7 @@ def _step(grid: np.ndarray, stage: np.ndarray) -> np.ndarray:
             for (row, column), n in place.items()
             if (m := place.get((row + (axis == 0), column + (axis == 1)))) is not None
         ]
-        steps.append(abs(float(np.median(found))) if found else 0.0)
+        steps.append(abs(float(np.median(found))) if found else float(extent[axis + 1]))
     return np.array(steps)
 
 
