@@ -29,7 +29,7 @@ HISTOLOGY = {
     "kidney": ("rat-kidney_/scale-5pc/Rat-Kidney_HE", "rat-kidney_/scale-5pc/Rat-Kidney_PanCytokeratin"),
     "lesions": ("lesions_/scale-5pc/Izd2-29-041-w35_HE", "lesions_/scale-5pc/Izd2-29-041-w35_proSPC"),
 }
-# Of the metrics, numbers of samples and distances of control points that were tried, what did best on both pairs.
+# Of the metrics, numbers of samples and distances of control points that were tried, what did best on the kidney.
 ELASTIX_ON_SECTIONS: dict[str, Any] = {
     "metric": "AdvancedMattesMutualInformation",
     "levels": 5,
