@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from weft import receipts
+from weft.__main__ import main
 from weft.readers import open_source
 from weft.readers.terastitcher import open_terastitcher
 from weft.readers.terastitcher_project import BLOCKS, PLANES, Displacement, read_project, write_project
@@ -103,6 +104,20 @@ def test_displacements_and_reliabilities_are_read(tmp_path):
     assert project.displacements == (
         Displacement((0, 0), (0, 1), (1, -2, 51), (0, 0, 50), (0.5, 0.9, 0.8), (0.6, 0.95, 0.85)),
     )
+
+
+def test_displacements_become_overrides(tmp_path, capsys):
+    """Along each axis the most reliable part counts; below the threshold nothing is forced."""
+    second = PAIR.format(3, -4, 50, 0, 0, 50).replace('"0.9"', '"0.2"').replace('"0.5"', '"0.75"')
+    text = project_xml(PLANES, tmp_path)
+    text = text.replace("</EAST_displacements>", f"{second}</EAST_displacements>", 1)
+    (tmp_path / "p.xml").write_text(text)
+    assert main(["overrides", str(tmp_path / "p.xml"), "--image", "brain"]) == 0
+    z, y, x = (v * edge for v, edge in zip((3, -2, 51), VOXEL, strict=True))
+    heading = "image\taction\ttile_a\ttile_b\tz\ty\tx"
+    assert capsys.readouterr().out == f"{heading}\nbrain\tforce\tr0_c0\tr0_c1\t{z:g}\t{y:g}\t{x:g}\n"
+    assert main(["overrides", str(tmp_path / "p.xml"), "--image", "brain", "--threshold", "0.8"]) == 0
+    assert capsys.readouterr().out == f"{heading}\n"
 
 
 def test_projects_that_moved_and_old_ones_are_read(tmp_path):
