@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from weft.config import GATES, Config, RegistrationSettings
-from weft.project import ImageRow, Project
+from weft.project import Project
 from weft.reference import reference, write_reference
 from weft.refusals import ConfigError, parse
 
