@@ -401,6 +401,7 @@ def image_targets():
                     "illumination.json",
                     "links.tsv",
                     "poses.tsv",
+                    "solved_links.tsv",
                     "fused.json",
                 )
             ]

@@ -137,6 +137,7 @@ rule solve_poses:
         links="<results>/images/{image}/links.tsv",
     output:
         poses="<results>/images/{image}/poses.tsv",
+        solved_links="<results>/images/{image}/solved_links.tsv",
         quality="<results>/images/{image}/quality/poses.json",
     log:
         "<logs>/solve_poses/{image}.log",

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HELPERS = {
     "engine.py",
     "faulty.py",
+    "illumination_cases.py",
     "known_truth.py",
     "pairs.py",
     "peers.py",

@@ -22,7 +22,7 @@ from weft.registration.backends.native import (
     register,
 )
 from weft.registration.backends.native_field import compose, gaussian_taps, interpolate, smooth, upsample
-from weft.registration.backends.native_prior import solve_with_prior
+from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, load_backend
 from weft.registration.contract import backend_version as version_of
 
@@ -263,8 +263,9 @@ def test_solver_agrees_with_the_dense_equations():
         for a, b in {(i, j), (j, i)}:
             matrix[a * count + index.ravel(), b * count + index.ravel()] += equations[k].ravel() / 8
     wanted = np.linalg.solve(matrix, equations[6:].ravel() / 8 - prior @ u.ravel() - divergence.T @ (w * g))
-    step = np.empty_like(u)
-    solve_with_prior(equations, u, damping, alpha, tension, volume, step)
+    step = solve_with_prior(
+        equations, u, damping, alpha, tension, volume, 100.0, *np.empty((2, *u.shape), np.float32)
+    )
     assert np.linalg.norm(step.ravel() - wanted) < 0.1 * np.linalg.norm(wanted)
 
 

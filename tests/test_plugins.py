@@ -107,7 +107,7 @@ def test_a_plugin_adds_formats():
         readers.reader("numbers")
     import_plugins(["brought"])
     assert {"numbers", "pair"} < set(readers.formats())
-    assert set(tiled_formats()) == {"colm", "tiff_tiles", "pair"}
+    assert {"colm", "tiff_tiles", "pair"} < set(tiled_formats())
     register_reader("pair", lambda path: None)  # named anew, as a reader of images
     assert "pair" not in tiled_formats()
     assert readers.reader_identity("numbers").startswith("brought.open_numbers@")

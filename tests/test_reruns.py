@@ -136,7 +136,7 @@ def test_a_setting(project: RepositoryCopy, name: str) -> None:
 # file, what stands there, what comes in its place, the jobs
 CODE_EDITS: dict[str, tuple[str, str, str, set[str]]] = {
     "room of fusion": ("weft/fusion.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", FUSION),
-    "room of poses": ("weft/poses.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", POSES),
+    "room of poses": ("weft/poses/robust.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", POSES),
     "room of links": (
         "weft/links/kernels.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", LIGHT,
     ),

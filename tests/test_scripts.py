@@ -216,10 +216,13 @@ def test_links_and_poses(run):
     assert list(zip(links.tile_a, links.tile_b, strict=True)) == [
         ("LOC000", "LOC001"),
         ("LOC000", "LOC002"),
+        ("LOC000", "LOC003"),  # a diagonal: 2 x 2 tiles have few cycles without
+        ("LOC001", "LOC002"),
         ("LOC001", "LOC003"),
         ("LOC002", "LOC003"),
     ]
     assert set(links.status) == {"ok"}
+    assert links.reason.isna().all()
     for link in links.itertuples():
         wanted = true_corner(int(link.tile_b[-1])) - true_corner(int(link.tile_a[-1]))
         assert np.abs(np.array([link.z, link.y, link.x]) / PIXEL - wanted).max() < 0.3
@@ -229,6 +232,10 @@ def test_links_and_poses(run):
     error = (found - found.mean(0)) - (wanted - wanted.mean(0))
     assert np.sqrt((error**2).sum(1).mean()) < 0.3
     assert set(poses.status) == {"ok"}
+    solved = run.table("images/sample/solved_links.tsv")
+    assert set(solved.used) == {"first"}
+    assert (solved.votes > 0).all()
+    assert solved.residual_um.max() < PIXEL
     assert run.read("images/sample/quality/links.json")["values"] == {"links_failed_fraction": 0}
 
 

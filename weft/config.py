@@ -95,16 +95,41 @@ class Links(Model):
         le=1,
         description="Largest ratio of the second to the first peak; above it a link is ambiguous.",
     )
-    diagonal: bool = Field(False, description="Also measure links between diagonal neighbours.")
+    min_overlap: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Smallest share of a tile's volume that a link's tiles must have in common.",
+    )
+    border: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Largest part of the search window that a displacement may take up: peaks at its border are failures.",
+    )
+    diagonal: bool | Literal["auto"] = Field(
+        "auto",
+        description="Also measure links between diagonal neighbours; `auto`: where there are few cycles without them, fewer than five links to a tile.",
+    )
 
 
 class Poses(Model):
     """Global solve: one position per tile from all links."""
 
+    method: Literal["robust", "terastitcher"] = Field(
+        "robust",
+        description="`robust`: least squares over the links that agree, whatever else was measured; `terastitcher`: a threshold on the confidence, then a spanning tree.",
+    )
     stage_sigma: Positive = Field(
         8.0, description="How far the stage is trusted, voxels: the weak prior of every tile."
     )
     link_sigma: Positive = Field(0.5, description="Error expected of a good link, voxels.")
+    threshold: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="`terastitcher` only: links of less confidence are replaced by the stage's displacement.",
+    )
 
 
 class Fusion(Model):

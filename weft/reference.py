@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 from weft.config import GATES, Config, Gate, Stage
-from weft.rows import ImageRow, RegistrationRow
 from weft.refusals import models_in
 from weft.registration.backend_settings import settings_type
 from weft.registration.contract import BUILTIN
+from weft.rows import ImageRow, RegistrationRow
 
 SCHEMAS: dict[str, type[BaseModel]] = {"config": Config, "images": ImageRow, "registrations": RegistrationRow}
 

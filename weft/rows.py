@@ -27,7 +27,8 @@ class ImageRow(Model):
     image: Name = Field(description="Name of the image.")
     source: str = Field(min_length=1, description="File or folder, relative to `data_root`.")
     format: str = Field(
-        "auto", description="`colm` or `tiff_tiles` for tiles; else `auto`, or a reader's name."
+        "auto",
+        description="`colm`, `tiff_tiles`, `tiff_grid` ... for tiles (docs/readers.md); else `auto`, or a reader's name.",
     )
     orientation: str | None = Field(
         None,

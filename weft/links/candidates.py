@@ -10,9 +10,17 @@ from weft.grid import Shape, Triple
 # diagonal pair. Rows that are shifted by half a tile (share 0.5) still link to both their neighbours.
 _AXIAL_SHARE = 0.35
 
+# With fewer links per tile than this there are few cycles: a 2-D grid has up to 4 without its diagonals.
+_FEW_LINKS = 5.0
+
 
 def candidate_links(
-    positions: np.ndarray, shape: Shape, spacing: Triple, *, diagonal: bool = False, minimum_voxels: int = 4
+    positions: np.ndarray,
+    shape: Shape,
+    spacing: Triple,
+    *,
+    diagonal: bool | None = False,
+    minimum_voxels: int = 4,
 ) -> list[tuple[int, int]]:
     """Pairs of tiles that overlap, from their positions alone (no rows or columns needed).
 
@@ -23,7 +31,8 @@ def candidate_links(
     shape, spacing
         Of a tile: voxels (z, y, x) and um.
     diagonal
-        Also pairs that share little on two axes (corners).
+        Also pairs that share little on two axes (corners); None: where the others make few cycles, fewer
+        than five links to a tile. A wrong link is found out by the cycles that it breaks.
     minimum_voxels
         Least overlap on every axis.
 
@@ -32,6 +41,11 @@ def candidate_links(
     list of (int, int)
         Pairs (i, j) with i < j, sorted.
     """
+    if diagonal is None:
+        straight = candidate_links(positions, shape, spacing, minimum_voxels=minimum_voxels)
+        if 2 * len(straight) >= _FEW_LINKS * len(np.atleast_2d(positions)):
+            return straight
+        diagonal = True
     places = np.asarray(positions, float).reshape(-1, 3) / spacing
     size = np.asarray(shape)
     least = np.minimum(minimum_voxels, size)

@@ -25,6 +25,9 @@ _BIN_FROM = 48
 # A rival peak of less than this part of the best one's significance rests on too few voxels to count.
 _SLIVER = 0.6
 
+# A rival peak of less than this part of the best one's NCC is not looked at again.
+_RIVAL = 0.5
+
 
 def measure_link(
     tiles: TileSet,
@@ -105,27 +108,33 @@ def measure_link(
     shift, rival, ratio = _search(a, b, center, window, settings)
     if shift is None:
         return _no_link(i, j, stage, "low_ncc")
-    least = settings.min_overlap * min(a.size, b.size)
+    least = settings.min_shared * min(a.size, b.size)
     shift, ncc = _climb(a, b, shift, least)
     part, top = _parabola(a, b, shift, ncc)
     displacement = shift + part + base
-    distinct = False
-    if rival is not None and ratio > settings.max_peak_ratio:
-        # Close: judge the rival at full resolution, where the grid does not favour either.
-        rival_top = _parabola(a, b, *_climb(a, b, rival, least))[1]
+    distinct, second = False, None
+    if rival is not None and ratio > _RIVAL:
+        # At full resolution, where the binning does not favour either.
+        rival, rival_ncc = _climb(a, b, rival, least)
+        part, rival_top = _parabola(a, b, rival, rival_ncc)
+        second = (rival + part + base) * spacing
         ratio = float(np.clip(rival_top / max(top, 1e-6), 0, 1))
         distinct = (1 - min(top, 1.0) ** 2) < settings.distinct * (1 - min(rival_top, 1.0) ** 2)
-    offset = np.abs(displacement - expected)
+    taken = float((np.abs(displacement - expected) / np.maximum(window, 0.5 / settings.border)).max())
+    overlap = float(np.prod(np.clip(shape - np.abs(displacement), 0, None) / shape))
     status: Status = "ok"
     if ncc < settings.min_ncc:
         status = "low_ncc"
     elif ratio > settings.max_peak_ratio and not distinct:
         status = "ambiguous"
-    elif (offset > np.maximum(settings.border * window, 0.5)).any():
+    elif taken > settings.border:
         status = "window_border"
-    overlap = float(np.prod(np.clip(shape - np.abs(displacement), 0, None) / shape))
+    elif overlap < settings.min_overlap:
+        status = "small_overlap"
     confidence = float(ncc * (1.0 - ratio)) if status == "ok" else 0.0
-    return Link(i, j, displacement * spacing, float(ncc), ratio, overlap, status, confidence)
+    return Link(
+        i, j, displacement * spacing, float(ncc), ratio, overlap, status, confidence, min(taken, 1.0), second
+    )
 
 
 def _no_link(i: int, j: int, stage: np.ndarray, status: Status) -> Link:
@@ -232,7 +241,7 @@ def _search(a, b, center, window, settings) -> tuple[np.ndarray | None, np.ndarr
     correlation = correlation[np.ix_(*(g % n for g, n in zip(allowed, shape, strict=True)))]
     tops = np.argwhere(ndimage.maximum_filter(correlation, 5) == correlation)
     order = np.argsort(-correlation[tuple(tops.T)], kind="stable")[: settings.peaks]
-    least = settings.min_overlap * min(a.size, b.size)
+    least = settings.min_shared * min(a.size, b.size)
     scored = []
     for top in tops[order]:
         shift = top + low

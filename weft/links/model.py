@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Status = Literal["ok", "empty", "low_ncc", "ambiguous", "window_border"]
+Status = Literal[
+    "ok", "empty", "low_ncc", "ambiguous", "window_border", "small_overlap", "excluded", "forced"
+]
 STATUSES: tuple[str, ...] = get_args(Status)
 
 
@@ -31,6 +33,8 @@ class LinkSettings:
     border
         A shift beyond this part of the search window is ``window_border``.
     min_overlap
+        A link whose tiles share less than this part of a tile's volume is ``small_overlap``.
+    min_shared
         Shifts that leave less than this part of the smaller crop are not considered.
     content
         A crop is ``empty`` when its band-passed variance is below this multiple of what noise alone makes.
@@ -45,7 +49,8 @@ class LinkSettings:
     max_peak_ratio: float = 0.9
     distinct: float = 0.6
     border: float = 0.95
-    min_overlap: float = 0.15
+    min_overlap: float = 0.001
+    min_shared: float = 0.15
     content: float = 3.0
     max_voxels: int = 24_000_000
 
@@ -68,9 +73,13 @@ class Link:
     overlap
         Part of a tile's volume that both tiles share.
     status
-        ``"ok"`` or why the displacement is not to be trusted.
+        ``"ok"`` or why the displacement is not to be trusted; ``"excluded"`` and ``"forced"`` by hand.
     confidence
         0 ... 1; 0 unless ``status`` is ``"ok"``.
+    window
+        The largest part of the search window that the displacement takes up, 0 ... 1.
+    rival
+        The second-best displacement, (3,) um, where there is one.
     """
 
     i: int
@@ -81,3 +90,18 @@ class Link:
     overlap: float
     status: Status
     confidence: float
+    window: float = 0.0
+    rival: np.ndarray | None = None
+
+    def reason(self, settings: LinkSettings) -> str:
+        """Why the displacement is not to be trusted, in a few words; empty for a link that is ``ok``."""
+        return {
+            "ok": "",
+            "empty": "nothing to see in one of the tiles",
+            "low_ncc": f"NCC {self.ncc:.3g} is below {settings.min_ncc:g}",
+            "ambiguous": f"the second peak reaches {self.peak_ratio:.3g} of the first, above {settings.max_peak_ratio:g}",
+            "window_border": f"takes up {self.window:.3g} of the search window, above {settings.border:g}",
+            "small_overlap": f"shares {self.overlap:.3g} of a tile, below {settings.min_overlap:g}",
+            "excluded": "excluded by hand",
+            "forced": "forced by hand",
+        }[self.status]

@@ -33,6 +33,7 @@ ENTRY_POINTS = "weft.readers"
 _BUILT_IN = {
     "colm": ("weft.readers.colm", "open_colm"),
     "tiff_tiles": ("weft.readers.tiff_tiles", "open_tiff_tiles"),
+    "tiff_grid": ("weft.readers.tiff_grid", "open_tiff_grid"),
     "tiff_stack": ("weft.readers.tiff_stack", "open_tiff_stack"),
     "ome_zarr": ("weft.readers.ome_zarr", "open_ome_zarr"),
     "n5": ("weft.readers.n5", "open_n5"),
@@ -40,7 +41,7 @@ _BUILT_IN = {
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
     "picture": ("weft.readers.picture", "open_picture"),
 }
-_TILED = ("colm", "tiff_tiles")
+_TILED = ("colm", "tiff_tiles", "tiff_grid")
 _registered: dict[str, Reader] = {}
 _registered_tiled: set[str] = set()
 
@@ -170,7 +171,7 @@ def detect_format(path: str | Path) -> str:
             return "tiff_stack"
         if name.endswith((".png", ".jpg", ".jpeg", ".bmp")):
             return "picture"
-        if name.endswith((".csv", ".tsv")):
+        if name.endswith((".csv", ".tsv")) or name == "tileconfiguration.txt":
             return "tiff_tiles"
     else:
         if any((place / file).exists() for file in ("zarr.json", ".zgroup", ".zattrs")):
@@ -181,7 +182,7 @@ def detect_format(path: str | Path) -> str:
             return "precomputed"
         if (place / "Experiment.ini").is_file():
             return "colm"
-        if any((place / file).is_file() for file in ("tiles.tsv", "tiles.csv")):
+        if any((place / file).is_file() for file in ("tiles.tsv", "tiles.csv", "TileConfiguration.txt")):
             return "tiff_tiles"
         if any(file.suffix.lower() in (".tif", ".tiff") for file in place.iterdir()):
             return "tiff_stack"

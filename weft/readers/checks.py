@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ _MICROMETRES = {
     **dict.fromkeys(("angstrom", "Å"), 1e-4),
 }
 _PAIRS = ("rl", "ap", "si")
+COLOURS = ("red", "green", "blue")
 
 
 @contextmanager
@@ -129,3 +131,92 @@ def channel_names(names: Sequence[str] | None, count: int, where: str | Path) ->
             f"{where}: channel names {', '.join(names)} are not unique; wanted a name for each channel"
         )
     return names
+
+
+def inside(folder: Path, name: str, where: str | Path) -> Path:
+    """The path of a file that a source names, which has to lie below the source's folder.
+
+    Parameters
+    ----------
+    folder
+        Below it all files have to lie.
+    name
+        What the source says: relative to ``folder``, or absolute.
+    where
+        What an error begins with.
+
+    Raises
+    ------
+    ValueError
+        When the name leads out of the folder. Links are not looked at: who made them meant them.
+    """
+    top = os.path.abspath(folder)
+    place = os.path.normpath(os.path.join(top, name.replace("\\", "/")))
+    if place != top and not place.startswith(top.rstrip(os.sep) + os.sep):
+        raise ValueError(f"{where}: the path {name!r} leaves {folder}; wanted one below it")
+    return Path(place)
+
+
+def number(value: float | str, name: str, where: str | Path) -> float:
+    """A number, which an option or a table may give as text.
+
+    Raises
+    ------
+    ValueError
+        When it is no finite number.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{where}: {name} is {value!r}; wanted a number")
+    return found
+
+
+def whole_number(value: float | str, name: str, where: str | Path, least: int = 0) -> int:
+    """A whole number of at least ``least``, which an option may give as text.
+
+    Raises
+    ------
+    ValueError
+        When it is none.
+    """
+    found = number(value, name, where)
+    if not found.is_integer() or found < least:
+        raise ValueError(f"{where}: {name} is {value!r}; wanted a whole number of at least {least}")
+    return int(found)
+
+
+def one_of(value: str, choices: Sequence[str], name: str, where: str | Path) -> str:
+    """A word out of a list.
+
+    Raises
+    ------
+    ValueError
+        When it is another one.
+    """
+    if value not in choices:
+        raise ValueError(f"{where}: {name} is {value!r}; wanted one of {', '.join(choices)}")
+    return value
+
+
+def words(value: str | Sequence[Any] | None) -> list[str] | None:
+    """A list of words, which an option of images.tsv gives as one text with commas."""
+    if value is None:
+        return None
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else [str(v) for v in value]
+
+
+def sample_number(sample: int | str, count: int, where: str | Path) -> int:
+    """Which of the ``count`` samples of a pixel an option names: by number, or as red, green or blue.
+
+    Raises
+    ------
+    ValueError
+        When there is no such sample.
+    """
+    place = COLOURS.index(sample) if sample in COLOURS else whole_number(sample, "sample", where)
+    if place >= count:
+        raise ValueError(f"{where}: sample is {sample!r}; its pixels have {count}")
+    return place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,9 @@ class DecodedVolume(LazyVolume):
         Of the decoded voxels, (c, z, y, x).
     decode
         Module-level function ``decode(path)`` that gives all voxels, (c, z, y, x).
+    keep
+        Hold the voxels as long as this object lives; else those of the last few files of all such objects are
+        held, which is for tiles, of which there may be thousands.
     """
 
     def __init__(
@@ -143,13 +147,17 @@ class DecodedVolume(LazyVolume):
         shape: tuple[int, int, int, int],
         dtype: Any,
         decode: Callable[[Path], np.ndarray],
+        keep: bool = True,
     ) -> None:
-        self.path, self.kind, self.shape, self.decode = Path(path), kind, shape, decode
+        self.path, self.kind, self.shape, self.decode, self.keep = Path(path), kind, shape, decode, keep
         self.dtype = np.dtype(dtype)
         self._voxels: np.ndarray | None = None
         self._lock = threading.Lock()
 
     def read(self, channel: int, region: Region) -> np.ndarray:
+        if not self.keep:
+            with reading(self.path, self.kind):
+                return _decoded_lately(self.decode, self.path)[(channel, *region)].copy()
         with self._lock:
             if self._voxels is None:
                 with reading(self.path, self.kind):
@@ -161,3 +169,8 @@ class DecodedVolume(LazyVolume):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _voxels=None, _lock=threading.Lock())
+
+
+@lru_cache(maxsize=8)
+def _decoded_lately(decode: Callable[[Path], np.ndarray], path: Path) -> np.ndarray:
+    return decode(path)

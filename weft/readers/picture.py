@@ -12,11 +12,19 @@ import SimpleITK
 
 from weft.grid import Grid
 from weft.image import Image, Level
-from weft.readers.checks import channel_names, label_type, orientation_code, reading, voxel_size
+from weft.readers.checks import (
+    COLOURS,
+    channel_names,
+    label_type,
+    orientation_code,
+    reading,
+    sample_number,
+    voxel_size,
+)
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import DecodedVolume
 
-COLOURS = ("red", "green", "blue")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 Colour = Literal["rgb", "density"]
 
@@ -65,6 +73,45 @@ def open_picture(
     path = existing(path)
     if colour not in get_args(Colour):
         raise ValueError(f"{path}: colour is {colour!r}; wanted {' or '.join(get_args(Colour))}")
+    density = colour == "density"
+    volume = picture_volume(path, density=density)
+    if labels:
+        label_type(volume.dtype, path)
+        if volume.shape[0] > 1 or density:
+            raise ValueError(f"{path}: labels are in colour; wanted a grey picture, for labels are names")
+    if channels is None and volume.shape[0] == len(COLOURS):
+        channels = COLOURS
+    return Image(
+        levels=(
+            Level(volume.lazy((1, *volume.shape[2:])), Grid(volume.shape[1:], voxel_size(spacing, path))),
+        ),
+        channels=channel_names(channels, volume.shape[0], path),
+        orientation=orientation_code(orientation, path),
+        labels=labels,
+    )
+
+
+def picture_volume(
+    path: Path, *, density: bool = False, sample: int | str | None = None, keep: bool = True
+) -> DecodedVolume:
+    """The pixels of a picture, (c, 1, y, x): its colours, one of them, or their optical density.
+
+    Parameters
+    ----------
+    path
+        File.
+    density
+        Whether colours become their optical density, float32 (see `open_picture`).
+    sample
+        Which colour is read: 0, 1, 2, or red, green, blue; default all, opacity left out.
+    keep
+        As in `DecodedVolume`.
+
+    Raises
+    ------
+    ValueError
+        When the file is broken, holds several planes, or has no such colour.
+    """
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     with reading(path, "a picture"):
@@ -73,32 +120,19 @@ def open_picture(
     if len(size) > 2 and max(size[2:]) > 1:
         raise ValueError(f"{path}: has {len(size)} axes of {size} pixels; wanted one plane")
     components = _colours(reader.GetNumberOfComponents())
-    dtype = _type(reader.GetPixelID())
-    if labels:
-        label_type(dtype, path)
-        if components > 1 or colour == "density":
-            raise ValueError(f"{path}: labels are in colour; wanted a grey picture, for labels are names")
-    density = colour == "density"
-    volume = DecodedVolume(
+    chosen = None if sample is None else sample_number(sample, components, path)
+    count = 1 if density or chosen is not None else components
+    return DecodedVolume(
         path,
         "a picture",
-        (1 if density else components, 1, size[1], size[0]),
-        np.dtype(np.float32) if density else dtype,
-        partial(_decode, density=density),
-    )
-    if channels is None and not density and components == len(COLOURS):
-        channels = COLOURS
-    return Image(
-        levels=(
-            Level(volume.lazy((1, size[1], size[0])), Grid(volume.shape[1:], voxel_size(spacing, path))),
-        ),
-        channels=channel_names(channels, volume.shape[0], path),
-        orientation=orientation_code(orientation, path),
-        labels=labels,
+        (count, 1, size[1], size[0]),
+        np.dtype(np.float32) if density else _type(reader.GetPixelID()),
+        partial(_decode, density=density, sample=chosen),
+        keep,
     )
 
 
-def _decode(path: Path, *, density: bool) -> np.ndarray:
+def _decode(path: Path, *, density: bool, sample: int | None) -> np.ndarray:
     """All pixels, (c, 1, y, x)."""
     picture = SimpleITK.ReadImage(str(path))
     height, width = picture.GetSize()[1::-1]
@@ -107,7 +141,7 @@ def _decode(path: Path, *, density: bool) -> np.ndarray:
     )
     pixels = np.moveaxis(pixels[..., : _colours(pixels.shape[-1])], -1, 0)[:, None]
     if not density:
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels if sample is None else pixels[sample : sample + 1])
     top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else max(float(pixels.max()), 1.0)
     return -np.log10((pixels.astype(np.float32) + 1) / (np.float32(top) + 1)).sum(0, keepdims=True)
 

@@ -15,7 +15,7 @@ import tifffile
 
 from weft.grid import Triple
 from weft.image import Region
-from weft.readers.checks import micrometres, natural_order, reading
+from weft.readers.checks import micrometres, natural_order, reading, sample_number
 from weft.readers.lazy import LazyVolume, RawVolume
 
 _SUFFIXES = (".tif", ".tiff")
@@ -24,10 +24,14 @@ _KIND = "a TIFF file"
 
 @dataclass(frozen=True)
 class PlaneHeader:
-    """What the header of a single-plane TIFF says: (y, x) and the type of a voxel (native byte order)."""
+    """What the header of a single-plane TIFF says: (y, x) and the type of a voxel (native byte order).
+
+    ``sample`` is the one that is read of pixels in colour; None for grey ones.
+    """
 
     shape: tuple[int, int]
     dtype: np.dtype
+    sample: int | None = None
 
 
 def is_tiff(name: str) -> bool:
@@ -35,22 +39,25 @@ def is_tiff(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
 
 
-def plane_header(path: str | Path) -> PlaneHeader:
-    """Header of a TIFF file that holds one grey plane; no pixel is read.
+def plane_header(path: str | Path, sample: int | str | None = None) -> PlaneHeader:
+    """Header of a TIFF file that holds one plane, grey or, where ``sample`` is given, in colour; no pixel is read.
 
     Raises
     ------
     ValueError
-        When the file is no TIFF, is broken, or holds something else than one grey plane.
+        When the file is no TIFF, is broken, or holds something else than one plane.
     """
     with reading(path, _KIND), tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        shape, dtype = page.shape, page.dtype
-    if len(shape) != 2 or dtype is None:
+        page: Any = file.pages.first
+        shape, dtype, axes = page.shape, page.dtype, page.axes
+    if dtype is None or axes not in ("YX", "YXS", "SYX") or ("S" in axes and sample is None):
         raise ValueError(
-            f"{path}: its first page has shape {shape} and type {dtype}; wanted one grey plane (y, x)"
+            f"{path}: its first page has shape {shape} and type {dtype}; wanted one grey plane (y, x), "
+            "or `sample` to say which colour is read"
         )
-    return PlaneHeader((shape[0], shape[1]), np.dtype(dtype).newbyteorder("="))
+    found = dict(zip(axes, shape, strict=True))
+    chosen = sample_number(sample or 0, found["S"], path) if "S" in axes else None
+    return PlaneHeader((found["Y"], found["X"]), np.dtype(dtype).newbyteorder("="), chosen)
 
 
 def check_plane(path: str | Path, found: PlaneHeader, wanted: PlaneHeader) -> None:
@@ -79,19 +86,26 @@ def read_plane(path: str | Path, rows: slice, columns: slice, wanted: PlaneHeade
     """
     with reading(path, _KIND), tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
-        found = PlaneHeader(page.shape, np.dtype(page.dtype).newbyteorder("="))
+        shape = tuple(
+            n for a, n in zip(page.axes, page.shape, strict=True) if a in "YX" or wanted.sample is None
+        )
+        found = PlaneHeader(shape, np.dtype(page.dtype).newbyteorder("="), wanted.sample)
         if found == wanted:
-            return _page_part(file, page, rows, columns)
+            return _page_part(file, page, rows, columns, wanted.sample)
     check_plane(path, found, wanted)
     raise AssertionError  # check_plane has raised
 
 
-def _page_part(file: tifffile.TiffFile, page: Any, rows: slice, columns: slice) -> np.ndarray:
-    """A part of a page, (y, x): only the rows, strips or tiles that it touches are read."""
+def _page_part(
+    file: tifffile.TiffFile, page: Any, rows: slice, columns: slice, sample: int | None = None
+) -> np.ndarray:
+    """A part of a page, (y, x): only the rows, strips or tiles that it touches are read; of colours all are."""
     keyframe = page.keyframe
     ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or max(ends) > file.filehandle.size:
         raise ValueError(f"truncated: found {file.filehandle.size} bytes, wanted {max(ends, default=0)}")
+    if sample is not None and "S" in page.axes:
+        return page.asarray().take(sample, page.axes.index("S"))[rows, columns]
     if keyframe.is_contiguous and keyframe.predictor == 1 and keyframe.fillorder == 1:
         return _rows(file, page, rows)[:, columns]
     if keyframe.jpegtables is not None or len(ends) == 1:
@@ -165,8 +179,16 @@ class PagesVolume(LazyVolume):
     The file stays open while the object lives: finding page n anew means walking n headers.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int], dtype: Any, channels_last: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int, int],
+        dtype: Any,
+        channels_last: bool,
+        sample: int | None = None,
+    ) -> None:
         self.path, self.shape, self.dtype, self.channels_last = path, shape, np.dtype(dtype), channels_last
+        self.sample = sample
         self._file: tifffile.TiffFile | None = None
         self._lock = threading.Lock()
 
@@ -181,7 +203,7 @@ class PagesVolume(LazyVolume):
                 page = (
                     plane * self.shape[0] + channel if self.channels_last else channel * self.shape[1] + plane
                 )
-                out[n] = _page_part(self._file, pages[page], y, x)
+                out[n] = _page_part(self._file, pages[page], y, x, self.sample)
         return out
 
     def __del__(self) -> None:
@@ -208,15 +230,16 @@ class TiffSource:
 
 
 @lru_cache(maxsize=256)
-def open_volume_file(path: Path) -> TiffSource:
+def open_volume_file(path: Path, sample: int | str | None = None) -> TiffSource:
     """Open one TIFF file, of one page or many, as a volume (c, z, y, x).
 
-    Axes are taken from OME-XML, ImageJ or tifffile metadata; pages without any are planes in z.
+    Axes are taken from OME-XML, ImageJ or tifffile metadata; pages without any are planes in z. Of pixels in
+    colour the ``sample`` is read that is named.
 
     Raises
     ------
     ValueError
-        When the file is broken or truncated, or has colours, time points or other axes.
+        When the file is broken or truncated, or has time points, other axes, or colours of which none is named.
     """
     with reading(path, _KIND), tifffile.TiffFile(path) as file:
         series = file.series[0]
@@ -226,12 +249,17 @@ def open_volume_file(path: Path) -> TiffSource:
         stored = np.dtype(file.byteorder + dtype.char)
         plain = offset is not None and page.predictor == 1 and page.fillorder == 1
         pages = len(series.pages)
+        chosen = None
+        if sample is not None and axes.count("S") == 1 and page.axes in ("YXS", "SYX"):
+            chosen = sample_number(sample, sizes[axes.index("S")], path)
+            sizes = tuple(n for a, n in zip(axes, sizes, strict=True) if a != "S")
+            axes, plain = axes.replace("S", ""), False
         spacing, channels = _ome_metadata(file) if file.is_ome else (_imagej_spacing(file), None)
     shape, channels_last = _volume_shape(path, axes, sizes)
     if plain:
         volume: LazyVolume = RawVolume(path, offset or 0, shape, stored, channels_last)
     elif pages == shape[0] * shape[1]:
-        volume = PagesVolume(path, shape, dtype, channels_last)
+        volume = PagesVolume(path, shape, dtype, channels_last, chosen)
     else:
         raise ValueError(
             f"{path}: {pages} pages are found; wanted {shape[0] * shape[1]}, one for each plane of {shape}"
@@ -239,15 +267,18 @@ def open_volume_file(path: Path) -> TiffSource:
     return TiffSource(volume, spacing, channels if channels and len(channels) == shape[0] else None)
 
 
-def open_planes(files: Sequence[Sequence[Path]], check: str = "first") -> TiffSource:
+def open_planes(
+    files: Sequence[Sequence[Path]], check: str = "first", sample: int | str | None = None
+) -> TiffSource:
     """Open single-page TIFF files, ``files[channel][z]``, as a volume (c, z, y, x).
 
-    ``check="full"`` compares every header now; otherwise a plane is checked when it is read.
+    ``check="full"`` compares every header now; otherwise a plane is checked when it is read. Of pixels in colour
+    the ``sample`` is read that is named.
     """
-    header = plane_header(files[0][0])
+    header = plane_header(files[0][0], sample)
     if check == "full":
         for path in (path for channel in files for path in channel):
-            check_plane(path, plane_header(path), header)
+            check_plane(path, plane_header(path, sample), header)
     return TiffSource(PlaneFiles(files, header))
 
 
@@ -274,6 +305,7 @@ def _volume_shape(path: Path, axes: str, sizes: Sequence[int]) -> tuple[tuple[in
     if kept.lstrip("CZ") != "YX" or len(set(kept)) != len(kept):
         raise ValueError(
             f"{path}: its axes are {axes} with sizes {tuple(sizes)}; wanted planes (y, x) in z and channels"
+            + (", or `sample` to say which colour is read" if "S" in axes else "")
         )
     size = dict(zip(kept, (n for a, n in zip(axes, sizes, strict=True) if n > 1 or a in "YX"), strict=True))
     return (size.get("C", 1), size.get("Z", 1), size["Y"], size["X"]), kept.startswith("ZC")

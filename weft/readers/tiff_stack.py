@@ -23,6 +23,7 @@ def open_tiff_stack(
     pattern: str = "*",
     labels: bool = False,
     check: Literal["first", "full"] = "first",
+    sample: int | str | None = None,
 ) -> Image:
     """Open a folder of single-plane TIFF files (in natural order of their names), or one multi-page TIFF file.
 
@@ -43,6 +44,8 @@ def open_tiff_stack(
         True for a label image, which must be of an integer type.
     check
         Compare the header of every plane now (``"full"``), or only when it is read.
+    sample
+        Which sample of files in colour is read: 0, 1, 2, or red, green, blue. Colours are refused without it.
 
     Returns
     -------
@@ -62,13 +65,13 @@ def open_tiff_stack(
     if path.is_dir():
         patterns = dict(channels) if isinstance(channels, Mapping) else {"0": pattern}
         names = tuple(patterns) if isinstance(channels, Mapping) else channels
-        source = open_planes(_planes_by_channel(path, patterns), check)
+        source = open_planes(_planes_by_channel(path, patterns), check, sample)
     elif isinstance(channels, Mapping):
         raise ValueError(
             f"{path}: `channels` maps names to patterns, which is for folders; wanted a list of names"
         )
     else:
-        source = open_volume_file(path.absolute())
+        source = open_volume_file(path.absolute(), sample)
         names = channels or source.channels
     volume = source.volume
     if labels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,10 @@ from weft.steps.illumination import load_illumination
 from weft.steps.quality import write_quality
 from weft.steps.sources import channel_of, open_tiles, tile_digests
 
-COLUMNS = ("tile_a", "tile_b", "z", "y", "x", "ncc", "peak_ratio", "overlap", "confidence", "status")
+# Displacements, um; `window` is the part of the search window that is taken up; `rival_*` the second peak's.
+NUMBERS = ("ncc", "peak_ratio", "window", "overlap", "confidence")
+AXES = ("z", "y", "x")
+COLUMNS = ("tile_a", "tile_b", *AXES, *NUMBERS, "status", "reason", *(f"rival_{axis}" for axis in AXES))
 
 
 def measure_links(
@@ -38,12 +40,12 @@ def measure_links(
     raw = open_tiles(path, source)
     channel = channel_of(raw.channels, settings["channel"], f"links.channel: image {index['image']!r}")
     light = load_illumination(illumination, channel)
-    pairs = candidate_links(raw.positions(), raw.shape, raw.spacing, diagonal=settings["diagonal"])
+    diagonal = None if settings["diagonal"] == "auto" else settings["diagonal"]
+    pairs = candidate_links(raw.positions(), raw.shape, raw.spacing, diagonal=diagonal)
     mine = deal([f"{i}-{j}" for i, j in pairs], batch, batches)
     data = tile_digests(index, channel)
-    options = LinkSettings(
-        peaks=settings["peaks"], min_ncc=settings["min_ncc"], max_peak_ratio=settings["max_peak_ratio"]
-    )
+    gates = ("peaks", "min_ncc", "max_peak_ratio", "min_overlap", "border")
+    options = LinkSettings(**{name: settings[name] for name in gates})
     facts = [receipts.array_digest(light.gain), receipts.array_digest(light.dark), settings, code]
     facts += [index["spacing"], receipts.environment("scipy")]
 
@@ -54,7 +56,7 @@ def measure_links(
 
         def make() -> dict[str, Any]:
             link = measure_link(raw, i, j, channel, light, search_voxels=settings["search"], settings=options)
-            return _plain(link)
+            return _plain(link, options)
 
         return key, *receipts.cached(f"{cache}/links", key, make)
 
@@ -87,14 +89,9 @@ def gather_links(
         table.writerow(COLUMNS)
         for link in rows:
             i, j = (int(part) for part in link["pair"].split("-"))
-            numbers = [
-                *link["displacement"],
-                link["ncc"],
-                link["peak_ratio"],
-                link["overlap"],
-                link["confidence"],
-            ]
-            table.writerow([names[i], names[j], *(f"{n:.6g}" for n in numbers), link["status"]])
+            numbers = [*link["displacement"], *(link[name] for name in NUMBERS)]
+            cells = [names[i], names[j], *(f"{n:.6g}" for n in numbers), link["status"], link["reason"]]
+            table.writerow([*cells, *([f"{n:.6g}" for n in link["rival"]] or [""] * len(AXES))])
     judged = [link for link in rows if link["status"] != "empty"]
     failed = sum(link["status"] != "ok" for link in judged)
     image = index["image"]
@@ -103,9 +100,12 @@ def gather_links(
     )
 
 
-def _plain(link: Link) -> dict[str, Any]:
-    value = dataclasses.asdict(link)
-    value["displacement"] = [float(v) for v in link.displacement]
+def _plain(link: Link, settings: LinkSettings) -> dict[str, Any]:
+    """A link as JSON; ``rival`` is empty where there is none."""
     return {
-        name: value[name] for name in ("displacement", "ncc", "peak_ratio", "overlap", "confidence", "status")
+        "displacement": link.displacement.tolist(),
+        **{name: getattr(link, name) for name in NUMBERS},
+        "status": link.status,
+        "reason": link.reason(settings),
+        "rival": [] if link.rival is None else link.rival.tolist(),
     }

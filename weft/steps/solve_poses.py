@@ -15,6 +15,7 @@ from weft.steps.quality import write_quality
 from weft.steps.tile_tables import read_links
 
 COLUMNS = ("tile", "z", "y", "x", "stage_z", "stage_y", "stage_x", "status", "component", "residual_um")
+LINK_COLUMNS = ("tile_a", "tile_b", "status", "used", "weight", "votes", "residual_um")
 
 
 def solve_poses(
@@ -25,29 +26,43 @@ def solve_poses(
     gates: dict[str, Any],
     code: str,
     poses: str,
+    solved_links: str,
     quality: str,
 ) -> None:
-    """Solve for the positions of all tiles and write them, um, with the largest residual of each tile."""
+    """Solve for the positions of all tiles and write them, um, with the largest residual of each tile.
+
+    A second table says of every link how far the solve believed it: ``used`` is ``first`` or ``rival`` (which
+    of its displacements), or ``no``; ``votes`` counts the cycles that close with it.
+    """
     index = receipts.read(tiles)
     names = [tile["name"] for tile in index["tiles"]]
     stage = np.array([tile["position"] for tile in index["tiles"]], float)
     measured = read_links(links, names)
     solved = solve(stage, measured, index["spacing"], settings=PoseSettings(**settings))
+    believed = solved.weight > PoseSettings.used
     worst = np.zeros(len(names))
-    used = []
-    for link, residual, weight in zip(measured, solved.residual, solved.weight, strict=True):
-        if link.status == "ok" and weight > 0:
-            used.append(float(residual))
-            worst[[link.i, link.j]] = np.maximum(worst[[link.i, link.j]], residual)
+    for link, residual in zip(np.array(measured)[believed], solved.residual[believed], strict=True):
+        worst[[link.i, link.j]] = np.maximum(worst[[link.i, link.j]], residual)
     with Path(poses).open("w", newline="") as handle:
         table = csv.writer(handle, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
         for n, name in enumerate(names):
             numbers = [f"{v:.6f}" for v in (*solved.positions[n], *stage[n])]
             table.writerow([name, *numbers, solved.status[n], int(solved.component[n]), f"{worst[n]:.6f}"])
+    with Path(solved_links).open("w", newline="") as handle:
+        table = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        table.writerow(LINK_COLUMNS)
+        for n, link in enumerate(measured):
+            used = "no" if not believed[n] else "rival" if solved.rival[n] else "first"
+            numbers = [f"{solved.weight[n]:.6f}", str(solved.votes[n]), f"{solved.residual[n]:.6f}"]
+            table.writerow([names[link.i], names[link.j], link.status, used, *numbers])
     edge = max(index["spacing"])
+    residuals = solved.residual[believed]
+    good = np.array([link.status == "ok" for link in measured], bool)
     values = {
-        "link_residual_p95_voxel": float(np.percentile(used, 95)) / edge if used else 0.0,
-        "tiles_without_link_fraction": float(np.mean([status != "ok" for status in solved.status])),
+        "link_residual_p95_voxel": float(np.percentile(residuals, 95)) / edge if residuals.size else 0.0,
+        "links_rejected_fraction": float((good & ~believed).sum() / max(good.sum(), 1)),
+        "tiles_without_link_fraction": float(np.mean([s not in ("ok", "pinned") for s in solved.status])),
+        "components": float(len(set(solved.component))),
     }
     write_quality(quality, "solve_poses", index["image"], values, gates)

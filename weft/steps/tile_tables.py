@@ -13,16 +13,19 @@ def read_links(path: str, names: list[str]) -> list[Link]:
     """The links of a table, by the tiles' places in ``names``."""
     with open(path, newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
+    place = {name: n for n, name in enumerate(names)}
     return [
         Link(
-            i=names.index(row["tile_a"]),
-            j=names.index(row["tile_b"]),
+            i=place[row["tile_a"]],
+            j=place[row["tile_b"]],
             displacement=np.array([float(row[axis]) for axis in "zyx"]),
             ncc=float(row["ncc"]),
             peak_ratio=float(row["peak_ratio"]),
             overlap=float(row["overlap"]),
             confidence=float(row["confidence"]),
             status=row["status"],  # type: ignore[arg-type]
+            window=float(row["window"]),
+            rival=np.array([float(row[f"rival_{axis}"]) for axis in "zyx"]) if row["rival_z"] else None,
         )
         for row in rows
     ]

@@ -40,8 +40,9 @@ from weft.registration.backends.native_images import (
     white_noise,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_prior import limit_length, prior_strength, solve_with_prior
+from weft.registration.backends.native_prior import prior_strength
 from weft.registration.backends.native_settings import NativeSettings
+from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
 
@@ -62,7 +63,7 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 19  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 10  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
 
 
 @dataclass
@@ -125,9 +126,9 @@ def register(
     result_grid = fixed_grid.coarsen((2, 2, 2))
     breadth = min(_breadth(fixed_grid.shape), _breadth(moving_grid.shape)) >> options.levels[-1]
     found: list[tuple[list[_Level], float]] = []
-    for one, other, weight in _channels(fixed, moving, options):
+    for number, (one, other, weight) in enumerate(_channels(fixed, moving, options)):
         _check(one, fixed_grid, other, moving_grid, masks)
-        statistics = _statistics(one, other, options)
+        statistics = _statistics(one, other, number, options)
         if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
             continue
         levels = _pyramid(one, fixed_grid, other, moving_grid, initial.affine, masks, statistics, options)
@@ -257,10 +258,12 @@ def _channels(
             f"the blocks are of shapes {fixed.shape} and {moving.shape}, with {len(weights)} channel_weights; "
             "wanted (z, y, x) for both, or (c, z, y, x) of as many channels as weights"
         )
-    if options.intensity is not None:
-        raise ValueError(
-            "setting intensity of backend native speaks of one channel; leave it out for several"
-        )
+    for role, known in (options.intensity or {}).items():
+        if len(weights) > 1 and (isinstance(known, Mapping) or len(known) != len(weights)):
+            raise ValueError(
+                f"setting intensity of backend native holds other than {len(weights)} statistics of the {role} image; "
+                "wanted a list of one for each channel"
+            )
     return list(zip(fixed, moving, weights, strict=True))
 
 
@@ -280,12 +283,13 @@ def _breadth(shape: tuple[int, ...]) -> int:
     return sorted(shape)[1]
 
 
-def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
-    """Scale and noise floor of both images: the caller's, or the block's own."""
+def _statistics(fixed, moving, channel: int, options: NativeSettings) -> tuple[Statistics, Statistics]:
+    """Scale and noise floor of both images (of one of several channels): the caller's, or the block's own."""
     found = []
     for name, image in (("fixed", fixed), ("moving", moving)):
         if options.intensity is not None:
-            value = Statistics.from_mapping(options.intensity[name])
+            known = options.intensity[name]
+            value = Statistics.from_mapping(known if isinstance(known, Mapping) else known[channel])
             if value.contrast != options.contrast:
                 raise ValueError(
                     f"intensity statistics of the {name} image are of contrast {value.contrast!r}; "
@@ -434,8 +438,8 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
     """Run one level from u; returns the new u and the level's record."""
     shape = level.field_grid.shape
     equations = np.empty((9, *shape), np.float32)
-    step = np.empty((3, *shape), np.float32)
     moved = np.empty((3, *shape), np.float32)
+    spare = np.empty((3, *shape), np.float32)
     # The more of the images is white noise, the wider the sums, and the stricter on windows that fit badly.
     sigma = options.at(options.sigma, level.number) * float(np.sqrt(1 + 3 * min(level.noise, MOST_NOISE)))
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
@@ -453,8 +457,10 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         scores.append(score / weight)
         _smooth_each(equations, taps)
         alpha = prior_strength(equations, u, 1 - scores[-1], level.noise, stiffness)
-        solve_with_prior(equations, u, options.damping, alpha, options.tension, options.volume, step)
-        limit_length(step, options.step_limit)
+        step = solve_with_prior(
+            equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
+            moved, spare,
+        )  # fmt: skip
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
