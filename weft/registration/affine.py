@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weft.grid import Grid
-from weft.registration.candidates import Candidate
+from weft.registration.candidates import UNCHANGED, Candidate
 from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
 from weft.registration.features import Feature, local_feature
@@ -27,6 +27,7 @@ _WINDOW = 3.0  # of the local normalisation, voxels of the search level
 _PLANE = 4  # times as many voxels along the longest axis of a plane as of a volume
 _FINER = 0.85  # share of the level from which a finer one is worth its cost
 _KEPT_SCORE = 0.9  # share of its score at the search level that a fine affine must keep
+_FEWEST = 40_000  # voxels of tissue at the search level: a thin slab's length alone would ask for few
 _FINE_SAMPLES = 200_000
 
 _Seen = tuple[np.ndarray, Grid, np.ndarray | None]  # an image, its grid, and where it counts
@@ -200,10 +201,12 @@ def register_affine(
     directions = [matrix.T if swapped else matrix for matrix in orientations]
     default_overlap = 0.3 if len(directions) == 1 else 0.6
     min_overlap = default_overlap if settings.min_overlap is None else settings.min_overlap
+    about = UNCHANGED
     tell(f"looking for {reference.mask.shape} voxels in {other.mask.shape} at {spacing:g} um")
     if start is not None:
         orientations = [nearest_orientation(start)]
         given = np.linalg.inv(start) if swapped else start
+        about = given[:3, :3]
         pool = [Candidate(0, 0, 1.0, 0.0, AffineRefiner(reference, other).measure(given))]
         tell(f"given start: score {pool[0].fit.score:.3f}")
     else:
@@ -213,31 +216,30 @@ def register_affine(
             f"no shift of the moving image covers {min_overlap:g} of the smaller tissue mask; "
             "wanted images that show the same specimen (or a smaller min_overlap)"
         )
-    best, rival = finalists(reference, other, pool, model) if refine else (pool[0], None)
+    best, rival = finalists(reference, other, pool, model, about) if refine else (pool[0], None)
     margin = best.fit.score / max(rival.fit.score, 1e-3) if rival else None
     ambiguous = ""
     if settings.handedness == "search" and start is None:
         ambiguous = mirror_note(best, rival, directions, (reference, other))
         notes += [ambiguous] if ambiguous else []
 
-    def outward(matrix: np.ndarray) -> np.ndarray:
+    def turned(matrix: np.ndarray) -> np.ndarray:
+        """From reference to other as from fixed to moving, and the other way round."""
         return np.linalg.inv(matrix) if swapped else matrix
 
-    fine = _refine_fine(
-        *images,
-        outward(best.fit.matrix),
-        swapped,
-        spacing,
-        settings,
-        seed,
-        refine,
-    )
-    coarse_score = AffineRefiner(reference, other).measure(outward(fine.matrix)).score
+    fine = _refine_fine(*images, turned(best.fit.matrix), swapped, spacing, settings, seed, refine, about)
+    coarse_score = AffineRefiner(reference, other).measure(turned(fine.matrix)).score
     if refine and coarse_score < _KEPT_SCORE * best.fit.score:
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
-        fine = replace(best.fit, matrix=outward(best.fit.matrix))
+        fine = replace(best.fit, matrix=turned(best.fit.matrix))
     orientation = orientations[best.orientation]
     verdict = judge(best.fit.score, margin, settings.thresholds, notes)
+    if not model.plausible(turned(fine.matrix)[:3, :3] @ np.linalg.inv(about)):
+        stretches = ", ".join(f"{stretch:.2f}" for stretch in model.stretches(fine.matrix[:3, :3]))
+        notes.append(
+            f"it stretches the directions by {stretches}, which is too unequal: check the voxel sizes"
+        )
+        verdict = "refuse"
     verdict = "refuse" if ambiguous else verdict
     code = oriented_code(orientation, fixed_orientation) if fixed_orientation else None
     if code and moving_orientation and code != validate_orientation(moving_orientation):
@@ -249,7 +251,7 @@ def register_affine(
         accepted=verdict,
         score=best.fit.score,
         margin=margin,
-        rival=outward(rival.fit.matrix) if rival else None,
+        rival=turned(rival.fit.matrix) if rival else None,
         orientation=orientation,
         moving_orientation=code,
         ncc=fine.ncc,
@@ -267,14 +269,16 @@ def _feature(image: _Seen, spacing: float, window: float) -> Feature:
 def _search_features(fixed: _Seen, moving: _Seen, settings: AffineSettings) -> tuple[float, Feature, Feature]:
     """The search level's voxel size, um, and the features of both images there.
 
-    What counts is how many voxels the tissue has, not the empty field around it: where there is much of that,
-    the level is finer than `search_level`.
+    What counts is how many voxels the tissue has, not the empty field around it: where there is much of that, or
+    the tissue is thin, the level is finer than `search_level`.
     """
     spacing = search_level(fixed[1], moving[1], settings)
     features = [_feature(image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
     if settings.spacing is None:
         share = max(feature.longest / feature.grid.extent.max() for feature in features)
-        finer = max(spacing * share, _native_spacing(fixed[1], moving[1]))
+        planar = is_planar(fixed[1], moving[1])
+        filled = 1.0 if planar else min(np.count_nonzero(f.mask) for f in features) / _FEWEST
+        finer = max(spacing * min(share, np.cbrt(filled)), _native_spacing(fixed[1], moving[1]))
         if finer < _FINER * spacing:
             spacing = finer
             features = [_feature(image, spacing, _WINDOW * spacing) for image in (fixed, moving)]
@@ -344,6 +348,7 @@ def _refine_fine(
     settings: AffineSettings,
     seed: int,
     refine: bool,
+    about: np.ndarray,
 ) -> Fit:
     """The affine, fixed to moving, after the levels below the search level (or only measured there)."""
     finest = min(spacing, finest_level(fixed[1], moving[1], settings))
@@ -361,7 +366,7 @@ def _refine_fine(
         if settings.method == "elastix" or not refine:
             fit = refiner.measure(start)
         else:
-            fit = refiner.run(start, settings.model, overlap_power=0.0)
+            fit = refiner.run(start, settings.model, overlap_power=0.0, about=about)
         matrix = np.linalg.inv(fit.matrix) if swapped else fit.matrix
     return replace(fit, matrix=matrix)
 
@@ -372,7 +377,7 @@ def _trial(candidate: Candidate) -> dict[str, Any]:
         "orientation": candidate.orientation,
         "rotation": candidate.rotation,
         "scale": round(candidate.scale, 4),
-        "translation_ncc": round(candidate.translation_ncc, 4),
+        "translation_score": round(candidate.translation_score, 4),
         "ncc": round(candidate.fit.ncc, 4),
         "overlap": round(candidate.fit.overlap, 4),
         "score": round(candidate.fit.score, 4),

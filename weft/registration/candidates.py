@@ -14,6 +14,10 @@ from weft.registration.linear_model import LinearModel
 from weft.registration.refine import AffineRefiner, Fit
 from weft.registration.translation import TranslationSearch
 
+_THIN = 0.4  # thickness of the tissue over its width, from which the normal is known better than the rest
+_LARGEST_TURN = 45.0  # degrees: more belongs to another orientation
+_SAME_TURN = 4.0  # degrees
+UNCHANGED = np.eye(3)  # what the linear part that is looked for may not be too far from
 _GOLDEN = (1 + 5**0.5) / 2
 
 
@@ -27,8 +31,8 @@ class Candidate:
         Number of the orientation it belongs to.
     rotation, scale
         Number of the rotation and the scale factor it started from.
-    translation_ncc
-        NCC of the shift it started from.
+    translation_score
+        Score of the shift it started from, as `TranslationSearch` gives it.
     fit
         The start, or the refined affine with its NCC and overlap.
     """
@@ -36,7 +40,7 @@ class Candidate:
     orientation: int
     rotation: int
     scale: float
-    translation_ncc: float
+    translation_score: float
     fit: Fit
 
 
@@ -67,8 +71,9 @@ class CandidateSearch:
         rotations: Sequence[np.ndarray],
         scales: Sequence[float],
         peaks: int = 2,
+        moments: bool = False,
     ) -> list[Candidate]:
-        """Every combination with its best shifts, best NCC first.
+        """Every combination with its best shifts, the most significant first.
 
         Parameters
         ----------
@@ -80,26 +85,29 @@ class CandidateSearch:
             Lengths in the other image over lengths in the reference.
         peaks
             Shifts kept of each combination.
+        moments
+            Try the rotations that `moment_rotations` gives as well; they are numbered on.
         """
         found = []
         for number, orientation in orientations:
-            for turn, rotation in enumerate(rotations):
+            more = moment_rotations(self.reference, self.other, orientation) if moments else ()
+            for turn, rotation in enumerate((*rotations, *more)):
                 for scale in scales:
                     linear = self._model.scaled(orientation @ rotation, scale)
-                    for ncc, matrix in self._translations(linear, peaks):
-                        found.append(Candidate(number, turn, scale, ncc, Fit(matrix, ncc, 1.0)))
-        return sorted(found, key=lambda c: -c.translation_ncc)
+                    for score, matrix in self._translations(linear, peaks):
+                        found.append(Candidate(number, turn, scale, score, Fit(matrix, score, 1.0)))
+        return sorted(found, key=lambda c: -c.translation_score)
 
     def refine(self, starts: Iterable[Candidate]) -> list[Candidate]:
         """The starts after Levenberg-Marquardt, similarity first, best score first."""
         refined = []
         for start in starts:
-            fit = self._smooth.run(start.fit.matrix, self._model.at_most_similarity.kind)
-            refined.append(replace(start, fit=self._sharp.run(fit.matrix, self._model.kind)))
+            fit = self._smooth.run(start.fit.matrix, self._model.at_most_similarity.kind, about=UNCHANGED)
+            refined.append(replace(start, fit=self._sharp.run(fit.matrix, self._model.kind, about=UNCHANGED)))
         return sorted(refined, key=lambda c: -c.fit.score)
 
     def _translations(self, linear: np.ndarray, peaks: int) -> list[tuple[float, np.ndarray]]:
-        """The best shifts for a linear part: NCC and (4, 4) matrix, reference to other."""
+        """The best shifts for a linear part: score and (4, 4) matrix, reference to other."""
         start = np.eye(4)
         start[:3, :3] = linear
         start[:3, 3] = self.other.centroid - linear @ self.reference.centroid
@@ -116,14 +124,14 @@ class CandidateSearch:
         if not mask.any():
             return []
         found = []
-        for ncc, shift in self._shifts(image, mask, peaks):
+        for score, shift in self._shifts(image, mask, peaks):
             moved = np.eye(4)
             moved[:3, 3] = (
                 np.asarray(box.origin)
                 - np.asarray(self.reference.grid.origin)
                 - shift * np.asarray(box.spacing)
             )
-            found.append((ncc, start @ moved))
+            found.append((score, start @ moved))
         return found
 
     def _box(self, start: np.ndarray) -> Grid:
@@ -144,6 +152,56 @@ class CandidateSearch:
 def smoothed(feature: Feature, sigma: float) -> Feature:
     """A feature after a Gaussian of `sigma` voxels."""
     return replace(feature, image=gaussian_filter(feature.image, sigma))
+
+
+def moment_rotations(reference: Feature, other: Feature, orientation: np.ndarray) -> list[np.ndarray]:
+    """Rotations that lay the tissue of one image along that of the other.
+
+    One brings the principal axes together; where the tissue is thin, another turns its normal the shortest way.
+
+    Parameters
+    ----------
+    reference, other
+        Features.
+    orientation
+        (3, 3), reference directions to directions of the other image.
+
+    Returns
+    -------
+    list of ndarray
+        (3, 3) rotations of at most `_LARGEST_TURN` degrees, to be applied before the orientation: none, one or two.
+    """
+    (lengths, axes), (_, other_axes) = (np.linalg.eigh(_moments(feature)) for feature in (reference, other))
+    turned = orientation @ axes
+    # Of the signs of the axes, those nearest to the orientation; the weakest gives way to keep its handedness.
+    along = np.einsum("ij,ij->j", turned, other_axes)
+    signs = np.where(along < 0, -1.0, 1.0)
+    if np.prod(signs) * np.linalg.det(other_axes) * np.linalg.det(axes) * np.linalg.det(orientation) < 0:
+        signs[np.argmin(np.abs(along))] *= -1
+    found = [orientation.T @ (other_axes * signs) @ axes.T]
+    if lengths[0] < _THIN**2 * lengths[1]:
+        normal, wanted = turned[:, 0], other_axes[:, 0] * (-1 if along[0] < 0 else 1)
+        axis = np.cross(normal, wanted)
+        sine = float(np.linalg.norm(axis))
+        if sine > 0:
+            turn = rotation_about(axis, np.rad2deg(np.arctan2(sine, normal @ wanted)))
+            found.append(orientation.T @ turn @ orientation)
+    kept: list[np.ndarray] = []
+    for rotation in found:
+        known = [np.eye(3), *kept]
+        if _angle(rotation) <= _LARGEST_TURN and all(_angle(k.T @ rotation) > _SAME_TURN for k in known):
+            kept.append(rotation)
+    return kept
+
+
+def _moments(feature: Feature) -> np.ndarray:
+    """Covariance, (3, 3), of the places of a mask."""
+    return np.asarray(np.cov(np.argwhere(feature.mask).T, bias=True))
+
+
+def _angle(rotation: np.ndarray) -> float:
+    """Angle of a (3, 3) rotation, degrees."""
+    return float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def rotation_set(count: int, planar: bool = False) -> tuple[np.ndarray, ...]:

@@ -10,6 +10,8 @@ import numpy as np
 Kind = Literal["rigid", "similarity", "affine"]
 KINDS: tuple[Kind, ...] = ("rigid", "similarity", "affine")
 
+LARGEST_SCALE = 2.0  # of any direction; inverted, the smallest
+LARGEST_RATIO = 1.6  # of the largest scale to the smallest
 SPATIAL = 12  # parameters of an affine: the 9 of the linear part, row by row, then the 3 of the shift
 _ROTATIONS = np.array(
     [
@@ -93,10 +95,21 @@ class LinearModel:
             part[...] = (singular.mean() if scale is None else scale) * (left @ right)
         return held
 
+    def stretches(self, linear: np.ndarray) -> np.ndarray:
+        """Singular values of a linear part, (3, 3), along the axes that the model acts on: largest first."""
+        return np.linalg.svd(linear[-self.axes :, -self.axes :], compute_uv=False)
+
+    def plausible(self, linear: np.ndarray) -> bool:
+        """Whether a linear part, (3, 3), of isotropic voxels is one of a specimen: neither flattened nor sheared.
+
+        Correlation alone does not tell: it is often high where all of an image is sent to a smooth place of the other.
+        """
+        most, least = self.stretches(linear)[[0, -1]]
+        return bool(1 / LARGEST_SCALE <= least <= most <= min(LARGEST_SCALE, LARGEST_RATIO * least))
+
     def scale(self, linear: np.ndarray) -> float:
         """Mean scale of a linear part, (3, 3)."""
-        part = linear[-self.axes :, -self.axes :]
-        return float(np.linalg.svd(part, compute_uv=False).mean())
+        return float(self.stretches(linear).mean())
 
     def scaled(self, linear: np.ndarray, factor: float) -> np.ndarray:
         """A linear part, (3, 3), enlarged along the axes that the model acts on."""

@@ -74,6 +74,7 @@ class AffineRefiner:
         kind: Kind = "affine",
         iterations: int = 15,
         overlap_power: float = 0.5,
+        about: np.ndarray | None = None,
     ) -> Fit:
         """Refine an affine.
 
@@ -89,6 +90,9 @@ class AffineRefiner:
         overlap_power
             What is ascended is ``ncc * overlap ** overlap_power``. A half keeps a poor start from sliding out
             of the overlap; 0 is right near the solution, where the overlap's own slope would shift it.
+        about
+            (3, 3), um: no step leads further from this linear part than `LinearModel.plausible` allows; None: from
+            that of the start.
 
         Raises
         ------
@@ -99,9 +103,11 @@ class AffineRefiner:
         linear, shift = self._to_parameters(matrix)
         linear = model.nearest(linear)
         scale = model.scale(linear) if model.kind == "rigid" else None
-        gain, offset = _gain_and_offset(self._evaluate(linear, shift, 1.0, 0.0)[2])
+        gain, offset = _gain_and_offset(self._sums(linear, shift))
         hessian, gradient, sums = self._evaluate(linear, shift, gain, offset)
         best = self._fit(linear, shift, sums)
+        around = linear if about is None else self._to_linear(about)
+        back = np.linalg.inv(around)
         highest = _ascended(best, overlap_power)
         damping = 1e-2
         for _ in range(iterations):
@@ -112,10 +118,10 @@ class AffineRefiner:
                 step = basis @ np.linalg.solve(reduced + damping * np.diag(diagonal), slope)
                 new_linear = model.nearest(linear + step[:9].reshape(3, 3), scale)
                 new_shift = shift + step[9:SPATIAL]
-                sums = self._evaluate(new_linear, new_shift, gain, offset)[2]
+                sums = self._sums(new_linear, new_shift)
                 fit = self._fit(new_linear, new_shift, sums)
                 height = _ascended(fit, overlap_power)
-                if height > highest:
+                if height > highest and model.plausible(new_linear @ back):
                     break
                 damping *= 4
             else:
@@ -132,7 +138,12 @@ class AffineRefiner:
     def measure(self, matrix: np.ndarray) -> Fit:
         """The fit of an affine as it is."""
         linear, shift = self._to_parameters(matrix)
-        return self._fit(linear, shift, self._evaluate(linear, shift, 1.0, 0.0)[2])
+        return self._fit(linear, shift, self._sums(linear, shift))
+
+    def _to_linear(self, linear: np.ndarray) -> np.ndarray:
+        """A linear part, (3, 3), in moving index per unit of `_points`."""
+        moving, fixed = (np.diag(grid.spacing) for grid in (self._moving_grid, self._fixed_grid))
+        return np.asarray(np.linalg.inv(moving) @ linear @ fixed * self._unit)
 
     def _to_parameters(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Linear part (moving index per unit of `_points`) and the moving index of the fixed centre."""
@@ -149,6 +160,13 @@ class AffineRefiner:
         index[:3, 3] = shift - index[:3, :3] @ self._centre
         matrix = self._moving_grid.matrix() @ index @ np.linalg.inv(self._fixed_grid.matrix())
         return Fit(matrix, _ncc(sums), float(sums[0]) / max(len(self._values), 1))
+
+    def _sums(self, linear: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """The sums that the correlation is made of, (6,)."""
+        sums = np.zeros(6)
+        parameters = np.ascontiguousarray(linear), np.ascontiguousarray(shift)
+        _correlate(self._points, self._values, self._moving, self._moving_mask, *parameters, sums)
+        return sums
 
     def _evaluate(
         self, linear: np.ndarray, shift: np.ndarray, gain: float, offset: float
@@ -207,43 +225,17 @@ def _basis(linear: np.ndarray, model: LinearModel) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def _accumulate(points, values, moving, mask, linear, shift, gain, offset, hessian, gradient, sums):
-    """Add up the normal equations of ``fixed - gain * moving(linear @ p + shift) - offset``."""
-    nz, ny, nx = moving.shape
+    """Add up the normal equations of ``fixed - gain * moving(linear @ p + shift) - offset``, and the sums."""
     jacobian = np.zeros(14)
     for k in range(points.shape[0]):
         pz, py, px = points[k, 0], points[k, 1], points[k, 2]
-        z = linear[0, 0] * pz + linear[0, 1] * py + linear[0, 2] * px + shift[0]
-        y = linear[1, 0] * pz + linear[1, 1] * py + linear[1, 2] * px + shift[1]
-        x = linear[2, 0] * pz + linear[2, 1] * py + linear[2, 2] * px + shift[2]
-        if z < 0 or y < 0 or x < 0 or z > nz - 1 or y > ny - 1 or x > nx - 1:
+        inside, value, gz, gy, gx = _sample(moving, mask, linear, shift, pz, py, px)
+        if not inside:
             continue
-        if not mask[int(z + 0.5), int(y + 0.5), int(x + 0.5)]:
-            continue
-        iz, iy, ix = min(int(z), max(nz - 2, 0)), min(int(y), max(ny - 2, 0)), min(int(x), max(nx - 2, 0))
-        jz, jy, jx = min(iz + 1, nz - 1), min(iy + 1, ny - 1), min(ix + 1, nx - 1)
-        fz, fy, fx = z - iz, y - iy, x - ix
-        d00 = moving[iz, iy, jx] - moving[iz, iy, ix]
-        d01 = moving[iz, jy, jx] - moving[iz, jy, ix]
-        d10 = moving[jz, iy, jx] - moving[jz, iy, ix]
-        d11 = moving[jz, jy, jx] - moving[jz, jy, ix]
-        c00 = moving[iz, iy, ix] + d00 * fx
-        c01 = moving[iz, jy, ix] + d01 * fx
-        c10 = moving[jz, iy, ix] + d10 * fx
-        c11 = moving[jz, jy, ix] + d11 * fx
-        c0 = c00 + (c01 - c00) * fy
-        c1 = c10 + (c11 - c10) * fy
-        value = c0 + (c1 - c0) * fz
-        gz = gain * (c1 - c0)
-        gy = gain * ((c01 - c00) * (1 - fz) + (c11 - c10) * fz)
-        gx = gain * ((d00 * (1 - fy) + d01 * fy) * (1 - fz) + (d10 * (1 - fy) + d11 * fy) * fz)
         fixed = values[k]
-        sums[0] += 1.0
-        sums[1] += fixed
-        sums[2] += value
-        sums[3] += fixed * fixed
-        sums[4] += value * value
-        sums[5] += fixed * value
+        _add(sums, fixed, value)
         residual = fixed - gain * value - offset
+        gz, gy, gx = gain * gz, gain * gy, gain * gx
         jacobian[0], jacobian[1], jacobian[2] = gz * pz, gz * py, gz * px
         jacobian[3], jacobian[4], jacobian[5] = gy * pz, gy * py, gy * px
         jacobian[6], jacobian[7], jacobian[8] = gx * pz, gx * py, gx * px
@@ -253,3 +245,55 @@ def _accumulate(points, values, moving, mask, linear, shift, gain, offset, hessi
             gradient[i] += jacobian[i] * residual
             for j in range(14):
                 hessian[i, j] += jacobian[i] * jacobian[j]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _correlate(points, values, moving, mask, linear, shift, sums):
+    """Add up the sums alone, at a fraction of the cost."""
+    for k in range(points.shape[0]):
+        pz, py, px = points[k, 0], points[k, 1], points[k, 2]
+        inside, value, _, _, _ = _sample(moving, mask, linear, shift, pz, py, px)
+        if inside:
+            _add(sums, values[k], value)
+
+
+@numba.njit(forceinline=True, fastmath={"contract", "reassoc", "nsz"})
+def _sample(moving, mask, linear, shift, pz, py, px):
+    """Whether ``linear @ p + shift`` lies in the moving mask, and value and slopes there, linear."""
+    nz, ny, nx = moving.shape
+    z = linear[0, 0] * pz + linear[0, 1] * py + linear[0, 2] * px + shift[0]
+    y = linear[1, 0] * pz + linear[1, 1] * py + linear[1, 2] * px + shift[1]
+    x = linear[2, 0] * pz + linear[2, 1] * py + linear[2, 2] * px + shift[2]
+    # Out to the faces of the outer voxels: a thin slab has few others.
+    if z < -0.5 or y < -0.5 or x < -0.5 or z > nz - 0.5 or y > ny - 0.5 or x > nx - 0.5:
+        return False, 0.0, 0.0, 0.0, 0.0
+    z, y, x = min(max(z, 0.0), nz - 1.0), min(max(y, 0.0), ny - 1.0), min(max(x, 0.0), nx - 1.0)
+    if not mask[int(z + 0.5), int(y + 0.5), int(x + 0.5)]:
+        return False, 0.0, 0.0, 0.0, 0.0
+    iz, iy, ix = min(int(z), max(nz - 2, 0)), min(int(y), max(ny - 2, 0)), min(int(x), max(nx - 2, 0))
+    jz, jy, jx = min(iz + 1, nz - 1), min(iy + 1, ny - 1), min(ix + 1, nx - 1)
+    fz, fy, fx = z - iz, y - iy, x - ix
+    d00 = moving[iz, iy, jx] - moving[iz, iy, ix]
+    d01 = moving[iz, jy, jx] - moving[iz, jy, ix]
+    d10 = moving[jz, iy, jx] - moving[jz, iy, ix]
+    d11 = moving[jz, jy, jx] - moving[jz, jy, ix]
+    c00 = moving[iz, iy, ix] + d00 * fx
+    c01 = moving[iz, jy, ix] + d01 * fx
+    c10 = moving[jz, iy, ix] + d10 * fx
+    c11 = moving[jz, jy, ix] + d11 * fx
+    c0 = c00 + (c01 - c00) * fy
+    c1 = c10 + (c11 - c10) * fy
+    gy = (c01 - c00) * (1 - fz) + (c11 - c10) * fz
+    gx = (d00 * (1 - fy) + d01 * fy) * (1 - fz) + (d10 * (1 - fy) + d11 * fy) * fz
+    return True, c0 + (c1 - c0) * fz, c1 - c0, gy, gx
+
+
+@numba.njit(forceinline=True, fastmath={"contract", "reassoc", "nsz"})
+def _add(sums, fixed, value):
+    """One pair of values more, in (n, sum f, sum m, sum ff, sum mm, sum fm)."""
+    sums[0] += 1.0
+    sums[1] += fixed
+    sums[2] += value
+    sums[3] += fixed * fixed
+    sums[4] += value * value
+    sums[5] += fixed * value

@@ -21,9 +21,10 @@ _EFFORTS: tuple[tuple[int, tuple[float, ...], int, float], ...] = (
     (33, (0.72, 0.85, 1.0, 1.18, 1.4), 16, 0.4),
     (33, (0.70, 0.78, 0.92, 1.08, 1.28, 1.48), 40, 0.0),
 )
+_CLEAR = 0.8  # a score that no larger effort will better; close rivals (a thin slab's other side) stay close
 _ORIENTATIONS_KEPT = 6  # of those searched, how many go on to the larger efforts
 _FINALISTS = 3
-_DIFFERENT = 4.0  # mean distance, voxels of the search level, from which two affines are rivals
+_DIFFERENT = 0.06  # mean distance, share of the tissue's longest side, from which two affines are rivals
 
 
 def search(
@@ -45,7 +46,9 @@ def search(
     pool: list[Candidate] = []
     for rotations, scales, refined, enough in _EFFORTS:
         factors = (1.0,) if model.kind == "rigid" else scales + by_volume
-        starts = starter.starts(numbered, rotation_set(rotations, model.planar), factors)
+        starts = starter.starts(
+            numbered, rotation_set(rotations, model.planar), factors, moments=tissue_known
+        )
         tell(
             f"{len(numbered)} orientations, {rotations} rotations, {len(factors)} scales: {len(starts)} starts"
         )
@@ -53,6 +56,8 @@ def search(
         ranked = list(dict.fromkeys(start.orientation for start in starts))
         if ranked:
             numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
+        if pool and pool[0].fit.score >= _CLEAR:
+            break
         if pool and pool[0].fit.score >= max(enough, thresholds.min_score):
             # More effort will not tell a mirror image from the best.
             hand = hands[pool[0].orientation]
@@ -63,7 +68,7 @@ def search(
 
 
 def finalists(
-    reference: Feature, other: Feature, pool: Sequence[Candidate], model: LinearModel
+    reference: Feature, other: Feature, pool: Sequence[Candidate], model: LinearModel, about: np.ndarray
 ) -> tuple[Candidate, Candidate | None]:
     """The best affine at the search level and the best one that differs from it."""
     chosen: list[Candidate] = []
@@ -73,7 +78,13 @@ def finalists(
     smooth = AffineRefiner(smoothed(reference, 1.0), smoothed(other, 1.0))
     sharp = AffineRefiner(reference, other)
     final = [
-        replace(c, fit=sharp.run(smooth.run(c.fit.matrix, model.kind).matrix, model.kind, 10)) for c in chosen
+        replace(
+            c,
+            fit=sharp.run(
+                smooth.run(c.fit.matrix, model.kind, about=about).matrix, model.kind, 10, about=about
+            ),
+        )
+        for c in chosen
     ]
     final.sort(key=lambda c: -c.fit.score)
     rivals = _different(reference, final, final[0])
@@ -91,5 +102,5 @@ def _different(reference: Feature, pool: Sequence[Candidate], best: Candidate) -
 
     # Measured in the other image, in units of the reference: a small scale must not make rivals equal.
     size = abs(np.linalg.det(best.fit.matrix[:3, :3])) ** (1 / 3)
-    limit = _DIFFERENT * reference.grid.spacing[0] * min(size, 1.0)
+    limit = _DIFFERENT * reference.longest * min(size, 1.0)
     return [candidate for candidate in pool if distance(candidate) > limit]

@@ -51,7 +51,9 @@ class TranslationSearch:
         Returns
         -------
         list of (float, ndarray)
-            NCC and shift d, (3,) int64 voxels, best first: ``fixed[i]`` goes with ``moving[i - d]``.
+            Score and shift d, (3,) int64 voxels, best first: ``fixed[i]`` goes with ``moving[i - d]``. The score is
+            the NCC times the root of the overlap (the share of the smaller mask that is covered): the chance
+            correlation of few voxels is as much larger as it is made smaller.
             Empty when no shift has enough overlap.
         """
         # Lengths in steps of 8 let candidates of nearly the same size share the fixed image's spectra.
@@ -59,11 +61,11 @@ class TranslationSearch:
             next_fast_len(-(-(a + b - 1) // 8) * 8, real=True)
             for a, b in zip(self._image.shape, moving.shape, strict=True)
         )
-        ncc = self._correlation(moving, moving_mask, lengths)
+        score = self._scores(moving, moving_mask, lengths)
         found: list[tuple[float, np.ndarray]] = []
         for _ in range(peaks):
-            place = np.unravel_index(int(ncc.argmax()), ncc.shape)
-            best = float(ncc[place])
+            place = np.unravel_index(int(score.argmax()), score.shape)
+            best = float(score[place])
             if best <= -1:
                 break
             shift = [i if i < a else i - n for i, a, n in zip(place, self._image.shape, lengths, strict=True)]
@@ -71,11 +73,11 @@ class TranslationSearch:
             around = [
                 np.arange(i - distance, i + distance + 1) % n for i, n in zip(place, lengths, strict=True)
             ]
-            ncc[np.ix_(*around)] = -1
+            score[np.ix_(*around)] = -1
         return found
 
-    def _correlation(self, moving: np.ndarray, moving_mask: np.ndarray, lengths: _Shape) -> np.ndarray:
-        """NCC of every cyclic shift; -1 where the overlap or the variance is too small."""
+    def _scores(self, moving: np.ndarray, moving_mask: np.ndarray, lengths: _Shape) -> np.ndarray:
+        """Score of every cyclic shift; -1 where the overlap or the variance is too small."""
         mask = moving_mask.astype(np.float32)
         image = moving.astype(np.float32) * mask
         fixed_ones, fixed_sum, fixed_squares = self._fixed_spectra(lengths)
@@ -91,9 +93,12 @@ class TranslationSearch:
         variance_fixed = np.maximum(correlate(fixed_squares, ones) - sum_fixed**2 / count, 0)
         variance_moving = np.maximum(correlate(fixed_ones, squares) - sum_moving**2 / count, 0)
         deviations = np.sqrt(variance_fixed * variance_moving)
-        enough = count > self._min_overlap * min(self._voxels, float(np.count_nonzero(moving_mask)))
+        smaller = min(self._voxels, float(np.count_nonzero(moving_mask)))
+        enough = count > self._min_overlap * smaller
         valid = enough & (deviations > _VARIANCE_FLOOR * deviations.max())
-        return np.where(valid, covariance / np.maximum(deviations, 1e-12), -1).astype(np.float32)
+        ncc = covariance / np.maximum(deviations, 1e-12)
+        share = np.minimum(count / smaller, 1.0)
+        return np.where(valid, ncc * np.sqrt(share), -1).astype(np.float32)
 
     def _fixed_spectra(self, lengths: _Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Spectra of the fixed mask, image and squared image."""
