@@ -244,7 +244,7 @@ def test_links_and_poses(run):
 def test_fused_voxels_show_the_scene(run):
     receipt = run.read("images/sample/fused.json")
     grid = Grid.from_json(receipt["grid"])
-    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr"), mode="r")
+    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")
     assert fused.shape == (2, *grid.shape) == tuple(receipt["shape"])
     pose = run.table("images/sample/poses.tsv").loc[0, list("zyx")].to_numpy(float)
     shift = np.rint((np.asarray(grid.origin) - pose) / PIXEL + true_corner(0)).astype(int)
@@ -267,7 +267,7 @@ def test_build_pyramid(run):
     image = open_image(run.results / "images/sample/image.ome.zarr")
     assert len(image.levels) == receipt["levels"] > 1
     assert (image.channels, image.orientation, image.labels) == (("0", "1"), "pil", False)
-    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr"), mode="r")[:]
+    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")[:]
     np.testing.assert_array_equal(image.levels[0].data[:], fused)
     for fine, coarse in zip(image.levels, image.levels[1:], strict=False):
         factors = tuple(round(b / a) for a, b in zip(fine.grid.spacing, coarse.grid.spacing, strict=True))
