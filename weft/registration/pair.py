@@ -19,6 +19,7 @@ from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import check_settings
 from weft.registration.combine import combine_blocks
+from weft.registration.memory import give_back
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
@@ -246,6 +247,7 @@ def _run(job: StageJob, workers: int, processes: bool, client: Any) -> dict[str,
         shared = client.scatter(job, broadcast=True)
         done = client.gather([client.submit(_block, shared, name, pure=False) for name in names])
     elif processes and workers > 1:
+        give_back()
         # Started anew: compiled code and locks do not survive a fork of a process with threads.
         with ProcessPoolExecutor(workers, get_context("spawn"), _keep, (job,)) as pool:
             done = list(pool.map(_kept_block, names))
@@ -272,4 +274,6 @@ def _keep(job: StageJob) -> None:
 
 def _kept_block(name: str) -> Outcome:
     assert _job is not None
-    return _job.run(name)
+    outcome = _job.run(name)
+    give_back()
+    return outcome
