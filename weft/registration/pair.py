@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import zarr
 
 from weft.config import Affine as AffineStart
 from weft.config import Invert, Reduce, RegistrationSettings, Stage
@@ -267,8 +268,9 @@ _job: StageJob | None = None  # of this worker process
 
 
 def _keep(job: StageJob) -> None:
-    """Remember the job in a new worker process."""
+    """Remember the job in a new worker process, which reads in one thread: every other would hold memory of its own."""
     global _job
+    zarr.config.set({"threading.max_workers": 1})
     _job = job
 
 

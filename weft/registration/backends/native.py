@@ -62,7 +62,7 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 8.5  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 12  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
 
 
 @dataclass
