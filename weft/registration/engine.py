@@ -93,8 +93,9 @@ def _read(channels: Channels, mask: Image | None, grid: Grid) -> tuple[np.ndarra
     for image, channel in channels:
         values = read_at(image, channel, grid)
         if image.dtype.kind in "ui":
-            saturated = values > np.iinfo(image.dtype).max - 0.5
-            if saturated.any():
+            largest = np.iinfo(image.dtype).max - 0.5
+            if values.max() > largest:
+                saturated = values > largest
                 weights = np.where(saturated, np.float32(0), np.float32(1) if weights is None else weights)
         read.append(values)
     return (read[0] if len(read) == 1 else np.stack(read)), weights
