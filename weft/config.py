@@ -549,6 +549,11 @@ class Config(RegistrationSettings):
     poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
     fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
     pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    isotropic: dict[Name, Positive] = Field(
+        default_factory=dict,
+        description="Images of which a copy with cubic voxels is made as well (`isotropic.ome.zarr`), and their edge, um: "
+        "`isotropic: {brain: 20}`.",
+    )
     precomputed: list[Name] = Field(
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )
