@@ -399,6 +399,8 @@ def image_targets():
                 paths.append(f"{base}/corrected.json")
         if name in SETTINGS.isotropic:
             paths.append(f"{base}/isotropic.json")
+        if name in SETTINGS.terastitcher:
+            paths.append(f"{base}/terastitcher.json")
         if name in SETTINGS.precomputed:
             paths.append(f"{base}/precomputed.json")
     return paths

@@ -113,6 +113,7 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
     "pyramid.smallest": ({"pyramid": {"smallest": 32}}, PYRAMIDS | IMPORTS | PLANS),
     "isotropic": ({"isotropic": {"sample": 20.0}}, {"resample_image sample"} | SHOWN),
     "precomputed": ({"precomputed": ["sample", "atlas"]}, {"export_precomputed atlas"} | SHOWN),
+    "terastitcher": ({"terastitcher": ["bits"]}, {"export_terastitcher bits"} | SHOWN),
     "affine.model": ({"affine": {"model": "similarity"}}, AFFINE),
     "stages.fine.block": (stages(block=30), {f"plan_blocks {NAME} fine"} | FINE_BLOCKS),
     "stages.fine.min_content": (stages(min_content=0.1), FINE_BLOCKS),

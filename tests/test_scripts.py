@@ -28,6 +28,7 @@ from weft import receipts
 from weft.blocks import region
 from weft.grid import Grid
 from weft.pyramid import downsample
+from weft.readers.terastitcher_project import read_project
 from weft.registration import register
 from weft.stores import open_image
 from weft.stores.ome_zarr import shard_voxels
@@ -40,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "links": {"search": [6, 6, 6]},
     "isotropic": {"fixed": 15.0, "regions": 15.0},
     "precomputed": ["fixed", "regions"],
+    "terastitcher": ["sample"],
     "export_transforms": True,
     "points": {
         "cells": {"path": "data/cells.csv", "image": "moving"},
@@ -276,6 +278,20 @@ def test_build_pyramid(run):
 
 
 # ---------------------------------------------------------------------------------- imports and exports
+def test_export_terastitcher(run):
+    receipt = run.read("images/sample/terastitcher.json")
+    assert receipt["files"] == {"xml_merging_channel0.xml": "0", "xml_merging_channel1.xml": "1"}
+    true = np.array([true_corner(n) for n in range(4)])
+    for name in receipt["files"]:
+        written = read_project(run.results / "images/sample/terastitcher" / name)
+        placed = np.array([stack.position for stack in written.stacks])
+        np.testing.assert_array_equal(placed - placed[0], true - true[0])
+        for one in written.displacements:
+            a, b = (2 * row + column for row, column in (one.a, one.b))
+            np.testing.assert_array_equal(one.voxels, true[b] - true[a])
+            assert min(one.reliability) > 0.3
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("fixed", "uint16"), ("regions", "uint32")])
 def test_import_image(run, name, dtype):
     voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(run.project.folder / f"data/{name}.nrrd")))

@@ -557,6 +557,10 @@ class Config(RegistrationSettings):
     precomputed: list[Name] = Field(
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )
+    terastitcher: list[Name] = Field(
+        default_factory=list,
+        description="Stitched images whose tiles, links and positions are also exported as TeraStitcher projects.",
+    )
     export_transforms: bool = Field(
         True,
         description="Also write each transform as ITK files and as an OME-NGFF scene, read back and checked.",
