@@ -105,6 +105,11 @@ def dark_state(wildcards):
         raise WorkflowError(f"illumination.dark: {error}") from None
 
 
+def overrides_of(wildcards):
+    """Rows of the table of overrides that speak of an image: an edit of another image's rows changes nothing."""
+    return PROJECT.overrides.get(wildcards.image, [])
+
+
 def registration_settings(part, *fields):
     """Settings (all, or those of these names) of one step of a registration, its recipe included."""
 
@@ -380,8 +385,10 @@ def image_targets():
                     "tiles.json",
                     "illumination.json",
                     "links.tsv",
+                    "matches.tsv",
                     "poses.tsv",
                     "solved_links.tsv",
+                    "seams.tsv",
                     "fused.json",
                 )
             ]
@@ -470,7 +477,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination"):
+        if kind in ("positions", "illumination", "seams"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]

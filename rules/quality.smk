@@ -105,6 +105,7 @@ rule render_report:
     """Draw the pictures and the page that people look at."""
     input:
         receipts=image_targets() + registration_targets(),
+        seams=figures("seams"),
         parts=quality_tables(),
         table="<results>/quality.tsv",
     output:

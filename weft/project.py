@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, WithJsonSchema, field_validator
 
 from weft.config import CODE, NAME, Channel, Config, Model, Name, RegistrationSettings, Stage
+from weft.overrides import read_overrides
 from weft.plugins import import_plugins
 from weft.readers import detect_format, formats, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
@@ -205,6 +206,9 @@ class Project:
             self._tables()
         self._settings = {name: self._check(row) for name, row in self.registrations.items()}
         self._check_names()
+        self.overrides: dict[str, list[dict[str, Any]]] = {}
+        if self.config.overrides:
+            self.overrides = read_overrides(self.config.overrides, self.tiled)
         for field, source in self._sources():
             self._check_inside(field, source)
 
