@@ -14,8 +14,10 @@ from weft.logs import log, progress
 from weft.steps.illumination import load_illumination
 from weft.steps.quality import write_quality
 from weft.steps.sources import channel_of, open_tiles, tile_digests
-from weft.steps.tile_tables import AXES, NUMBERS
 
+# Displacements are in um; `window` is the part of the search window that is taken up, `rival_*` the second peak.
+AXES = ("z", "y", "x")
+NUMBERS = ("ncc", "peak_ratio", "window", "overlap", "confidence")
 MATCH_COLUMNS = ("tile_a", "tile_b", *AXES, *(f"d{axis}" for axis in AXES), "ncc")
 COLUMNS = ("tile_a", "tile_b", *AXES, *NUMBERS, "status", "reason", *(f"rival_{axis}" for axis in AXES))
 

@@ -17,8 +17,12 @@ from weft.logs import log
 from weft.quality.gates import read_quality_table
 from weft.steps.illumination import load_illumination
 from weft.steps.report_registration import overview_section, registration_section
-from weft.steps.tile_tables import AXES, NUMBERS, read_links, read_poses, read_rows
+from weft.steps.tile_tables import read_links, read_poses, read_rows
 
+_LINK_COLUMNS = (
+    "tile_a", "tile_b", "z", "y", "x", "ncc", "peak_ratio", "window", "overlap", "confidence", "status", "reason",
+    "used", "votes", "residual_um",
+)  # fmt: skip
 # A link with more than this left over, voxels, puts its tiles on the list of those that need a look.
 _RESIDUAL = 2.0
 
@@ -114,7 +118,7 @@ def _image_section(folder: Path, name: str) -> Section:
             Table(
                 "Links",
                 rows,
-                ("tile_a", "tile_b", *AXES, *NUMBERS, "status", "reason", "used", "votes", "residual_um"),
+                _LINK_COLUMNS,
                 caption="Displacement (um) of the second tile relative to the first, as measured, with the gate that it "
                 "failed; whether the solve used it (or its second peak, the rival), how many cycles close with it, and what is left over.",
             ),

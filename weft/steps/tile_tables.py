@@ -8,9 +8,6 @@ import numpy as np
 
 from weft.links.model import Link
 
-# Of links.tsv: displacements are in um; `window` is the part of the search window that is taken up.
-AXES = ("z", "y", "x")
-NUMBERS = ("ncc", "peak_ratio", "window", "overlap", "confidence")
 LINEAR = tuple(f"linear_{i}{j}" for i in "zyx" for j in "zyx")
 
 
