@@ -108,9 +108,7 @@ def illumination_state(wildcards):
     if PROJECT.made_by_phantom(wildcards.image):
         return None
     try:
-        return [
-            path and fingerprint(path) for path in (dark, settings["profile"])
-        ]
+        return [path and fingerprint(path) for path in (dark, settings["profile"])]
     except FileNotFoundError as error:
         raise WorkflowError(f"illumination: {error}") from None
 
