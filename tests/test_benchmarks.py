@@ -15,8 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 HELPERS = {
     "engine.py",
     "faulty.py",
+    "fusion_cases.py",
+    "fusion_job.py",
     "illumination_cases.py",
     "known_truth.py",
+    "mvs_fusion.py",
     "pairs.py",
     "peers.py",
     "random_pairs.py",
