@@ -292,7 +292,9 @@ class Affine(Model):
         1.5, description="Score over that of the best different affine from which a result is accepted."
     )
     refuse_margin: Positive = Field(1.15, description="Below this margin a result is refused.")
-    min_score: float = Field(0.3, ge=0, le=1, description="Least score.")
+    min_score: float = Field(
+        0.3, ge=0, le=1, description="Least score; half of it where the margin is twice `accept_margin`."
+    )
     policy: Policy = Field(
         "fail", description="What to do when the result is refused by its own score and margin."
     )
