@@ -111,6 +111,7 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
         - {f"warp_image {NAME} sample 1", f"warp_image {NAME} inverse/ atlas 1"},
     ),
     "pyramid.smallest": ({"pyramid": {"smallest": 32}}, PYRAMIDS | IMPORTS | PLANS),
+    "isotropic": ({"isotropic": {"sample": 20.0}}, {"resample_image sample"} | SHOWN),
     "precomputed": ({"precomputed": ["sample", "atlas"]}, {"export_precomputed atlas"} | SHOWN),
     "terastitcher": ({"terastitcher": ["bits"]}, {"export_terastitcher bits"} | SHOWN),
     "affine.model": ({"affine": {"model": "similarity"}}, AFFINE),

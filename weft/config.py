@@ -303,7 +303,9 @@ class Affine(Model):
         1.5, description="Score over that of the best different affine from which a result is accepted."
     )
     refuse_margin: Positive = Field(1.15, description="Below this margin a result is refused.")
-    min_score: float = Field(0.3, ge=0, le=1, description="Least score.")
+    min_score: float = Field(
+        0.3, ge=0, le=1, description="Least score; half of it where the margin is twice `accept_margin`."
+    )
     policy: Policy = Field(
         "fail", description="What to do when the result is refused by its own score and margin."
     )
@@ -564,6 +566,11 @@ class Config(RegistrationSettings):
     poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
     fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
     pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    isotropic: dict[Name, Positive] = Field(
+        default_factory=dict,
+        description="Images of which a copy with cubic voxels is made as well (`isotropic.ome.zarr`), and their edge, um: "
+        "`isotropic: {brain: 20}`.",
+    )
     precomputed: list[Name] = Field(
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )

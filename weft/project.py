@@ -200,6 +200,7 @@ class Project:
 
     def _check_names(self) -> None:
         named = [(f"precomputed[{n}]", image) for n, image in enumerate(self.config.precomputed)]
+        named += [(f"isotropic.{image}", image) for image in self.config.isotropic]
         named += [(f"points.{name}.image", points.image) for name, points in self.config.points.items()]
         for field, image in named:
             if image not in self.images:
