@@ -53,7 +53,7 @@ PLANS = {f"plan_blocks {NAME} coarse", f"plan_blocks {NAME} fine"}
 PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | AFFINE
 FUSED = tiled("gather_fused", "check_tiles") | PYRAMIDS
 FUSION = batched("fuse_tiles", "sample", "bits") | FUSED
-POSES = tiled("solve_poses") | FUSION
+POSES = tiled("solve_poses", "check_seams") | FUSION
 LINKS = batched("measure_links", "sample", "bits") | tiled("gather_links") | POSES
 LIGHT = tiled("fit_illumination", "correct_tiles") | LINKS
 INDEX = tiled("index_tiles") | LIGHT
@@ -170,6 +170,18 @@ def test_code(project: RepositoryCopy, name: str) -> None:
         assert old in text
         path.write_text(text.replace(old, new, 1))
         assert project.planned() == expected
+
+
+def test_overrides_of_one_image_leave_the_other_alone(project: RepositoryCopy) -> None:
+    table = project.folder / "overrides.tsv"
+    with kept(project.folder / "my.yaml"):
+        table.write_text("image\taction\ttile_a\nbits\tpin\tLOC000\n")
+        project.set(overrides=str(table))
+        try:
+            ours = {job for job in POSES if job.split()[1:2] == ["bits"]}
+            assert project.planned() == ours | {"gather_quality"} | SHOWN
+        finally:
+            table.unlink()
 
 
 def edit_tile(path: Path) -> None:

@@ -240,6 +240,11 @@ def test_links_and_poses(run):
     assert set(solved.used) == {"first"}
     assert (solved.votes > 0).all()
     assert solved.residual_um.max() < PIXEL
+    seams = run.table("images/sample/seams.tsv")
+    assert len(seams) == 6
+    assert (seams.ncc_solved > 0.8).all()
+    assert (seams.ncc_solved > seams.ncc_stage).all()
+    assert len(run.table("images/sample/matches.tsv")) == 0  # poses are translations
     assert run.read("images/sample/quality/links.json")["values"] == {"links_failed_fraction": 0}
 
 
