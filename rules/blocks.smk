@@ -2,22 +2,29 @@
 
 
 rule plan_blocks:
-    """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch."""
+    """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch.
+
+    Where nothing is measured on the stage before, stages are planned, and refused, before the first one starts.
+    """
     input:
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
-        start=previous_stage,
+        fixed_more=further_receipts("fixed"),
+        moving_more=further_receipts("moving"),
+        start=stage_to_expect_from,
     output:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
     log:
         "<logs>/plan_blocks/{registration}-{stage}.log",
     benchmark:
         "<benchmarks>/plan_blocks/{registration}-{stage}.jsonl"
+    priority: 1
     conda:
         stage_environment
     threads: 1
     resources:
         mem_mb=2000,
+        blocks_mb=memory_given_to_blocks,
     params:
         settings=stage_settings(
             "name",
@@ -30,7 +37,7 @@ rule plan_blocks:
             "settings",
             "only",
         ),
-        channels=channels_of,
+        channels=compared_channels,
         code=lambda wildcards: code("plan_blocks", stage_backend(wildcards)),
     script:
         "../scripts/plan_blocks.py"
@@ -42,6 +49,8 @@ rule register_blocks:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_more=further_receipts("fixed"),
+        moving_more=further_receipts("moving"),
         start=previous_stage,
         fixed_mask=image_receipt("fixed_mask"),
         moving_mask=image_receipt("moving_mask"),
@@ -59,7 +68,7 @@ rule register_blocks:
     params:
         cache=CACHE,
         settings=stage_settings("backend", "settings", "min_content"),
-        channels=channels_of,
+        channels=compared_channels,
         batches=SETTINGS.batches.register_blocks,
         rerun_status=SETTINGS.rerun_status,
         code=lambda wildcards: code("register_blocks", stage_backend(wildcards)),
@@ -73,6 +82,8 @@ rule reduce_transform:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_more=further_receipts("fixed"),
+        moving_more=further_receipts("moving"),
         batches=batches(
             "<results>/registrations/{registration}/stages/{stage}/batches/{batch}.json",
             "register_blocks",
@@ -98,7 +109,7 @@ rule reduce_transform:
         cache=CACHE,
         settings=registration_settings("reduce"),
         stage=stage_settings("backend", "settings", "min_content"),
-        channels=channels_of,
+        channels=compared_channels,
         gates=gates("blocks_failed_fraction", "folded_fraction", "seam_ratio"),
         rerun_status=SETTINGS.rerun_status,
         code=lambda wildcards: code("reduce_transform", stage_backend(wildcards)),

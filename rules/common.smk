@@ -108,11 +108,14 @@ def illumination_state(wildcards):
     if PROJECT.made_by_phantom(wildcards.image):
         return None
     try:
-        return [
-            path and fingerprint(path) for path in (dark, settings["profile"])
-        ]
+        return [path and fingerprint(path) for path in (dark, settings["profile"])]
     except FileNotFoundError as error:
         raise WorkflowError(f"illumination: {error}") from None
+
+
+def overrides_of(wildcards):
+    """Rows of the table of overrides that speak of an image: an edit of another image's rows changes nothing."""
+    return PROJECT.overrides.get(wildcards.image, [])
 
 
 def registration_settings(part, *fields):
@@ -144,6 +147,16 @@ def channels_of(wildcards):
     return {"fixed": row.fixed_channel, "moving": row.moving_channel}
 
 
+def compared_channels(wildcards):
+    """All channels that the stages compare, and how much each counts."""
+    row = PROJECT.registrations[wildcards.registration]
+    more = {
+        f"{role}_more": [name for _, name in row.further(role)]
+        for role in ("fixed", "moving")
+    }
+    return {**channels_of(wildcards), **more, "weights": row.channel_weights}
+
+
 def names_of(wildcards):
     row = PROJECT.registrations[wildcards.registration]
     return {"fixed": row.fixed, "moving": row.moving}
@@ -160,6 +173,13 @@ def memory_of_blocks(wildcards, input, threads):
     """MB for as many planned blocks beside each other as there are threads; known once the plan is there."""
     block = json.loads(Path(input.plan).read_text())["memory_mb"]
     return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
+
+
+def memory_given_to_blocks(wildcards):
+    """MB that register_blocks is held to (`--set-resources`); 0 where it gets what it asks for."""
+    own = workflow.resource_settings.overwrite_resources.get("register_blocks", {})
+    given = own.get("mem_mb")
+    return given if isinstance(given, int) else 0
 
 
 def stage_environment(wildcards):
@@ -201,9 +221,27 @@ def image_receipt(role):
     return path
 
 
+def further_receipts(role):
+    """Receipts of the images of the further channels that the stages compare."""
+
+    def paths(wildcards):
+        row = PROJECT.registrations[wildcards.registration]
+        return [f"{RESULTS}/images/{name}/image.json" for name, _ in row.further(role)]
+
+    return paths
+
+
 def previous_stage(wildcards):
     stages = PROJECT.stages(wildcards.registration)
     return stage_receipt(wildcards.registration, stages.index(wildcards.stage) - 1)
+
+
+def stage_to_expect_from(wildcards):
+    """The stage before, where the halo of a stage's blocks is made of what that one left; else none."""
+    stage = PROJECT.stage(wildcards.registration, wildcards.stage)
+    first = PROJECT.stages(wildcards.registration)[0] == wildcards.stage
+    measured = stage.overlap == "auto" and stage.expected_displacement is None
+    return previous_stage(wildcards) if measured and not first else []
 
 
 def last_stage(wildcards):
@@ -390,13 +428,19 @@ def image_targets():
                     "tiles.json",
                     "illumination.json",
                     "links.tsv",
+                    "matches.tsv",
                     "poses.tsv",
                     "solved_links.tsv",
+                    "seams.tsv",
                     "fused.json",
                 )
             ]
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.isotropic:
+            paths.append(f"{base}/isotropic.json")
+        if name in SETTINGS.terastitcher:
+            paths.append(f"{base}/terastitcher.json")
         if name in SETTINGS.precomputed:
             paths.append(f"{base}/precomputed.json")
     return paths
@@ -480,7 +524,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination"):
+        if kind in ("positions", "illumination", "seams"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]
