@@ -108,11 +108,14 @@ def illumination_state(wildcards):
     if PROJECT.made_by_phantom(wildcards.image):
         return None
     try:
-        return [
-            path and fingerprint(path) for path in (dark, settings["profile"])
-        ]
+        return [path and fingerprint(path) for path in (dark, settings["profile"])]
     except FileNotFoundError as error:
         raise WorkflowError(f"illumination: {error}") from None
+
+
+def overrides_of(wildcards):
+    """Rows of the table of overrides that speak of an image: an edit of another image's rows changes nothing."""
+    return PROJECT.overrides.get(wildcards.image, [])
 
 
 def registration_settings(part, *fields):
@@ -172,6 +175,13 @@ def memory_of_blocks(wildcards, input, threads):
     return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
 
 
+def memory_given_to_blocks(wildcards):
+    """MB that register_blocks is held to (`--set-resources`); 0 where it gets what it asks for."""
+    own = workflow.resource_settings.overwrite_resources.get("register_blocks", {})
+    given = own.get("mem_mb")
+    return given if isinstance(given, int) else 0
+
+
 def stage_environment(wildcards):
     """The conda environment of a stage's backend: antspyx, which is heavy, has one of its own."""
     backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
@@ -224,6 +234,14 @@ def further_receipts(role):
 def previous_stage(wildcards):
     stages = PROJECT.stages(wildcards.registration)
     return stage_receipt(wildcards.registration, stages.index(wildcards.stage) - 1)
+
+
+def stage_to_expect_from(wildcards):
+    """The stage before, where the halo of a stage's blocks is made of what that one left; else none."""
+    stage = PROJECT.stage(wildcards.registration, wildcards.stage)
+    first = PROJECT.stages(wildcards.registration)[0] == wildcards.stage
+    measured = stage.overlap == "auto" and stage.expected_displacement is None
+    return previous_stage(wildcards) if measured and not first else []
 
 
 def last_stage(wildcards):
@@ -410,13 +428,17 @@ def image_targets():
                     "tiles.json",
                     "illumination.json",
                     "links.tsv",
+                    "matches.tsv",
                     "poses.tsv",
                     "solved_links.tsv",
+                    "seams.tsv",
                     "fused.json",
                 )
             ]
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.isotropic:
+            paths.append(f"{base}/isotropic.json")
         if name in SETTINGS.terastitcher:
             paths.append(f"{base}/terastitcher.json")
         if name in SETTINGS.precomputed:
@@ -502,7 +524,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination"):
+        if kind in ("positions", "illumination", "seams"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]
