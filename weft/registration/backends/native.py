@@ -451,11 +451,10 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         scores.append(score / weight)
         uncertainty = Uncertainty.measure(equations, u, 1 - scores[-1], level.noise)
         if taps is None:
-            sigma = options.at(options.sigma, level.number)
             # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
-            wide = math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
-            sigma = uncertainty.width(sigma) if level.number == options.levels[-1] else sigma * wide
-            taps = _taps(sigma, level.grid.shape)
+            finest = level.number == options.levels[-1]
+            wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
+            taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
         _smooth_each(equations, taps)
         alpha = uncertainty.prior_strength(stiffness)
         step = solve_with_prior(

@@ -35,13 +35,13 @@ from weft.registration.backends.native_jit import INLINED, JIT
 
 MISFIT = 0.2  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
-NARROWEST, WIDEST = 1.25, 2.4  # widths of the sums, cells
+MOST_WIDENING = 1.6
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What the images leave open and how much the displacement bends: it sets the prior's strength and the sums' width.
+    """What the images leave open and how much the displacement bends: it sets the prior's strength and the width of the sums.
 
     Parameters
     ----------
@@ -79,15 +79,16 @@ class Uncertainty:
             return STRONGEST
         return min(stiffness * math.sqrt(self.variance / self.bending), STRONGEST)
 
-    def width(self, sigma: float) -> float:
-        """Standard deviation of the Gaussian over the equations: sigma (s^2 / t^2)^(1/7), from `NARROWEST` to `WIDEST`.
+    def widening(self) -> float:
+        """How many times wider the sums over the equations are best made: (s^2 / t^2)^(1/7), from 1 to `MOST_WIDENING`.
 
         Averaging over a width h costs a variance of s^2 / h^3 and, where u bends, a bias of h^4 t^2: together
         they are least at the seventh root (bandwidth of a local average in three dimensions: Fan and Gijbels, 1996).
+        Narrower sums, where u bends much, would fit what is not explained besides noise.
         """
         if self.bending <= 0:
-            return min(max(sigma, NARROWEST), WIDEST)
-        return min(max(sigma * (self.variance / self.bending) ** (1 / 7), NARROWEST), WIDEST)
+            return 1.0
+        return min(max((self.variance / self.bending) ** (1 / 7), 1.0), MOST_WIDENING)
 
 
 @njit(**INLINED)

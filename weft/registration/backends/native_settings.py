@@ -26,8 +26,8 @@ class NativeSettings:
         Most steps per level.
     sigma
         Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
-        voxels of the level). The noise widens it on coarser levels, up to 1.4 times; on the finest one it is
-        1.25 to 2.4 cells wide by what the images leave open and how much the displacement bends (`native_prior`).
+        voxels of the level). Noise widens it on coarser levels, up to 1.4 times; at the finest one it is up
+        to 1.6 times wider, the more the images leave open and the less the displacement bends (`native_prior`).
     presmoothing
         Width of a Gaussian, in voxels, over the images of level 0 (coarser ones are averages already): it
         halves the noise that correlation and gradients see. 0 leaves it out.
@@ -80,7 +80,7 @@ class NativeSettings:
     tension: float = 1.0
     volume: float = 0.04
     noise_floor: float = 0.002
-    robustness: tuple[float, ...] = (0.4, 0.2, 0.05)
+    robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
