@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 import illumination_cases
+import link_cases
 import report
 
 SEEDS = (101, 202, 303, 404, 505)  # settings were chosen on seeds 0 and 1
 SIZES = (16, 64)
-CASES = illumination_cases.CASES
+CASES = illumination_cases.CASES | link_cases.CASES
 
 
 def main() -> None:
@@ -41,6 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="the real data sets; without it their cases are left out"
+    )
+    parser.add_argument(
+        "--peer-python",
+        type=Path,
+        metavar="PYTHON",
+        help="a Python that has multiview-stitcher; without it, it is left out",
     )
 
 

@@ -5,7 +5,7 @@ from math import ceil
 from pathlib import Path
 
 from weft.code_digest import code_digest
-from weft.project import Project
+from weft.project import DARKS, Project
 from weft.readers.fingerprint import fingerprint
 from weft.refusals import ConfigError
 from weft.registration.contract import PROCESS_MB, backend_module
@@ -83,26 +83,36 @@ def image_settings(wildcards):
 
 
 def illumination_settings(wildcards):
+    light = SETTINGS.illumination
     dark = PROJECT.images[wildcards.image].dark
-    dark = SETTINGS.illumination.dark if dark is None else dark
-    if isinstance(dark, str) and dark != "empty_tiles":
+    dark = light.dark if dark is None else dark
+    if isinstance(dark, str) and dark not in DARKS:
         dark = PROJECT.path(dark)
-    return plain(SETTINGS.illumination, "method", "planes", dark=dark)
+    fields = ("method", "policy", "planes", "percentile", "dark_percentile")
+    profile = PROJECT.path(light.profile) if light.profile else None
+    return plain(light, *fields, dark=dark, profile=profile)
 
 
-def dark_state(wildcards):
-    """Changes when the file that the dark offset is read from changes."""
-    dark = illumination_settings(wildcards)["dark"]
-    if (
-        not isinstance(dark, str)
-        or dark == "empty_tiles"
-        or PROJECT.made_by_phantom(wildcards.image)
-    ):
+def illumination_environment(wildcards):
+    """The conda environment of the estimator: BaSiC, which is heavy, has one of its own."""
+    name = "basic" if SETTINGS.illumination.method == "basic" else "core"
+    return f"../envs/{name}.yaml"
+
+
+def illumination_state(wildcards):
+    """Changes when a file that dark or gain are read from changes."""
+    settings = illumination_settings(wildcards)
+    dark = settings["dark"]
+    if not isinstance(dark, str) or dark in DARKS:
+        dark = None
+    if PROJECT.made_by_phantom(wildcards.image):
         return None
     try:
-        return fingerprint(dark)
+        return [
+            path and fingerprint(path) for path in (dark, settings["profile"])
+        ]
     except FileNotFoundError as error:
-        raise WorkflowError(f"illumination.dark: {error}") from None
+        raise WorkflowError(f"illumination: {error}") from None
 
 
 def registration_settings(part, *fields):

@@ -37,7 +37,7 @@ rule fit_illumination:
     benchmark:
         "<benchmarks>/fit_illumination/{image}.jsonl"
     conda:
-        "../envs/core.yaml"
+        illumination_environment
     threads: 1
     resources:
         mem_mb=2000,
@@ -45,7 +45,7 @@ rule fit_illumination:
         path=source_path,
         source=source_settings,
         settings=illumination_settings,
-        dark=dark_state,
+        state=illumination_state,
         code=code("fit_illumination", *READERS),
     script:
         "../scripts/fit_illumination.py"

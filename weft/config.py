@@ -63,18 +63,51 @@ class Store(Model):
 class Illumination(Model):
     """Correction of vignetting and dark offset: signal = (raw - dark) / gain."""
 
-    method: Literal["log_irls", "quantile", "mean", "none"] = Field(
-        "log_irls", description="Estimator of the gain."
+    method: Literal[
+        "auto",
+        "log_irls",
+        "gradients",
+        "quantile",
+        "mean",
+        "median",
+        "percentile",
+        "n4",
+        "basic",
+        "profile",
+        "none",
+    ] = Field(
+        "auto",
+        description="Estimator of the gain; `auto` takes the one of `log_irls`, `gradients`, `quantile` and `mean` that the tiles say errs least.",
     )
     dark: float | str = Field(
-        0.0,
-        description="Source of the dark offset, never guessed: a number (counts), the path of an image, or `empty_tiles`.",
+        "regress",
+        description="Source of the dark offset: a number (counts), the path of an image, `empty_tiles` (refused where no tile is empty), "
+        "or `regress`: from the empty parts of the tiles, 0 where there are none. What the camera says is better than either.",
+    )
+    dark_percentile: float = Field(
+        50.0, ge=0, le=100, description="Of the empty tiles' planes, pixel by pixel, for `empty_tiles`."
+    )
+    policy: Literal["check", "force", "off"] = Field(
+        "check",
+        description="`check`: a gain that leaves held-out tiles or overlaps no flatter is replaced by 1; `force`: it is used and the objection reported; "
+        "`off`: nothing is checked.",
+    )
+    percentile: float = Field(75.0, gt=0, lt=100, description="For the method `percentile`.")
+    profile: str | None = Field(
+        None,
+        description="For the method `profile`: an image of the gain (TIFF or .npy), or the `illumination.zarr` of another sample.",
     )
     planes: Count = Field(384, description="Planes used for the estimate, spread over tiles and depth.")
     corrected_copy: bool = Field(
         False,
         description="Also write a corrected copy of every tile; otherwise correction happens on the fly.",
     )
+
+    @model_validator(mode="after")
+    def _profile_given(self) -> Illumination:
+        if (self.method == "profile") != (self.profile is not None):
+            raise ValueError("method `profile` and the setting `profile` (a path) need each other")
+        return self
 
 
 class Links(Model):

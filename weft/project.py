@@ -23,7 +23,7 @@ TEXTS = WithJsonSchema({"type": "string", "examples": ["autofluorescence,signal"
 PAIRS = WithJsonSchema({"type": "string", "examples": ["check=full"]})
 PATHS = WithJsonSchema({"type": "string", "examples": ["landmarks.csv", "fixed.csv,moving.csv"]})
 FLAG = WithJsonSchema({"type": "string", "enum": ["yes", "no"]})
-EMPTY_TILES = "empty_tiles"
+DARKS = ("empty_tiles", "regress")  # sources of the dark that are no path
 
 
 class ImageRow(Model):
@@ -323,7 +323,7 @@ class Project:
         table = self.config.images or self.where
         for name, row in self.images.items():
             yield f"{table}: image {name!r}: source", row.source
-            if isinstance(row.dark, str) and row.dark != EMPTY_TILES:
+            if isinstance(row.dark, str) and row.dark not in DARKS:
                 yield f"{table}: image {name!r}: dark", row.dark
         for name, registration in self.registrations.items():
             if registration.ontology:
@@ -338,8 +338,11 @@ class Project:
                     yield f"{self.where}: registration {name!r}: affine.start", path
         for name, points in self.config.points.items():
             yield f"{self.where}: points.{name}.path", points.path
-        if isinstance(self.config.illumination.dark, str) and self.config.illumination.dark != EMPTY_TILES:
-            yield f"{self.where}: illumination.dark", self.config.illumination.dark
+        light = self.config.illumination
+        if isinstance(light.dark, str) and light.dark not in DARKS:
+            yield f"{self.where}: illumination.dark", light.dark
+        if light.profile:
+            yield f"{self.where}: illumination.profile", light.profile
 
     def _check_inside(self, field: str, source: str) -> None:
         if self._phantom_makes(source) and not self.config.phantom:

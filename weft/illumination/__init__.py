@@ -1,7 +1,17 @@
 """Illumination: the gain and dark of a microscope, estimated from its raw tiles."""
 
 from weft.illumination.dark import resolve_dark
-from weft.illumination.estimate import METHODS, fit_illumination
+from weft.illumination.estimate import METHODS, POLICIES, fit_illumination
 from weft.illumination.model import Illumination
+from weft.illumination.profile import read_profile
+from weft.illumination.reading import read_once
 
-__all__ = ["METHODS", "Illumination", "fit_illumination", "resolve_dark"]
+__all__ = [
+    "METHODS",
+    "POLICIES",
+    "Illumination",
+    "fit_illumination",
+    "read_once",
+    "read_profile",
+    "resolve_dark",
+]

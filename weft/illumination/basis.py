@@ -7,6 +7,9 @@ from numpy.polynomial import legendre
 
 DEGREE = 6
 TERMS = [(p, q) for p in range(DEGREE + 1) for q in range(DEGREE + 1 - p) if p + q > 0]
+DEGREES = np.array([p + q for p, q in TERMS], float)
+# Root mean square of each term over the frame.
+SIZES = np.array([((2 * p + 1) * (2 * q + 1)) ** -0.5 for p, q in TERMS])
 
 
 def evaluate(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -14,17 +17,19 @@ def evaluate(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
     ``y`` and ``x`` are places on the camera, pixels (broadcast against each other); ``shape`` its (y, x).
     """
-    lines = [
-        legendre.legvander((2 * np.asarray(v, float) + 1) / n - 1, DEGREE)
-        for v, n in zip((y, x), shape, strict=True)
-    ]
+    lines = _lines(y, x, shape, DEGREE)
     return np.stack([lines[0][..., p] * lines[1][..., q] for p, q in TERMS], -1)
 
 
-def gain_plane(coefficients: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The gain, float32 (y, x) of mean 1, whose logarithm has these coefficients."""
-    plane = np.empty(shape)
-    for y in range(shape[0]):
-        plane[y] = evaluate(np.array(y), np.arange(shape[1]), shape) @ coefficients
-    gain = np.exp(plane - plane.mean())
-    return (gain / gain.mean()).astype(np.float32)
+def polynomials(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], degree: int) -> np.ndarray:
+    """Legendre products of total degree 0 ... ``degree``, the constant first."""
+    lines = _lines(y, x, shape, degree)
+    terms = [(p, q) for p in range(degree + 1) for q in range(degree + 1 - p)]
+    return np.stack([lines[0][..., p] * lines[1][..., q] for p, q in terms], -1)
+
+
+def _lines(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], degree: int) -> list[np.ndarray]:
+    return [
+        legendre.legvander((2 * np.asarray(v, float) + 1) / n - 1, degree)
+        for v, n in zip((y, x), shape, strict=True)
+    ]

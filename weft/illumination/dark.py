@@ -1,4 +1,4 @@
-"""Where the dark comes from: always said, never guessed."""
+"""Where the dark comes from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from weft.illumination.background import Background
 from weft.illumination.samples import block_shape
 from weft.image import TileSet
 from weft.pyramid import downsample
@@ -15,25 +16,32 @@ from weft.pyramid import downsample
 _FLAT, _LOW = 0.05, 0.1
 # Tiles whose whole range is less than this many times the noise hold nothing to tell empty ones from.
 _LEAST_RANGE = 10.0
+# Planes of empty tiles that are read.
+_PLANES = 48
 
 
-def resolve_dark(source: float | str | Path, tiles: TileSet, channel: int) -> np.ndarray:
+def resolve_dark(
+    source: float | str | Path, tiles: TileSet, channel: int, percentile: float = 50.0
+) -> np.ndarray | None:
     """The dark of a channel, as a plane.
 
     Parameters
     ----------
     source
-        Counts; or the path of an image (TIFF or .npy; a stack is averaged); or ``"empty_tiles"``: the
-        mean of tiles that hold nothing (light that reaches even those is part of it), refused when no tile stands out as empty.
+        Counts; or the path of an image (TIFF or .npy; a stack is averaged); or ``"empty_tiles"``: a
+        percentile of the planes of tiles that hold nothing (light that reaches even those is part of it), refused when
+        no tile stands out as empty; or ``"regress"``, which is left to `fit_illumination`.
     tiles
         Raw tiles.
     channel
         Index of the channel.
+    percentile
+        Of the planes of empty tiles, pixel by pixel.
 
     Returns
     -------
-    ndarray
-        float32, (y, x), counts.
+    ndarray or None
+        float32, (y, x), counts; None for ``"regress"``.
 
     Raises
     ------
@@ -47,8 +55,10 @@ def resolve_dark(source: float | str | Path, tiles: TileSet, channel: int) -> np
         if not np.isfinite(source):
             raise ValueError(f"the dark must be a finite number of counts; found {source}")
         return np.full(shape, source, np.float32)
+    if source == "regress":
+        return None
     if source == "empty_tiles":
-        return _from_empty_tiles(tiles, channel)
+        return _from_empty_tiles(tiles, channel, percentile)
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"the dark is to be read from {path}, which is not there")
@@ -60,7 +70,26 @@ def resolve_dark(source: float | str | Path, tiles: TileSet, channel: int) -> np
     return plane
 
 
-def _from_empty_tiles(tiles: TileSet, channel: int) -> np.ndarray:
+def regress_dark(background: Background | None, gain: np.ndarray) -> np.ndarray:
+    """The dark, float32 (y, x), of what the empty parts of the tiles show: dark + light * gain.
+
+    The light is as much as leaves a dark that is uncorrelated with the gain, within what keeps it from
+    becoming negative: a lamp's pattern in the empty parts is stray light and stays in the corrected image, evenly.
+    Zero without a background.
+    """
+    shape = (gain.shape[0], gain.shape[1])
+    if background is None:
+        return np.zeros(shape, np.float32)
+    columns = np.arange(shape[1])
+    plane = np.stack([background.at(np.array(y), columns, shape) for y in range(shape[0])])
+    tilt = gain.astype(float) - gain.mean(dtype=float)
+    power = float((tilt**2).sum())
+    light = float((tilt * plane).sum()) / power if power > 0 else 0.0
+    light = float(np.clip(light, 0, max((plane / gain).min(), 0)))
+    return (plane - light * gain).astype(np.float32)
+
+
+def _from_empty_tiles(tiles: TileSet, channel: int, percentile: float) -> np.ndarray:
     depth, *block = block_shape(tiles.shape)
     probes = np.unique(np.linspace(0, tiles.shape[0] - depth, 8).astype(int))
     bounds, noises = [], []
@@ -77,9 +106,7 @@ def _from_empty_tiles(tiles: TileSet, channel: int) -> np.ndarray:
             f"dark 'empty_tiles': no tile of channel {tiles.channels[channel]!r} stands out as empty "
             "(flat and far dimmer than the others); give the dark as counts or as an image"
         )
-    planes = np.unique(np.linspace(0, tiles.shape[0] - 1, 64).astype(int))
-    total = np.zeros(tiles.shape[1:])
-    for tile in empty.tolist():
-        for z in planes.tolist():
-            total += tiles.read(tile, channel, (slice(z, z + 1), slice(None), slice(None)))[0]
-    return (total / (empty.size * planes.size)).astype(np.float32)
+    depths = np.linspace(0, tiles.shape[0] - 1, max(1, _PLANES // empty.size)).astype(int)
+    places = [(tile, z) for tile in empty[:_PLANES].tolist() for z in np.unique(depths).tolist()]
+    planes = [tiles.read(tile, channel, (slice(z, z + 1), slice(None), slice(None)))[0] for tile, z in places]
+    return np.percentile(planes, percentile, axis=0).astype(np.float32)

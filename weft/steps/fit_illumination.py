@@ -9,8 +9,9 @@ import numpy as np
 import zarr
 
 from weft import receipts
-from weft.illumination import Illumination, resolve_dark
+from weft.illumination import Illumination, read_once, read_profile, resolve_dark
 from weft.illumination import fit_illumination as fit
+from weft.illumination.basic import require_basic
 from weft.logs import log
 from weft.steps.sources import open_tiles, tile_digests, tile_places
 
@@ -21,32 +22,44 @@ def fit_illumination(
     path: str,
     source: dict[str, Any],
     settings: dict[str, Any],
-    dark: str | None,
+    state: Any,
     code: str,
     receipt: str,
     threads: int,
 ) -> None:
     """Estimate the illumination of every channel and store gain and dark, (c, y, x) float32."""
     index = receipts.read(tiles)
-    raw = open_tiles(path, source)
-    darks = [resolve_dark(settings["dark"], raw, channel) for channel in range(len(raw.channels))]
-    facts = [
-        [tile_digests(index, channel) for channel in range(len(raw.channels))],
-        tile_places(index),
-        [receipts.array_digest(np.asarray(plane)) for plane in darks],
-        [settings["method"], settings["planes"]],
+    raw = read_once(open_tiles(path, source))
+    channels = range(len(raw.channels))
+    packages = ["scipy"]
+    if settings["method"] == "basic":
+        require_basic()
+        packages.append("basicpy")
+    darks = [
+        resolve_dark(settings["dark"], raw, channel, settings["dark_percentile"]) for channel in channels
     ]
-    key = receipts.digest([facts, code, receipts.environment("scipy")])
+    profile = settings["profile"]
+    facts = [
+        [tile_digests(index, channel) for channel in channels],
+        tile_places(index),
+        [None if plane is None else receipts.array_digest(plane) for plane in darks],
+        [receipts.array_digest(read_profile(profile, c, raw.shape[1:])[0]) for c in channels if profile],
+        [settings[name] for name in ("method", "policy", "planes", "percentile")],
+    ]
+    key = receipts.digest([facts, code, receipts.environment(*packages)])
     store = receipts.KeyedStore(receipt.replace(".json", ".zarr"), key)
 
     def one(channel: int) -> Illumination:
-        return fit(raw, channel, dark=darks[channel], method=settings["method"], samples=settings["planes"])
+        return fit(
+            raw, channel, dark=darks[channel], method=settings["method"], policy=settings["policy"],
+            percentile=settings["percentile"], profile=profile, samples=settings["planes"],
+        )  # fmt: skip
 
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
             with ThreadPoolExecutor(threads) as pool:
-                fitted = list(pool.map(one, range(len(raw.channels))))
+                fitted = list(pool.map(one, channels))
             shards = {}
             for name in ("gain", "dark"):
                 planes = np.stack([getattr(value, name) for value in fitted])

@@ -68,7 +68,7 @@ class Uncertainty:
         unexplained
             Mean of 1 - rho^2.
         noise
-            Share of white noise in both images' local variance (`native_images.white_noise`).
+            Share of white noise in both images' local variance (`native_images.Statistics`).
         """
         bent, weight = _curvature(equations, u)
         return cls(8 * noise**2 + MISFIT * unexplained, 8 * bent / (3 * weight) if weight > 0 else 0.0)
