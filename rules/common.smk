@@ -108,11 +108,14 @@ def illumination_state(wildcards):
     if PROJECT.made_by_phantom(wildcards.image):
         return None
     try:
-        return [
-            path and fingerprint(path) for path in (dark, settings["profile"])
-        ]
+        return [path and fingerprint(path) for path in (dark, settings["profile"])]
     except FileNotFoundError as error:
         raise WorkflowError(f"illumination: {error}") from None
+
+
+def overrides_of(wildcards):
+    """Rows of the table of overrides that speak of an image: an edit of another image's rows changes nothing."""
+    return PROJECT.overrides.get(wildcards.image, [])
 
 
 def registration_settings(part, *fields):
@@ -142,6 +145,16 @@ def warp_settings(wildcards):
 def channels_of(wildcards):
     row = PROJECT.registrations[wildcards.registration]
     return {"fixed": row.fixed_channel, "moving": row.moving_channel}
+
+
+def compared_channels(wildcards):
+    """All channels that the stages compare, and how much each counts."""
+    row = PROJECT.registrations[wildcards.registration]
+    more = {
+        f"{role}_more": [name for _, name in row.further(role)]
+        for role in ("fixed", "moving")
+    }
+    return {**channels_of(wildcards), **more, "weights": row.channel_weights}
 
 
 def names_of(wildcards):
@@ -199,6 +212,16 @@ def image_receipt(role):
         return f"{RESULTS}/images/{image}/image.json" if image else []
 
     return path
+
+
+def further_receipts(role):
+    """Receipts of the images of the further channels that the stages compare."""
+
+    def paths(wildcards):
+        row = PROJECT.registrations[wildcards.registration]
+        return [f"{RESULTS}/images/{name}/image.json" for name, _ in row.further(role)]
+
+    return paths
 
 
 def previous_stage(wildcards):
@@ -390,13 +413,19 @@ def image_targets():
                     "tiles.json",
                     "illumination.json",
                     "links.tsv",
+                    "matches.tsv",
                     "poses.tsv",
                     "solved_links.tsv",
+                    "seams.tsv",
                     "fused.json",
                 )
             ]
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.isotropic:
+            paths.append(f"{base}/isotropic.json")
+        if name in SETTINGS.terastitcher:
+            paths.append(f"{base}/terastitcher.json")
         if name in SETTINGS.precomputed:
             paths.append(f"{base}/precomputed.json")
     return paths
@@ -480,7 +509,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination"):
+        if kind in ("positions", "illumination", "seams"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]

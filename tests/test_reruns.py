@@ -53,7 +53,7 @@ PLANS = {f"plan_blocks {NAME} coarse", f"plan_blocks {NAME} fine"}
 PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | AFFINE
 FUSED = tiled("gather_fused", "check_tiles") | PYRAMIDS
 FUSION = batched("fuse_tiles", "sample", "bits") | FUSED
-POSES = tiled("solve_poses") | FUSION
+POSES = tiled("solve_poses", "check_seams") | FUSION
 LINKS = batched("measure_links", "sample", "bits") | tiled("gather_links") | POSES
 LIGHT = tiled("fit_illumination", "correct_tiles") | LINKS
 INDEX = tiled("index_tiles") | LIGHT
@@ -111,7 +111,9 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
         - {f"warp_image {NAME} sample 1", f"warp_image {NAME} inverse/ atlas 1"},
     ),
     "pyramid.smallest": ({"pyramid": {"smallest": 32}}, PYRAMIDS | IMPORTS | PLANS),
+    "isotropic": ({"isotropic": {"sample": 20.0}}, {"resample_image sample"} | SHOWN),
     "precomputed": ({"precomputed": ["sample", "atlas"]}, {"export_precomputed atlas"} | SHOWN),
+    "terastitcher": ({"terastitcher": ["bits"]}, {"export_terastitcher bits"} | SHOWN),
     "affine.model": ({"affine": {"model": "similarity"}}, AFFINE),
     "stages.fine.block": (stages(block=30), {f"plan_blocks {NAME} fine"} | FINE_BLOCKS),
     "stages.fine.min_content": (stages(min_content=0.1), FINE_BLOCKS),
@@ -135,7 +137,7 @@ def test_a_setting(project: RepositoryCopy, name: str) -> None:
 
 # file, what stands there, what comes in its place, the jobs
 CODE_EDITS: dict[str, tuple[str, str, str, set[str]]] = {
-    "room of fusion": ("weft/fusion.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", FUSION),
+    "room of fusion": ("weft/fusion/region.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", FUSION),
     "room of poses": ("weft/poses/robust.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", POSES),
     "room of links": (
         "weft/links/kernels.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", LIGHT,
@@ -150,8 +152,8 @@ CODE_EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "weft/registration/backends/elastix.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", set(),
     ),
     "room of the judge": ("weft/judge.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", {"judge_phantom"}),
-    "a docstring": ("weft/fusion.py", '"""', '"""Edited. ', set()),
-    "a comment": ("weft/fusion.py", "import numpy as np\n", "import numpy as np  # edited\n", set()),
+    "a docstring": ("weft/fusion/region.py", '"""', '"""Edited. ', set()),
+    "a comment": ("weft/fusion/region.py", "import numpy as np\n", "import numpy as np  # edited\n", set()),
     "a comment of the rules": ("rules/assemble.smk", "rule fuse_tiles:", "# edited\nrule fuse_tiles:", set()),
     "a script": (
         "scripts/solve_poses.py", "from weft.logs", "import sys\nfrom weft.logs", POSES,
@@ -168,6 +170,18 @@ def test_code(project: RepositoryCopy, name: str) -> None:
         assert old in text
         path.write_text(text.replace(old, new, 1))
         assert project.planned() == expected
+
+
+def test_overrides_of_one_image_leave_the_other_alone(project: RepositoryCopy) -> None:
+    table = project.folder / "overrides.tsv"
+    with kept(project.folder / "my.yaml"):
+        table.write_text("image\taction\ttile_a\nbits\tpin\tLOC000\n")
+        project.set(overrides=str(table))
+        try:
+            ours = {job for job in POSES if job.split()[1:2] == ["bits"]}
+            assert project.planned() == ours | {"gather_quality"} | SHOWN
+        finally:
+            table.unlink()
 
 
 def edit_tile(path: Path) -> None:

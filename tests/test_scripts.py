@@ -19,6 +19,7 @@ import yaml
 import zarr
 from cloudvolume import CloudVolume
 from PIL import Image as Picture
+from scipy import ndimage
 from test_judge import pieces, score  # noqa: F401 (a fixture)
 from workflow_jobs import ROOT, plan_jobs, run_script
 from workflow_project import OVERLAP, PIXEL, SIDE, TILE, Project, make_project, texture
@@ -27,6 +28,7 @@ from weft import receipts
 from weft.blocks import region
 from weft.grid import Grid
 from weft.pyramid import downsample
+from weft.readers.terastitcher_project import read_project
 from weft.registration import register
 from weft.stores import open_image
 from weft.stores.ome_zarr import shard_voxels
@@ -37,7 +39,9 @@ DARK = 100
 SETTINGS: dict[str, Any] = {
     "illumination": {"method": "log_irls", "planes": 96, "dark": DARK, "corrected_copy": True},
     "links": {"search": [6, 6, 6]},
+    "isotropic": {"fixed": 15.0, "regions": 15.0},
     "precomputed": ["fixed", "regions"],
+    "terastitcher": ["sample"],
     "export_transforms": True,
     "points": {
         "cells": {"path": "data/cells.csv", "image": "moving"},
@@ -236,13 +240,18 @@ def test_links_and_poses(run):
     assert set(solved.used) == {"first"}
     assert (solved.votes > 0).all()
     assert solved.residual_um.max() < PIXEL
+    seams = run.table("images/sample/seams.tsv")
+    assert len(seams) == 6
+    assert (seams.ncc_solved > 0.8).all()
+    assert (seams.ncc_solved > seams.ncc_stage).all()
+    assert len(run.table("images/sample/matches.tsv")) == 0  # poses are translations
     assert run.read("images/sample/quality/links.json")["values"] == {"links_failed_fraction": 0}
 
 
 def test_fused_voxels_show_the_scene(run):
     receipt = run.read("images/sample/fused.json")
     grid = Grid.from_json(receipt["grid"])
-    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr"), mode="r")
+    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")
     assert fused.shape == (2, *grid.shape) == tuple(receipt["shape"])
     pose = run.table("images/sample/poses.tsv").loc[0, list("zyx")].to_numpy(float)
     shift = np.rint((np.asarray(grid.origin) - pose) / PIXEL + true_corner(0)).astype(int)
@@ -265,7 +274,7 @@ def test_build_pyramid(run):
     image = open_image(run.results / "images/sample/image.ome.zarr")
     assert len(image.levels) == receipt["levels"] > 1
     assert (image.channels, image.orientation, image.labels) == (("0", "1"), "pil", False)
-    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr"), mode="r")[:]
+    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")[:]
     np.testing.assert_array_equal(image.levels[0].data[:], fused)
     for fine, coarse in zip(image.levels, image.levels[1:], strict=False):
         factors = tuple(round(b / a) for a, b in zip(fine.grid.spacing, coarse.grid.spacing, strict=True))
@@ -274,6 +283,20 @@ def test_build_pyramid(run):
 
 
 # ---------------------------------------------------------------------------------- imports and exports
+def test_export_terastitcher(run):
+    receipt = run.read("images/sample/terastitcher.json")
+    assert receipt["files"] == {"xml_merging_channel0.xml": "0", "xml_merging_channel1.xml": "1"}
+    true = np.array([true_corner(n) for n in range(4)])
+    for name in receipt["files"]:
+        written = read_project(run.results / "images/sample/terastitcher" / name)
+        placed = np.array([stack.position for stack in written.stacks])
+        np.testing.assert_array_equal(placed - placed[0], true - true[0])
+        for one in written.displacements:
+            a, b = (2 * row + column for row, column in (one.a, one.b))
+            np.testing.assert_array_equal(one.voxels, true[b] - true[a])
+            assert min(one.reliability) > 0.3
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("fixed", "uint16"), ("regions", "uint32")])
 def test_import_image(run, name, dtype):
     voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(run.project.folder / f"data/{name}.nrrd")))
@@ -284,6 +307,27 @@ def test_import_image(run, name, dtype):
     assert image.labels == (name == "regions")
     receipt = run.read(f"images/{name}/image.json")
     assert (receipt["dtype"], receipt["orientation"], receipt["labels"]) == (dtype, "pil", image.labels)
+
+
+@pytest.mark.parametrize(("name", "order"), [("fixed", 1), ("regions", 0)])
+def test_resample_image(run, name, order):
+    receipt = run.read(f"images/{name}/isotropic.json")
+    source = open_image(run.results / f"images/{name}/image.ome.zarr")
+    copy = open_image(run.results / "images" / name / receipt["store"])
+    assert copy.grid.spacing == (15.0, 15.0, 15.0)
+    np.testing.assert_allclose(copy.grid.lower, source.grid.lower)
+    assert (copy.grid.upper >= source.grid.upper - 1e-6).all()
+    assert (copy.dtype, copy.labels, copy.orientation) == (source.dtype, source.labels, "pil")
+    points = copy.grid.to_physical(np.stack(np.indices(copy.grid.shape), -1).reshape(-1, 3))
+    index = np.round(source.grid.to_index(points), 9)
+    want = ndimage.map_coordinates(
+        source.levels[0].read().astype(float), index.T, order=order, mode="nearest"
+    )
+    inside = source.grid.contains(points)
+    found = copy.levels[0].read().ravel()
+    assert inside.mean() > 0.9
+    assert np.abs(found - want)[inside].max() <= (0.51 if order else 0)
+    assert len(copy.levels) == receipt["levels"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fixed", "image"), ("regions", "segmentation")])

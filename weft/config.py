@@ -50,6 +50,11 @@ class Store(Model):
         (128, 256, 256),
         description="Voxels per shard (z, y, x): the piece that one writer writes; a multiple of the chunk.",
     )
+    codec: Literal["lz4", "zstd"] = Field(
+        "lz4",
+        description="How voxels are packed, labels apart (always `zstd`). `zstd` takes 4 to 20 % less room and about "
+        "three times the CPU time.",
+    )
 
     @model_validator(mode="after")
     def _multiple(self) -> Store:
@@ -114,6 +119,10 @@ class Links(Model):
     """Measurement of the displacement between overlapping tiles."""
 
     channel: Channel | None = Field(None, description="Channel that is measured (default: the first).")
+    method: Literal["phase", "mip_ncc"] = Field(
+        "phase",
+        description="`phase`: phase correlation of band-passed voxels, scored and refined by their correlation; `mip_ncc`: TeraStitcher's measure, the correlation of maximum projections, with its reliability as confidence.",
+    )
     search: tuple[Positive, Positive, Positive] = Field(
         (20.0, 20.0, 20.0),
         description="Search window around the stage's displacement, voxels (z, y, x), either way.",
@@ -157,6 +166,13 @@ class Poses(Model):
         8.0, description="How far the stage is trusted, voxels: the weak prior of every tile."
     )
     link_sigma: Positive = Field(0.5, description="Error expected of a good link, voxels.")
+    model: Literal["translation", "rigid", "similarity", "affine"] = Field(
+        "translation",
+        description="What a tile's pose is. All but `translation` also measure blocks of each link, and take the fusion longer.",
+    )
+    linear_sigma: Positive = Field(
+        0.005, description="How far the elements of a linear part are expected from the identity."
+    )
     threshold: float = Field(
         0.3,
         ge=0,
@@ -168,8 +184,11 @@ class Poses(Model):
 class Fusion(Model):
     """Blending of placed tiles into one image."""
 
-    blend: Literal["linear", "nearest", "max"] = Field(
-        "linear", description="How overlapping tiles are combined."
+    blend: Literal["linear", "sinusoidal", "mean", "nearest", "max"] = Field(
+        "linear",
+        description="How overlapping tiles are combined: `linear` and `sinusoidal` (as TeraStitcher) mix by the distance "
+        "to the tiles' borders, `mean` takes the mean, `nearest` the tile whose border is farthest (no blending), "
+        "`max` the brightest.",
     )
     dtype: Literal["uint8", "uint16", "float32"] = Field(
         "uint16", description="Type of the fused image; values are rounded and clipped, and both are counted."
@@ -284,7 +303,9 @@ class Affine(Model):
         1.5, description="Score over that of the best different affine from which a result is accepted."
     )
     refuse_margin: Positive = Field(1.15, description="Below this margin a result is refused.")
-    min_score: float = Field(0.3, ge=0, le=1, description="Least score.")
+    min_score: float = Field(
+        0.3, ge=0, le=1, description="Least score; half of it where the margin is twice `accept_margin`."
+    )
     policy: Policy = Field(
         "fail", description="What to do when the result is refused by its own score and margin."
     )
@@ -534,6 +555,10 @@ class Config(RegistrationSettings):
     moving_orientation: str | None = Field(
         None, description="With `moving`: its orientation code.", json_schema_extra=CODE
     )
+    overrides: str | None = Field(
+        None,
+        description="Table (TSV) of tiles and pairs of tiles that are pinned, excluded or forced by hand: image, action, tile_a, tile_b, z, y, x.",
+    )
     batches: Batches = Field(default_factory=Batches, description="Jobs per step.")
     store: Store = Field(default_factory=Store, description="Layout on disk.")
     illumination: Illumination = Field(default_factory=Illumination, description="Flat-field and dark.")
@@ -541,8 +566,17 @@ class Config(RegistrationSettings):
     poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
     fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
     pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    isotropic: dict[Name, Positive] = Field(
+        default_factory=dict,
+        description="Images of which a copy with cubic voxels is made as well (`isotropic.ome.zarr`), and their edge, um: "
+        "`isotropic: {brain: 20}`.",
+    )
     precomputed: list[Name] = Field(
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
+    )
+    terastitcher: list[Name] = Field(
+        default_factory=list,
+        description="Stitched images whose tiles, links and positions are also exported as TeraStitcher projects.",
     )
     export_transforms: bool = Field(
         True,

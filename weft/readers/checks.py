@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,41 @@ def label_type(dtype: Any, where: str | Path) -> None:
         )
 
 
+def label_volume(data: Any, where: str | Path) -> Any:
+    """A volume of labels as integers: one of floats is made uint32 as it is read, if that loses nothing.
+
+    Programs of neuroimaging often store labels as floats.
+
+    Parameters
+    ----------
+    data
+        Dask array, (c, z, y, x).
+    where
+        The source, for errors.
+
+    Returns
+    -------
+    dask.array.Array
+        The same, or its voxels as uint32; reading raises ValueError where a voxel is not a whole number from 0 to 2^32 - 1.
+    """
+    if data.dtype.kind != "f":
+        label_type(data.dtype, where)
+        return data
+    empty = np.empty((0,) * data.ndim, np.uint32)
+    return data.map_blocks(_whole_numbers, str(where), dtype=np.uint32, meta=empty)
+
+
+def _whole_numbers(block: np.ndarray, where: str) -> np.ndarray:
+    """Floats that are whole numbers, as uint32."""
+    whole = (block >= 0) & (block < 2**32) & (block == np.trunc(block))
+    if not whole.all():
+        raise ValueError(
+            f"{where}: labels are {block.dtype}, and one of them is {block[~whole][0]:g}; wanted integers, or floats that "
+            "are whole numbers from 0 to 2^32 - 1, for labels are names"
+        )
+    return block.astype(np.uint32)
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sort key by which ``plane2`` comes before ``plane10``."""
     parts = re.split(r"(\d+)", name)
@@ -157,7 +192,7 @@ def inside(folder: Path, name: str, where: str | Path) -> Path:
     return Path(place)
 
 
-def number(value: float | str, name: str, where: str | Path) -> float:
+def number(value: float | str | None, name: str, where: str | Path) -> float:
     """A number, which an option or a table may give as text.
 
     Raises
@@ -166,7 +201,7 @@ def number(value: float | str, name: str, where: str | Path) -> float:
         When it is no finite number.
     """
     try:
-        found = float(value)
+        found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
@@ -174,7 +209,7 @@ def number(value: float | str, name: str, where: str | Path) -> float:
     return found
 
 
-def whole_number(value: float | str, name: str, where: str | Path, least: int = 0) -> int:
+def whole_number(value: float | str | None, name: str, where: str | Path, least: int = 0) -> int:
     """A whole number of at least ``least``, which an option may give as text.
 
     Raises
@@ -220,3 +255,11 @@ def sample_number(sample: int | str, count: int, where: str | Path) -> int:
     if place >= count:
         raise ValueError(f"{where}: sample is {sample!r}; its pixels have {count}")
     return place
+
+
+def pairs(value: str | Mapping[str, Any] | None) -> dict[str, str]:
+    """Names and values, which an option of images.tsv gives as one text, ``name:value,name:value``."""
+    if isinstance(value, str):
+        parts = [part.partition(":") for part in words(value) or ()]
+        return {name.strip(): text.strip() for name, _, text in parts}
+    return {str(name): str(text) for name, text in (value or {}).items()}
