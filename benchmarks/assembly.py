@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 import illumination_cases
+import illumination_real
 import report
 
 SEEDS = (101, 202, 303, 404, 505)  # settings were chosen on seeds 0 and 1
 SIZES = (16, 64)
-CASES = illumination_cases.CASES
+CASES = illumination_cases.CASES | illumination_real.CASES
 
 
 def main() -> None:
