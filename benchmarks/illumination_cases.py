@@ -99,8 +99,8 @@ def synthetic(given: argparse.Namespace) -> list[Row]:
                 costs.append(
                     cpu_seconds(lambda tiles=tiles, fitted=fitted: fitted.append(fit_illumination(tiles, 0)))
                 )
-                errors.append(_rmse(fitted[0].gain, gain))
-                nothing.append(_rmse(np.ones_like(gain), gain))
+                errors.append(rmse(fitted[0].gain, gain))
+                nothing.append(rmse(np.ones_like(gain), gain))
             best = BEST.get((scene, count))
             name = f"illumination.{scene}.{count}"
             rows += [
@@ -112,7 +112,8 @@ def synthetic(given: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _rmse(found: np.ndarray, true: np.ndarray) -> float:
+def rmse(found: np.ndarray, true: np.ndarray) -> float:
+    """RMS difference of gains of mean 1."""
     return float(np.sqrt(np.mean((found / found.mean() - true) ** 2)))
 
 

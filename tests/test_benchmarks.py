@@ -16,6 +16,7 @@ HELPERS = {
     "engine.py",
     "faulty.py",
     "illumination_cases.py",
+    "illumination_picture.py",
     "illumination_real.py",
     "known_truth.py",
     "pairs.py",
