@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import fusion_cases
 import illumination_cases
 import illumination_real
+import link_cases
 import report
 
 SEEDS = (101, 202, 303, 404, 505)  # settings were chosen on seeds 0 and 1
 SIZES = (16, 64)
-CASES = illumination_cases.CASES | illumination_real.CASES
+CASES = illumination_cases.CASES | illumination_real.CASES | link_cases.CASES | fusion_cases.CASES
 
 
 def main() -> None:
@@ -41,7 +43,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--cases", nargs="+", choices=cases, metavar="CASE", default=cases, help=f"default: {' '.join(cases)}"
     )
     parser.add_argument(
+        "--mvs-python",
+        metavar="PYTHON",
+        help="interpreter that has multiview-stitcher, to measure beside; left out without it",
+    )
+    parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="the real data sets; without it their cases are left out"
+    )
+    parser.add_argument(
+        "--peer-python",
+        type=Path,
+        metavar="PYTHON",
+        help="a Python that has multiview-stitcher; without it, it is left out",
     )
 
 

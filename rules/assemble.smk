@@ -48,6 +48,7 @@ rule gather_fused:
     resources:
         mem_mb=2000,
     params:
+        store=plain(SETTINGS.store),
         gates=gates("clipped_fraction"),
         code=code("gather_fused"),
     script:

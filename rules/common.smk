@@ -397,6 +397,8 @@ def image_targets():
             ]
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.terastitcher:
+            paths.append(f"{base}/terastitcher.json")
         if name in SETTINGS.precomputed:
             paths.append(f"{base}/precomputed.json")
     return paths

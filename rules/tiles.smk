@@ -154,3 +154,28 @@ rule solve_poses:
         code=code("solve_poses"),
     script:
         "../scripts/solve_poses.py"
+
+
+rule export_terastitcher:
+    """Hand tiles, links and solved positions back as projects of TeraStitcher (only on request)."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        links="<results>/images/{image}/links.tsv",
+        poses="<results>/images/{image}/poses.tsv",
+    output:
+        receipt="<results>/images/{image}/terastitcher.json",
+    log:
+        "<logs>/export_terastitcher/{image}.log",
+    benchmark:
+        "<benchmarks>/export_terastitcher/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        source=source_settings,
+        code=code("export_terastitcher", *READERS),
+    script:
+        "../scripts/export_terastitcher.py"

@@ -15,10 +15,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HELPERS = {
     "engine.py",
     "faulty.py",
+    "fusion_cases.py",
+    "fusion_job.py",
     "illumination_cases.py",
     "illumination_picture.py",
     "illumination_real.py",
     "known_truth.py",
+    "mvs_fusion.py",
     "pairs.py",
     "peers.py",
     "random_pairs.py",

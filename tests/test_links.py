@@ -84,7 +84,7 @@ def test_large_crops_are_cut_to_their_structured_depth():
     volume = specimen(3)
     volume[:26] = 0.5
     tiles, reads = tile_set(cut(volume, STAGE))
-    link = measure_link(tiles, 0, 1, 0, search_voxels=(0, 4, 4), settings=LinkSettings(max_voxels=12_000))
+    link = measure_link(tiles, 0, 1, 0, search_voxels=(0, 4, 4), settings=LinkSettings(most_read=12_000))
     assert link.status == "ok"
     assert error(link, STAGE) < 0.3
     assert max(size for _, size in reads) <= 16 * 64 * 28
@@ -160,3 +160,57 @@ def test_refusals():
     with pytest.raises(ValueError, match="at least zero"):
         measure_link(tiles, 0, 1, 0, search_um=(1, -1, 1))
     assert isinstance(measure_link(tiles, 0, 1, 0, search_um=(1, 1, 1)), Link)
+
+
+def test_large_crops_are_binned_for_the_search_and_refined_on_blocks():
+    rng = np.random.default_rng(4)
+    true = STAGE + rng.uniform(-1, 1, STAGE.shape) * (2, 5, 5)
+    tiles, reads = tile_set(cut(specimen(4), true, 4, vignette()))
+    whole = measure_link(tiles, 0, 1, 0, search_voxels=SEARCH)
+    assert len(whole.matches) == 0
+    reads.clear()
+    link = measure_link(tiles, 0, 1, 0, search_voxels=SEARCH, settings=LinkSettings(whole=20_000))
+    assert link.status == "ok"
+    assert 1 <= len(link.matches) <= 6
+    assert error(link, true) < 0.3
+    middles = link.matches[:, :3] / SPACING
+    assert (middles >= 0).all()
+    assert (middles < SHAPE).all()
+
+
+def test_blocks_follow_a_tile_that_is_stretched():
+    """Tile 1 is cut with rows 2 % farther apart: the displacement in y grows along the overlap."""
+    volume = specimen(5)
+    arrays = cut(volume, STAGE)
+    points = np.stack(np.indices(SHAPE)).astype(float)
+    points[1] *= 1.02
+    place = STAGE[1] + 8
+    signal = ndimage.map_coordinates(volume, points.reshape(3, -1) + place[:, None], order=3, mode="nearest")
+    arrays[1] = np.rint(signal.reshape(SHAPE) + 100).astype(np.uint16)
+    settings = LinkSettings(matches=True, slack=3, blocks=4)
+    link = measure_link(tile_set(arrays)[0], 0, 1, 0, search_voxels=SEARCH, settings=settings)
+    # What lies at row y of tile 0 lies at row y / 1.02 of tile 1: its first voxel seems to lie at y - y / 1.02.
+    at, found = link.matches[:, 1] / SPACING[1], link.matches[:, 4] / SPACING[1]
+    np.testing.assert_allclose(found, at - at / 1.02, atol=0.4)
+
+
+def test_each_gate_says_its_reason():
+    settings = LinkSettings()
+    tiles, _ = tile_set(cut(specimen(0), STAGE))
+    link = measure_link(tiles, 0, 1, 0, search_voxels=SEARCH)
+    assert link.reason(settings) == ""
+    strict = {
+        "low_ncc": (LinkSettings(min_ncc=0.999), "is below 0.999"),
+        "small_overlap": (LinkSettings(min_overlap=0.9), "below 0.9"),
+    }
+    for status, (given, words) in strict.items():
+        failed = measure_link(tiles, 0, 1, 0, search_voxels=SEARCH, settings=given)
+        assert failed.status == status
+        assert words in failed.reason(given)
+
+
+def test_vignetting_is_not_taken_for_content():
+    """Without the band-pass, tiles of one lamp correlate with themselves at no shift, whatever they show."""
+    other = cut(specimen(0), STAGE, gain=vignette())
+    other[1] = cut(specimen(77), STAGE, gain=vignette())[1]
+    assert measure_link(tile_set(other)[0], 0, 1, 0, search_voxels=SEARCH).status != "ok"

@@ -673,7 +673,7 @@ def test_ome_zarr_reads_every_subset_of_axes(tmp_path, axes, version):
             open_ome_zarr(path)
         with pytest.raises(ValueError, match="time point 3 is not there"):
             open_ome_zarr(path, time=3)
-    image = open_ome_zarr(path, time=1 if "t" in axes else None)
+    image = open_ome_zarr(path, time="1" if "t" in axes else None)
     expected = volume[1] if "t" in axes else volume
     rest = axes.replace("t", "")
     expected = expected.reshape([sizes[a] if a in rest else 1 for a in "czyx"])

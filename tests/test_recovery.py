@@ -209,7 +209,7 @@ def test_deleted_stores_and_corrupt_chunks_are_mended(
 ) -> None:
     raw = project.raw()
     pair = project.folder / PAIR
-    flip(first_shard(project.results / SAMPLE / "fused.zarr"))
+    flip(first_shard(project.results / SAMPLE / "fused.zarr" / "0"))
     shutil.rmtree(pair / "warped" / "moving.ome.zarr")
     flip(first_shard(pair / "inverse.ome.zarr" / "0"))
     flip(first_shard(pair / "warped" / "inverse" / "regions.ome.zarr" / "1"))

@@ -112,6 +112,7 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
     ),
     "pyramid.smallest": ({"pyramid": {"smallest": 32}}, PYRAMIDS | IMPORTS | PLANS),
     "precomputed": ({"precomputed": ["sample", "atlas"]}, {"export_precomputed atlas"} | SHOWN),
+    "terastitcher": ({"terastitcher": ["bits"]}, {"export_terastitcher bits"} | SHOWN),
     "affine.model": ({"affine": {"model": "similarity"}}, AFFINE),
     "stages.fine.block": (stages(block=30), {f"plan_blocks {NAME} fine"} | FINE_BLOCKS),
     "stages.fine.min_content": (stages(min_content=0.1), FINE_BLOCKS),
@@ -135,7 +136,7 @@ def test_a_setting(project: RepositoryCopy, name: str) -> None:
 
 # file, what stands there, what comes in its place, the jobs
 CODE_EDITS: dict[str, tuple[str, str, str, set[str]]] = {
-    "room of fusion": ("weft/fusion.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", FUSION),
+    "room of fusion": ("weft/fusion/region.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", FUSION),
     "room of poses": ("weft/poses/robust.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", POSES),
     "room of links": (
         "weft/links/kernels.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", LIGHT,
@@ -150,8 +151,8 @@ CODE_EDITS: dict[str, tuple[str, str, str, set[str]]] = {
         "weft/registration/backends/elastix.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", set(),
     ),
     "room of the judge": ("weft/judge.py", "import numpy as np\n", "import numpy as np\nEDITED = 1\n", {"judge_phantom"}),
-    "a docstring": ("weft/fusion.py", '"""', '"""Edited. ', set()),
-    "a comment": ("weft/fusion.py", "import numpy as np\n", "import numpy as np  # edited\n", set()),
+    "a docstring": ("weft/fusion/region.py", '"""', '"""Edited. ', set()),
+    "a comment": ("weft/fusion/region.py", "import numpy as np\n", "import numpy as np  # edited\n", set()),
     "a comment of the rules": ("rules/assemble.smk", "rule fuse_tiles:", "# edited\nrule fuse_tiles:", set()),
     "a script": (
         "scripts/solve_poses.py", "from weft.logs", "import sys\nfrom weft.logs", POSES,

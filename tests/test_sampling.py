@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from weft import sampling
 from weft.grid import Grid
 from weft.image import Image, Level
-from weft.sampling import read_at, resample, stage_grid
+from weft.sampling import read_at, resample, stage_grid, thinned
 
 FINE = Grid((24, 30, 28), (2.0, 1.0, 1.0), (10.0, -5.0, 3.0))
 
@@ -114,6 +115,28 @@ def test_only_what_is_needed_is_read():
     read_at(source, 0, Grid((10, 10, 10), (2, 2, 2), (50, 50, 50)))
     (shape,) = source.levels[0].data.reads
     assert max(shape) <= 20 + 2 * 4  # 3 sigma of 0.87 voxels and one for the interpolation on either side
+
+
+def test_a_large_volume_is_read_some_planes_at_a_time(monkeypatch):
+    source = image(Grid((150, 20, 30), (1, 1, 1)))
+    grid = Grid((40, 6, 9), (2.3, 2.0, 1.5), (29.0, 3.0, 4.0))
+    whole = read_at(source, 0, grid)
+    monkeypatch.setattr(sampling, "LARGE", 1)
+    source.levels[0].data.reads.clear()
+    np.testing.assert_array_equal(read_at(source, 0, grid), whole)
+    # From 3 sigma and a voxel before plane 29 to as much after plane 118.7; chunks end at 64.
+    assert [shape[0] for shape in source.levels[0].data.reads] == [64 - 24, 125 - 64]
+
+
+def test_a_large_level_is_thinned_out():
+    source = image(Grid((150, 20, 31), (1, 1, 1)))
+    (level,) = source.levels
+    whole, grid = thinned(level, 0, 93_000)
+    np.testing.assert_array_equal(whole, level.data.data[0])
+    assert grid == level.grid
+    part, grid = thinned(level, 0, 4_000)
+    np.testing.assert_array_equal(part, whole[::3, ::3, ::3])
+    np.testing.assert_allclose(grid.to_physical((4, 2, 1)), level.grid.to_physical((12, 6, 3)))
 
 
 def test_an_axis_of_one_voxel_is_read():

@@ -27,6 +27,7 @@ from weft import receipts
 from weft.blocks import region
 from weft.grid import Grid
 from weft.pyramid import downsample
+from weft.readers.terastitcher_project import read_project
 from weft.registration import register
 from weft.stores import open_image
 from weft.stores.ome_zarr import shard_voxels
@@ -38,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "illumination": {"method": "log_irls", "planes": 96, "dark": DARK, "corrected_copy": True},
     "links": {"search": [6, 6, 6]},
     "precomputed": ["fixed", "regions"],
+    "terastitcher": ["sample"],
     "export_transforms": True,
     "points": {
         "cells": {"path": "data/cells.csv", "image": "moving"},
@@ -242,7 +244,7 @@ def test_links_and_poses(run):
 def test_fused_voxels_show_the_scene(run):
     receipt = run.read("images/sample/fused.json")
     grid = Grid.from_json(receipt["grid"])
-    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr"), mode="r")
+    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")
     assert fused.shape == (2, *grid.shape) == tuple(receipt["shape"])
     pose = run.table("images/sample/poses.tsv").loc[0, list("zyx")].to_numpy(float)
     shift = np.rint((np.asarray(grid.origin) - pose) / PIXEL + true_corner(0)).astype(int)
@@ -265,7 +267,7 @@ def test_build_pyramid(run):
     image = open_image(run.results / "images/sample/image.ome.zarr")
     assert len(image.levels) == receipt["levels"] > 1
     assert (image.channels, image.orientation, image.labels) == (("0", "1"), "pil", False)
-    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr"), mode="r")[:]
+    fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")[:]
     np.testing.assert_array_equal(image.levels[0].data[:], fused)
     for fine, coarse in zip(image.levels, image.levels[1:], strict=False):
         factors = tuple(round(b / a) for a, b in zip(fine.grid.spacing, coarse.grid.spacing, strict=True))
@@ -274,6 +276,20 @@ def test_build_pyramid(run):
 
 
 # ---------------------------------------------------------------------------------- imports and exports
+def test_export_terastitcher(run):
+    receipt = run.read("images/sample/terastitcher.json")
+    assert receipt["files"] == {"xml_merging_channel0.xml": "0", "xml_merging_channel1.xml": "1"}
+    true = np.array([true_corner(n) for n in range(4)])
+    for name in receipt["files"]:
+        written = read_project(run.results / "images/sample/terastitcher" / name)
+        placed = np.array([stack.position for stack in written.stacks])
+        np.testing.assert_array_equal(placed - placed[0], true - true[0])
+        for one in written.displacements:
+            a, b = (2 * row + column for row, column in (one.a, one.b))
+            np.testing.assert_array_equal(one.voxels, true[b] - true[a])
+            assert min(one.reliability) > 0.3
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("fixed", "uint16"), ("regions", "uint32")])
 def test_import_image(run, name, dtype):
     voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(run.project.folder / f"data/{name}.nrrd")))

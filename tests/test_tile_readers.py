@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import struct
 from pathlib import Path
 
+import h5py
+import imagecodecs
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 import tifffile
+from test_czi import write_czi
+from test_hcs import write_image, write_well
 
 from weft.readers import open_source
+from weft.readers.bdv_volumes import Hdf5Volume
+from weft.readers.czi import open_czi
+from weft.readers.fingerprint import fingerprint
+from weft.readers.hcs import open_hcs
+from weft.readers.terastitcher import BlockFiles
 from weft.readers.tiff_grid import open_tiff_grid
 from weft.readers.tiff_tiles import open_tiff_tiles
 
@@ -185,3 +197,107 @@ def test_a_sample_of_colour_files_is_read_when_it_is_named(tmp_path, planar, com
         np.testing.assert_array_equal(image.levels[0].read(0), colours[..., 2])
         with pytest.raises(ValueError, match="`sample` to say which colour is read"):
             open_source(path, "tiff_stack", spacing=(1, 1, 1))
+
+
+# ---------------------------------------------------------------------------------------- what has to be named
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_frame_of_a_nifti_of_four_axes_is_read_when_it_is_named(tmp_path, suffix):
+    truth = voxels((4, 10, 12, 3), dtype="i2" if suffix == ".nii" else "u1")  # x, y, z, t
+    path = tmp_path / f"series{suffix}"
+    nibabel.save(nibabel.Nifti1Image(truth, np.eye(4)), path)
+    image = open_source(path, frame="2")
+    np.testing.assert_array_equal(image.levels[0].read(), truth[..., 2].T)
+    with pytest.raises(ValueError, match="`frame` to say which is read"):
+        open_source(path)
+    with pytest.raises(ValueError, match="frame is '3'; it has 3"):
+        open_source(path, frame="3")
+
+
+def lz4_stream(data: bytes, size=100) -> bytes:
+    """A stream of lz4-java: blocks with a head of their own, the last one empty; one of them is stored plain."""
+    out = b""
+    for start in range(0, len(data), size):
+        part = data[start : start + size]
+        packed = part if start == size else bytes(imagecodecs.lz4_encode(part))
+        token = 0x10 if start == size else 0x20
+        out += b"LZ4Block" + struct.pack("<Biii", token | 5, len(packed), len(part), 0) + packed
+    return out + b"LZ4Block" + struct.pack("<Biii", 0x15, 0, 0, 0)
+
+
+def test_n5_in_lz4_is_read(tmp_path):
+    truth = voxels((5, 9, 11))
+    block = 2, 4, 6  # z, y, x
+    for z, y, x in np.ndindex(3, 3, 2):
+        if (z, y, x) == (1, 0, 1):
+            truth[2:4, :4, 6:] = 0  # a block that is not there
+            continue
+        part = truth[2 * z : 2 * z + 2, 4 * y : 4 * y + 4, 6 * x : 6 * x + 6]
+        file = tmp_path / f"a.n5/{x}/{y}/{z}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        head = struct.pack(">HH3I", 0, 3, *part.shape[::-1])
+        file.write_bytes(head + lz4_stream(part.astype(">u2").tobytes()))
+    facts = {"dimensions": truth.shape[::-1], "blockSize": block[::-1], "dataType": "uint16"}
+    facts |= {"compression": {"type": "lz4", "blockSize": 65536}, "pixelResolution": [1, 1, 2]}
+    (tmp_path / "a.n5/attributes.json").write_text(json.dumps(facts))
+    image = open_source(tmp_path / "a.n5")
+    assert (image.grid.shape, image.dtype, image.levels[0].data.chunksize) == ((5, 9, 11), "u2", (1, *block))
+    np.testing.assert_array_equal(image.levels[0].read(), truth)
+    region = (slice(1, 4), slice(3, 9), slice(5, 7))
+    np.testing.assert_array_equal(image.levels[0].read(0, region), truth[region])
+    file = tmp_path / "a.n5/0/0/0"
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"0/0/0: it is no LZ4 stream, or truncated"):
+        image.levels[0].read()
+
+
+def test_a_table_stands_for_the_files_that_it_names(tmp_path):
+    (tmp_path / "tiles.tsv").write_text("tile\tpath\tz\ty\tx\na\ta.tif\t0\t0\t0\n")
+    (tmp_path / "a.tif").write_bytes(b"1")
+    before = fingerprint(tmp_path / "tiles.tsv")
+    (tmp_path / "a.tif").write_bytes(b"22")
+    assert fingerprint(tmp_path / "tiles.tsv") != before
+
+
+# ---------------------------------------------------------------------------------------- laziness
+def lazy_sources(folder: Path, volume: np.ndarray):
+    """Readers ``read(region)`` of the same tile in several formats, by name."""
+    (folder / "grid").mkdir(parents=True)
+    for z, plane in enumerate(volume):
+        tifffile.imwrite(folder / f"grid/r0_c0_z{z:03}.tif", plane)
+    blocks = [folder / f"block{n}.tif" for n in range(6)]
+    for n, file in enumerate(blocks):
+        tifffile.imwrite(
+            file, volume[4 * n : 4 * n + 4], photometric="minisblack", compression="zlib", rowsperstrip=16
+        )
+    write_czi(folder / "m.czi", [({"Z": z, "M": 0}, (0, 0), plane) for z, plane in enumerate(volume)])
+    with h5py.File(folder / "d.h5", "w") as file:
+        file.create_dataset("cells", data=volume.view("i2"), chunks=(4, 64, 64))
+    images = write_image(folder / "well/0", volume[None, :1])
+    del images["0"]
+    images.create_array("0", data=volume[None], chunks=(1, 4, 64, 64), compressors=None)
+    write_well(folder / "well", [("0", 0)])
+    options = {"pattern": "r{row}_c{column}_z{z}.tif", "overlap": 10, "spacing": (1, 1, 1)}
+    return {
+        "tiff_grid": lambda region: open_tiff_grid(folder / "grid", **options).read(0, 0, region),
+        "terastitcher": lambda region: BlockFiles(blocks, [4] * 6, range(24), 24).read(0, region),
+        "czi": lambda region: open_czi(folder / "m.czi").read(0, 0, region),
+        "bdv": lambda region: Hdf5Volume(folder / "d.h5", "cells").read(0, region),
+        "hcs": lambda region: open_hcs(folder / "well").read(0, 0, region),
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes where Linux does")
+def test_a_region_of_a_tile_costs_a_fraction_of_its_bytes(tmp_path):
+    volume = voxels((24, 256, 256))
+    region = (slice(9, 11), slice(100, 140), slice(30, 70))
+    for read in lazy_sources(tmp_path / "warm", volume).values():
+        read(region)  # imports and first-use set-up do not count
+
+    def count():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    for kind, read in lazy_sources(tmp_path / "cold", volume).items():
+        before = count()
+        found = read(region)
+        assert count() - before < volume.nbytes / 5, kind
+        np.testing.assert_array_equal(found, volume[region])

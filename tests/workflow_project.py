@@ -49,9 +49,9 @@ regions\tdata/regions.nrrd\tauto\tpil\t10,10,10\tyes
 """
 REGISTRATIONS = "registration\tfixed\tmoving\tlabels\npair\tfixed\tmoving\tregions\n"
 
-# Snakemake's and Python's own files, costs, and how things were made: not what was made.
+# Snakemake's and Python's own files, costs, exports, and how things were made: not what was made.
 _ASIDE = re.compile(
-    r"(^|/)(logs|benchmarks|\.locks)/|\.provenance\.json$|\.cost\.json$|/costs\.tsv$|\.(h5|png|html|parquet)$"
+    r"(^|/)(logs|benchmarks|\.locks)/|\.provenance\.json$|\.cost\.json$|/costs\.tsv$|\.(h5|png|html|parquet|xml)$"
 )
 
 # Holds a process just before it takes a file's name, or opens it for writing, so that a test can kill it there;

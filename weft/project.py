@@ -308,6 +308,12 @@ class Project:
                     f"{self.where}: {field} names the image {image!r}, "
                     f"which is not in the table of images{suggest(image, self.images)}"
                 )
+        for n, image in enumerate(self.config.terastitcher):
+            if image not in self.tiled:
+                raise ConfigError(
+                    f"{self.where}: terastitcher[{n}] names {image!r}, which is not stitched from tiles"
+                    f"{suggest(image, self.tiled)}"
+                )
         for name in self.tiled:
             self._check_channel(self.images[name], self.config.links.channel, f"{self.where}: links.channel")
 

@@ -186,41 +186,88 @@ def _bin_mean_float(array, out, fz, fy, fx):
                 out[z, y, x] = total[x] / (rows * min(fx, nx - x * fx))
 
 
-@numba.njit(cache=True, nogil=True)
-def _insertion_sort(values, n):
-    """Sort the first ``n`` values in place: a bin has few, most of them equal."""
-    for i in range(1, n):
-        value, j = values[i], i
-        while j and values[j - 1] > value:
-            values[j] = values[j - 1]
-            j -= 1
-        values[j] = value
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def _most_frequent(values, n):
+    """The most frequent of the first ``n`` values, the smallest of equally frequent ones."""
+    best, most = values[0], 0
+    for i in range(n):
+        count = 0
+        for j in range(n):
+            count += values[j] == values[i]
+        if 2 * count > n:
+            return values[i]
+        if count > most or (count == most and values[i] < best):
+            best, most = values[i], count
+    return best
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def _most_frequent_of_8(a, b, c, d, e, f, g, h):
+    """As `_most_frequent`, for the bins that are most; answers for two values, else says that it does not know."""
+    first = 1 + (b == a) + (c == a) + (d == a) + (e == a) + (f == a) + (g == a) + (h == a)
+    if first > 4:
+        return True, a
+    other = (
+        b if b != a else c if c != a else d if d != a else e
+    )  # of four or fewer alike, one of these differs
+    second = (
+        (b == other) + (c == other) + (d == other) + (e == other) + (f == other) + (g == other) + (h == other)
+    )
+    if second > 4:
+        return True, other
+    return first + second == 8, min(a, other)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def _find_borders(row, first, borders, fx):
+    """Mark the bins of a row that hold another value than the first of the bin's first row."""
+    if fx == 2:
+        for x in range(row.size // 2):
+            borders[x] |= (row[2 * x] != first[2 * x]) | (row[2 * x + 1] != first[2 * x])
+    else:
+        for x in range(row.size // fx):
+            for i in range(fx):
+                borders[x] |= row[x * fx + i] != first[x * fx]
 
 
 @numba.njit(cache=True, nogil=True)
 def _bin_mode(array, out, fz, fy, fx):
     nz, ny, nx = array.shape
     values = np.empty(fz * fy * fx, array.dtype)
+    borders = np.empty(out.shape[2], np.bool_)
     for z in range(out.shape[0]):
+        z1 = min(nz, (z + 1) * fz)
         for y in range(out.shape[1]):
+            y1 = min(ny, (y + 1) * fy)
+            first = array[z * fz, y * fy]
+            # Most bins hold one value: they are found row by row, and only the others are counted.
+            borders[: nx // fx] = False
+            borders[nx // fx :] = True
+            for k in range(z * fz, z1):
+                for j in range(y * fy, y1):
+                    _find_borders(array[k, j], first, borders, fx)
             for x in range(out.shape[2]):
-                first = array[z * fz, y * fy, x * fx]
+                if not borders[x]:
+                    out[z, y, x] = first[x * fx]
+                    continue
+                if fx == 2 and z1 - z * fz == 2 and y1 - y * fy == 2 and x < nx // 2:
+                    known, value = _most_frequent_of_8(
+                        first[2 * x],
+                        first[2 * x + 1],
+                        array[z1 - 2, y1 - 1, 2 * x],
+                        array[z1 - 2, y1 - 1, 2 * x + 1],
+                        array[z1 - 1, y1 - 2, 2 * x],
+                        array[z1 - 1, y1 - 2, 2 * x + 1],
+                        array[z1 - 1, y1 - 1, 2 * x],
+                        array[z1 - 1, y1 - 1, 2 * x + 1],
+                    )
+                    if known:
+                        out[z, y, x] = value
+                        continue
                 n = 0
-                same = True
-                for k in range(z * fz, min(nz, (z + 1) * fz)):
-                    for j in range(y * fy, min(ny, (y + 1) * fy)):
+                for k in range(z * fz, z1):
+                    for j in range(y * fy, y1):
                         for i in range(x * fx, min(nx, (x + 1) * fx)):
                             values[n] = array[k, j, i]
-                            same = same and values[n] == first
                             n += 1
-                if same:
-                    out[z, y, x] = first
-                    continue
-                _insertion_sort(values, n)
-                best, run = values[0], 0
-                longest = 0
-                for i in range(n):
-                    run = run + 1 if i and values[i] == values[i - 1] else 1
-                    if run > longest:  # strictly: of equally frequent values the smallest stays
-                        longest, best = run, values[i]
-                out[z, y, x] = best
+                out[z, y, x] = _most_frequent(values, n)

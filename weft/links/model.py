@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,8 +38,17 @@ class LinkSettings:
         Shifts that leave less than this part of the smaller crop are not considered.
     content
         A crop is ``empty`` when its band-passed variance is below this multiple of what noise alone makes.
-    max_voxels
-        Crops larger than this are cut to their most structured part.
+    whole
+        Crops of at most this many voxels are compared whole. Larger ones are binned for the search, to
+        about as many, and refined on a few blocks of full resolution.
+    blocks
+        How many blocks, at most.
+    most_read
+        Crops larger than this many voxels are cut to their most structured part along z.
+    matches
+        Match blocks of all links, for poses that are more than translations.
+    slack
+        With ``matches``: how far blocks may depart from the link's displacement, voxels.
     """
 
     small_box: int = 3
@@ -52,7 +61,11 @@ class LinkSettings:
     min_overlap: float = 0.001
     min_shared: float = 0.15
     content: float = 3.0
-    max_voxels: int = 24_000_000
+    whole: int = 4_000_000
+    blocks: int = 6
+    most_read: int = 128_000_000
+    matches: bool = False
+    slack: int = 12
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,9 @@ class Link:
         The largest part of the search window that the displacement takes up, 0 ... 1.
     rival
         The second-best displacement, (3,) um, where there is one.
+    matches
+        What blocks of the overlap say, (k, 7): a block's middle from the first voxel of tile ``i``, um, the
+        displacement there, um, and its NCC.
     """
 
     i: int
@@ -92,6 +108,7 @@ class Link:
     confidence: float
     window: float = 0.0
     rival: np.ndarray | None = None
+    matches: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
 
     def reason(self, settings: LinkSettings) -> str:
         """Why the displacement is not to be trusted, in a few words; empty for a link that is ``ok``."""

@@ -34,6 +34,10 @@ _BUILT_IN = {
     "colm": ("weft.readers.colm", "open_colm"),
     "tiff_tiles": ("weft.readers.tiff_tiles", "open_tiff_tiles"),
     "tiff_grid": ("weft.readers.tiff_grid", "open_tiff_grid"),
+    "terastitcher": ("weft.readers.terastitcher", "open_terastitcher"),
+    "czi": ("weft.readers.czi", "open_czi"),
+    "bdv": ("weft.readers.bdv", "open_bdv"),
+    "hcs": ("weft.readers.hcs", "open_hcs"),
     "tiff_stack": ("weft.readers.tiff_stack", "open_tiff_stack"),
     "ome_zarr": ("weft.readers.ome_zarr", "open_ome_zarr"),
     "n5": ("weft.readers.n5", "open_n5"),
@@ -41,7 +45,7 @@ _BUILT_IN = {
     "precomputed": ("weft.readers.precomputed", "open_precomputed"),
     "picture": ("weft.readers.picture", "open_picture"),
 }
-_TILED = ("colm", "tiff_tiles", "tiff_grid")
+_TILED = ("colm", "tiff_tiles", "tiff_grid", "terastitcher", "czi", "bdv", "hcs")
 _registered: dict[str, Reader] = {}
 _registered_tiled: set[str] = set()
 
@@ -151,7 +155,7 @@ def reader_identity(name: str) -> str:
 
 
 def detect_format(path: str | Path) -> str:
-    """Name of the built-in reader for what lies at ``path``, by file names alone.
+    """Name of the built-in reader for what lies at ``path``, by file names (of XML files, by how they begin).
 
     Raises
     ------
@@ -173,6 +177,10 @@ def detect_format(path: str | Path) -> str:
             return "picture"
         if name.endswith((".csv", ".tsv")) or name == "tileconfiguration.txt":
             return "tiff_tiles"
+        if name.endswith(".czi"):
+            return "czi"
+        if name.endswith(".xml") and (form := _xml_format(place)):
+            return form
     else:
         if any((place / file).exists() for file in ("zarr.json", ".zgroup", ".zattrs")):
             return "ome_zarr"
@@ -189,6 +197,13 @@ def detect_format(path: str | Path) -> str:
     raise ValueError(
         f"{path}: looks like none of the formats weft knows; say which, of {', '.join(formats())}"
     )
+
+
+def _xml_format(file: Path) -> str | None:
+    with file.open("rb") as handle:
+        start = handle.read(4096)
+    roots = {b"<TeraStitcher": "terastitcher", b"<SpimData": "bdv"}
+    return next((form for root, form in roots.items() if root in start), None)
 
 
 def _holds_n5(folder: Path) -> bool:

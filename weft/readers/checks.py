@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def inside(folder: Path, name: str, where: str | Path) -> Path:
     return Path(place)
 
 
-def number(value: float | str, name: str, where: str | Path) -> float:
+def number(value: float | str | None, name: str, where: str | Path) -> float:
     """A number, which an option or a table may give as text.
 
     Raises
@@ -166,7 +166,7 @@ def number(value: float | str, name: str, where: str | Path) -> float:
         When it is no finite number.
     """
     try:
-        found = float(value)
+        found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
@@ -174,7 +174,7 @@ def number(value: float | str, name: str, where: str | Path) -> float:
     return found
 
 
-def whole_number(value: float | str, name: str, where: str | Path, least: int = 0) -> int:
+def whole_number(value: float | str | None, name: str, where: str | Path, least: int = 0) -> int:
     """A whole number of at least ``least``, which an option may give as text.
 
     Raises
@@ -220,3 +220,11 @@ def sample_number(sample: int | str, count: int, where: str | Path) -> int:
     if place >= count:
         raise ValueError(f"{where}: sample is {sample!r}; its pixels have {count}")
     return place
+
+
+def pairs(value: str | Mapping[str, Any] | None) -> dict[str, str]:
+    """Names and values, which an option of images.tsv gives as one text, ``name:value,name:value``."""
+    if isinstance(value, str):
+        parts = [part.partition(":") for part in words(value) or ()]
+        return {name.strip(): text.strip() for name, _, text in parts}
+    return {str(name): str(text) for name, text in (value or {}).items()}

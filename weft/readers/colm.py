@@ -125,6 +125,10 @@ class _Reader:
             out[n] = read_plane(folder / name, y, x, self.header)
         return out
 
+    def paths(self, tile: int, channel: int) -> list[Path]:
+        """Files of a channel of a tile, by planes."""
+        return [self.folder / self.tiles[tile] / name for name in self.files[tile][channel]]
+
 
 class _Settings:
     """The keys of ``Experiment.ini`` that say where tiles and voxels lie."""

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_OF_FOLDERS = (".tsv", ".csv", ".txt", ".xml")
+
 
 def existing(path: str | Path) -> Path:
     """The path of a source.
@@ -40,7 +42,8 @@ def fingerprint(path: str | Path) -> str:
     """Digest (64 hexadecimal digits) over the relative name, size and modification time of a source's files.
 
     It changes when a file is added, removed, renamed or written to; no file is opened. The name and place of
-    the source itself do not count.
+    the source itself do not count. A table or XML file of tiles stands for the folder that it lies in, below
+    which the tiles are.
 
     Raises
     ------
@@ -48,6 +51,8 @@ def fingerprint(path: str | Path) -> str:
         When nothing is at ``path``.
     """
     digest = hashlib.sha256()
+    if existing(path).is_file() and Path(path).suffix.lower() in _OF_FOLDERS:
+        path = Path(path).parent
     for name, size, time in sorted(_entries(path)):
         digest.update(f"{name}\0{size}\0{time}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,13 @@ class LazyVolume:
     def read(self, channel: int, region: Region) -> np.ndarray:
         """Voxels, (z, y, x), of ``region`` (slices with both ends given) of a channel."""
         raise NotImplementedError
+
+    def paths(self, channel: int) -> Sequence[Path | None] | None:
+        """Files that hold a channel and nothing else, in order of the planes; None where a channel has none.
+
+        Where each plane has a file, None stands for a plane that is not there.
+        """
+        return None
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """What dask asks for: an integer, a slice or a list of integers per axis."""
@@ -70,6 +77,19 @@ def _box(part: Any, size: int) -> tuple[slice, Any]:
     wanted_list = np.asarray(part)
     start = int(wanted_list.min(initial=size - 1))
     return slice(start, int(wanted_list.max(initial=start)) + 1), wanted_list - start
+
+
+class CropOf(LazyVolume):
+    """A box of an array (c, z, y, x)."""
+
+    def __init__(self, data: Any, box: Region) -> None:
+        self.data, self.box = data, box
+        self.shape = (data.shape[0], *(part.stop - part.start for part in box))
+        self.dtype = np.dtype(data.dtype)
+
+    def read(self, channel: int, region: Region) -> np.ndarray:
+        z, y, x = (slice(b.start + r.start, b.start + r.stop) for b, r in zip(self.box, region, strict=True))
+        return np.asarray(self.data[channel, z, y, x])
 
 
 class RawVolume(LazyVolume):
@@ -116,6 +136,9 @@ class RawVolume(LazyVolume):
                 found = np.fromfile(file, self.stored, rows * width)
                 out[n] = found.reshape(rows, width)[:, x]
         return out
+
+    def paths(self, channel: int) -> Sequence[Path | None] | None:
+        return [self.path] if self.shape[0] == 1 else None
 
     def lazy_rows(self) -> Any:
         """A dask array whose chunks are about 2 MB of whole rows."""

@@ -24,6 +24,7 @@ from weft.readers.checks import (
 )
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import LazyVolume
+from weft.readers.n5_lz4 import read_lz4
 
 _ATTRIBUTES = "attributes.json"
 
@@ -88,7 +89,7 @@ def open_n5(
         )
     levels = []
     for folders in zip(*pyramids, strict=True):
-        volume = _N5Level(folders)
+        volume = N5Level(folders)
         levels.append(Level(volume.lazy(volume.block), _grid(folders[0], volume.shape[1:], path, spacing)))
     if labels:
         label_type(levels[0].data.dtype, path)
@@ -102,27 +103,45 @@ def open_n5(
     )
 
 
-class _N5Level(LazyVolume):
+class N5Level(LazyVolume):
     """One level: a data set, (z, y, x), per channel."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
-        stores = [_open(folder) for folder in folders]
-        found = {(store.shape, store.dtype.name) for store in stores}
-        if len(found) > 1 or stores[0].ndim != 3:
+        stores = [_facts(folder) for folder in folders]
+        found = {(shape, dtype.name) for shape, dtype, _ in stores}
+        shape, dtype, block = stores[0]
+        if len(found) > 1 or len(shape) != 3:
             shapes = ", ".join(f"{shape} {kind}" for shape, kind in sorted(found))
             raise ValueError(
                 f"{folders[0]}: shapes (x, y, z) are {shapes}; wanted three axes, the same for all channels"
             )
-        self.shape = (len(folders), *stores[0].shape[::-1])
-        self.block = stores[0].chunk_layout.read_chunk.shape[::-1]
-        self.dtype = np.dtype(stores[0].dtype.numpy_dtype)
+        self.shape, self.dtype = (len(folders), *shape[::-1]), dtype
+        self.block = block[2], block[1], block[0]
 
     def read(self, channel: int, region: Region) -> np.ndarray:
         z, y, x = region
         folder = self.folders[channel]
         with reading(folder, "an N5 data set"):
+            if _is_lz4(attributes := _attributes(folder)):
+                return read_lz4(folder, attributes, region)
             return _open(folder)[x, y, z].read().result().T
+
+
+def _facts(folder: Path) -> tuple[tuple[int, ...], np.dtype, tuple[int, ...]]:
+    """Shape, (x, y, z), type and blocks of a data set."""
+    attributes = _attributes(folder)
+    if _is_lz4(attributes):
+        with reading(folder, "an N5 data set"):
+            shape = tuple(int(n) for n in attributes["dimensions"])
+            return shape, np.dtype(attributes["dataType"]), tuple(int(n) for n in attributes["blockSize"])
+    store = _open(folder)
+    return store.shape, np.dtype(store.dtype.numpy_dtype), store.chunk_layout.read_chunk.shape
+
+
+def _is_lz4(attributes: Mapping[str, Any]) -> bool:
+    compression = attributes.get("compression")
+    return isinstance(compression, Mapping) and compression.get("type") == "lz4"
 
 
 def _open(folder: Path) -> Any:

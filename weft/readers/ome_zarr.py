@@ -11,7 +11,15 @@ import zarr
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.readers.checks import channel_names, label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.checks import (
+    channel_names,
+    label_type,
+    micrometres,
+    orientation_code,
+    reading,
+    voxel_size,
+    whole_number,
+)
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import LazyVolume
 
@@ -25,7 +33,7 @@ def open_ome_zarr(
     orientation: str | None = None,
     channels: Sequence[str] | None = None,
     labels: bool | None = None,
-    time: int | None = None,
+    time: int | str | None = None,
 ) -> Image:
     """Open an OME-Zarr image or label image.
 
@@ -60,6 +68,7 @@ def open_ome_zarr(
         voxel size is not positive, there are several time points, or labels are not integers.
     """
     path = existing(path)
+    time = None if time is None else whole_number(time, "time", path)
     with reading(path, "a Zarr group"):
         group = zarr.open_group(str(path), mode="r")
     attributes: dict[str, Any] = dict(group.attrs)

@@ -156,12 +156,12 @@ class PlaneFiles(LazyVolume):
     Parameters
     ----------
     files
-        Paths, ``files[channel][z]``, all channels of one length.
+        Paths, ``files[channel][z]``, all channels of one length; None for a plane that is not there, which is zero.
     header
         What each plane must be; checked when a plane is read.
     """
 
-    def __init__(self, files: Sequence[Sequence[Path]], header: PlaneHeader) -> None:
+    def __init__(self, files: Sequence[Sequence[Path | None]], header: PlaneHeader) -> None:
         self.files, self.header, self.dtype = files, header, header.dtype
         self.shape = (len(files), len(files[0]), *header.shape)
 
@@ -169,8 +169,11 @@ class PlaneFiles(LazyVolume):
         z, y, x = region
         out = np.empty((z.stop - z.start, y.stop - y.start, x.stop - x.start), self.dtype)
         for n, path in enumerate(self.files[channel][z]):
-            out[n] = read_plane(path, y, x, self.header)
+            out[n] = 0 if path is None else read_plane(path, y, x, self.header)
         return out
+
+    def paths(self, channel: int) -> Sequence[Path | None] | None:
+        return self.files[channel]
 
 
 class PagesVolume(LazyVolume):
@@ -205,6 +208,9 @@ class PagesVolume(LazyVolume):
                 )
                 out[n] = _page_part(self._file, pages[page], y, x, self.sample)
         return out
+
+    def paths(self, channel: int) -> Sequence[Path | None] | None:
+        return [self.path] if self.shape[0] == 1 else None
 
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:

@@ -16,6 +16,7 @@ from weft.readers.checks import (
     number,
     one_of,
     orientation_code,
+    pairs,
     voxel_size,
     whole_number,
     words,
@@ -193,10 +194,7 @@ def _select(
     files: list[_File], select: str | Mapping[str, str] | None, root: Path, pattern: str
 ) -> list[_File]:
     """The files of one value of each field that tells neither tile, nor plane, nor channel."""
-    if isinstance(select, str):
-        pairs = [pair.partition(":") for pair in words(select) or ()]
-        select = {name.strip(): value.strip() for name, _, value in pairs}
-    chosen = dict(select or {})
+    chosen = pairs(select)
     free = [name for name in files[0].values if name not in (*_NUMBERS, "channel")]
     if unknown := [name for name in chosen if name not in free]:
         raise ValueError(

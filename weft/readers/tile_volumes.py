@@ -26,13 +26,20 @@ class TileVolumes:
     volumes: Sequence[Sequence[LazyVolume]]
 
     def __call__(self, tile: int, channel: int, region: Region) -> np.ndarray:
+        volume, part = self._channel(tile, channel)
+        return volume.read(part, region)
+
+    def paths(self, tile: int, channel: int) -> Sequence[Path | None] | None:
+        """Files that hold a channel of a tile and nothing else, as `LazyVolume.paths` gives them."""
+        volume, part = self._channel(tile, channel)
+        return volume.paths(part)
+
+    def _channel(self, tile: int, channel: int) -> tuple[LazyVolume, int]:
         volumes = self.volumes[tile]
         count = len(volumes) if len(volumes) > 1 else volumes[0].shape[0]
         if not 0 <= channel < count:
             raise ValueError(f"channel {channel} of tile {tile} is not there; it has {count} channels")
-        if len(volumes) > 1:
-            return volumes[channel].read(0, region)
-        return volumes[0].read(channel, region)
+        return (volumes[channel], 0) if len(volumes) > 1 else (volumes[0], channel)
 
 
 def check_alike(volumes: Sequence[Sequence[LazyVolume]], places: Sequence[str | Path]) -> None:

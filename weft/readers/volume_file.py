@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from nibabel.openers import ImageOpener
 
 from weft.grid import Grid
 from weft.image import Image, Level, Region
-from weft.readers.checks import channel_names, label_type, micrometres, orientation_code, reading, voxel_size
+from weft.readers.checks import (
+    channel_names,
+    label_type,
+    micrometres,
+    orientation_code,
+    reading,
+    voxel_size,
+    whole_number,
+)
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import DecodedVolume, LazyVolume, RawVolume
 from weft.readers.nrrd import read_nrrd_header
@@ -29,6 +38,7 @@ def open_volume(
     orientation: str | None = None,
     channels: Sequence[str] | None = None,
     labels: bool = False,
+    frame: int | str | None = None,
 ) -> Image:
     """Open a NIfTI (``.nii``, ``.nii.gz``), NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``) volume.
 
@@ -53,6 +63,9 @@ def open_volume(
         Name of the one channel.
     labels
         True for a label image, which must be of an integer type.
+    frame
+        Of a NIfTI file of four axes: which volume along the fourth is read, counted from 0; such files are refused
+        without it.
 
     Returns
     -------
@@ -72,8 +85,12 @@ def open_volume(
         raise ValueError(
             f"{path}: not the name of a volume file; wanted one that ends in {', '.join(SUFFIXES)}"
         )
-    opener = _open_nifti if path.name.lower().endswith((".nii", ".nii.gz")) else _open_itk
-    data, sizes, unit, code = opener(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        data, sizes, unit, code = _open_nifti(path, frame)
+    elif frame is not None:
+        raise ValueError(f"{path}: frame is {frame!r}; only NIfTI files have frames")
+    else:
+        data, sizes, unit, code = _open_itk(path)
     if labels:
         label_type(data.dtype, path)
     if spacing is None and sizes is not None:
@@ -91,15 +108,16 @@ def open_volume(
 class _Nifti(LazyVolume):
     """An uncompressed NIfTI file: nibabel seeks to what a box touches, and applies the intensity slope."""
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: Any) -> None:
-        self.path, self.shape, self.dtype = path, (1, *shape), np.dtype(dtype)
+    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: Any, frame: int = 0) -> None:
+        self.path, self.shape, self.dtype, self.frame = path, (1, *shape), np.dtype(dtype), frame
 
     def read(self, channel: int, region: Region) -> np.ndarray:
         z, y, x = region
         with reading(self.path, "NIfTI"):
             image: Any = nibabel.load(self.path, mmap=False)
             proxy = image.dataobj
-            return np.asarray(proxy[(x, y, z, *(0,) * (proxy.ndim - 3))]).astype(self.dtype, copy=False).T
+            further = (self.frame, *(0,) * (proxy.ndim - 4)) if proxy.ndim > 3 else ()
+            return np.asarray(proxy[(x, y, z, *further)]).astype(self.dtype, copy=False).T
 
 
 class _MetaImage(LazyVolume):
@@ -118,7 +136,9 @@ class _MetaImage(LazyVolume):
             return SimpleITK.GetArrayFromImage(reader.Execute())
 
 
-def _open_nifti(path: Path) -> tuple[Any, list[float] | None, str | None, str | None]:
+def _open_nifti(
+    path: Path, frame: int | str | None
+) -> tuple[Any, list[float] | None, str | None, str | None]:
     """Lazy voxels, voxel size (z, y, x), its unit, and orientation."""
     with reading(path, "NIfTI"):
         image: Any = nibabel.load(path, mmap=False)
@@ -131,19 +151,27 @@ def _open_nifti(path: Path) -> tuple[Any, list[float] | None, str | None, str | 
         sizes: list[float] | None = [float(str(v)) for v in stated[3:0:-1]]
         oriented = len(image.shape) >= 3 and np.isfinite(image.affine).all()
         code = "".join(nibabel.aff2axcodes(image.affine)[2::-1]) if oriented else None
-    if len(image.shape) < 3 or any(n > 1 for n in image.shape[3:]):
-        raise ValueError(f"{path}: its shape is {image.shape}; wanted three axes (x, y, z)")
+    frames = image.shape[3] if len(image.shape) > 3 else 1
+    if len(image.shape) < 3 or any(n > 1 for n in image.shape[4:]) or (frame is None and frames > 1):
+        raise ValueError(
+            f"{path}: its shape is {image.shape}; wanted three axes (x, y, z), or four and `frame` to say which is read"
+        )
+    chosen = whole_number(frame or 0, "frame", path)
+    if chosen >= frames:
+        raise ValueError(f"{path}: frame is {frame!r}; it has {frames}")
     shape = image.shape[2::-1]
     with reading(path, "NIfTI"):
         # An intensity slope makes floats of integers: ask nibabel for one voxel to know the type.
         dtype = np.asarray(proxy[(slice(0, 1),) * proxy.ndim]).dtype.newbyteorder("=")
     if path.name.lower().endswith(".gz"):
-        volume: LazyVolume = DecodedVolume(path, "NIfTI", (1, *shape), dtype, _decode_nifti)
+        volume: LazyVolume = DecodedVolume(
+            path, "NIfTI", (1, *shape), dtype, partial(_decode_nifti, frame=chosen)
+        )
     else:
         needed = proxy.offset + int(np.prod(image.shape, dtype=np.int64)) * proxy.dtype.itemsize
         if (found := path.stat().st_size) < needed:
             raise ValueError(f"{path}: truncated; found {found} bytes, wanted {needed}")
-        volume = _Nifti(path, shape, dtype)
+        volume = _Nifti(path, shape, dtype, chosen)
     return (
         volume.lazy(_block(shape)),
         sizes,
@@ -152,9 +180,9 @@ def _open_nifti(path: Path) -> tuple[Any, list[float] | None, str | None, str | 
     )
 
 
-def _decode_nifti(path: Path) -> np.ndarray:
+def _decode_nifti(path: Path, *, frame: int) -> np.ndarray:
     image: Any = nibabel.load(path, mmap=False)
-    voxels = np.asarray(image.dataobj).reshape(image.shape[:3]).T[None]
+    voxels = np.asarray(image.dataobj).reshape(*image.shape[:3], -1)[..., frame].T[None]
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 

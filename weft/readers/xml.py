@@ -8,8 +8,29 @@ from xml.etree.ElementTree import Element
 from defusedxml import DefusedXmlException, ElementTree
 
 from weft.readers.checks import number
+from weft.readers.fingerprint import existing
 
 _LARGEST = 512 * 2**20
+
+
+def project_file(path: str | Path, kind: str) -> Path:
+    """The XML file of a project: itself, or the only one of a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        When nothing is at ``path``.
+    ValueError
+        When the folder holds none or several.
+    """
+    path = existing(path)
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.xml"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ValueError(f"{path}: found the XML files {names}; wanted the path of one {kind} project")
+    return found[0]
 
 
 def read_xml(path: Path, root: str | tuple[str, ...]) -> Element:

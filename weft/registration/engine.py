@@ -86,8 +86,9 @@ def _read(source: tuple[Image, int], mask: Image | None, grid: Grid) -> tuple[np
     values = read_at(*source, grid)
     weights = None if mask is None else read_mask(mask, grid)
     if source[0].dtype.kind in "ui":
-        saturated = values > np.iinfo(source[0].dtype).max - 0.5
-        if saturated.any():
+        largest = np.iinfo(source[0].dtype).max - 0.5
+        if values.max() > largest:
+            saturated = values > largest
             weights = np.where(saturated, np.float32(0), np.float32(1) if weights is None else weights)
     return values, weights
 

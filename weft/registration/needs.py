@@ -19,7 +19,7 @@ FIRST = (
 )
 RADIUS = 8  # voxels that a backend is taken to see around a voxel when it does not say so
 BYTES = 120  # per voxel of both images that a backend is taken to hold when it does not say so
-READ_BYTES = 12  # per voxel of both images: as read, as float, and on the way from one to the other
+READ_BYTES = 8  # per voxel of both images: as read, and as sampled from it
 FIELD_BYTES = 3 * 4 * 3 / 8  # per voxel of a block: start, result and what judges them, on every second voxel
 TILE = 24  # samples of a part of the field that is looked at
 TILES = 4  # parts along each axis

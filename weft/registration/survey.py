@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from weft.grid import Grid
-from weft.image import Image, Level, box
+from weft.image import Image, box
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.needs import of_backend
-from weft.sampling import read_at, stage_grid
+from weft.sampling import read_at, stage_grid, thinned
 
-SURVEY = 2_000_000  # voxels of the pyramid level from which the background's value is taken
+SURVEY = 2_000_000  # voxels from which the background's value is taken
 PIECES = 8  # parts of an image that are read at the stage's voxel size
 PIECE = 64  # voxels of their edges
 
@@ -53,26 +53,27 @@ def survey_images(
 
 def background_value(image: Image, channel: int) -> float:
     """The value between background and content: Otsu's threshold of the logarithm, on a coarse level."""
-    values = _coarse(image).read(channel)
+    values, _ = _coarse(image, channel)
     logarithm = log_intensity(values)
     content = values[logarithm > otsu_threshold(logarithm)]
     return float(content.min()) / 2 if content.size else 0.0
 
 
-def _coarse(image: Image) -> Level:
-    """The finest level that is small enough to be looked at as a whole."""
-    return next((level for level in image.levels if level.grid.size <= SURVEY), image.levels[-1])
+def _coarse(image: Image, channel: int) -> tuple[np.ndarray, Grid]:
+    """The finest level that is small enough to be looked at as a whole, or every so many-th voxel of the coarsest."""
+    small = (level for level in image.levels if level.grid.size <= SURVEY)
+    return thinned(next(small, image.levels[-1]), channel, SURVEY)
 
 
 def _pieces(image: Image, channel: int, grid: Grid, background: float) -> list[np.ndarray]:
     """Parts of an image on a stage's grid, around places with content that are spread over it."""
-    level = _coarse(image)
-    content = np.flatnonzero(level.read(channel) > background)
+    values, coarse = _coarse(image, channel)
+    content = np.flatnonzero(values > background)
     if not content.size:
-        content = np.arange(level.grid.size)
+        content = np.arange(coarse.size)
     chosen = content[np.linspace(0, len(content) - 1, 2 * PIECES + 1).astype(int)[1::2]]
-    index = np.column_stack(np.unravel_index(chosen, level.grid.shape))
-    middle = grid.to_index(level.grid.to_physical(index)).round().astype(int)
+    index = np.column_stack(np.unravel_index(chosen, coarse.shape))
+    middle = grid.to_index(coarse.to_physical(index)).round().astype(int)
     edge = np.minimum(PIECE, grid.shape)
     first = np.clip(middle - edge // 2, 0, np.asarray(grid.shape) - edge)
     return [read_at(image, channel, grid.crop(box(corner, corner + edge))) for corner in first]

@@ -7,7 +7,8 @@ from typing import Any
 
 from weft import receipts
 from weft.grid import Grid
-from weft.steps.levels import add_levels, image_facts, level_grids
+from weft.steps.level_builder import LevelBuilder
+from weft.steps.levels import finish_image, image_facts, level_grids
 from weft.steps.regions import region_names
 from weft.stores.ome_zarr import link_level, open_level
 
@@ -22,7 +23,7 @@ def build_pyramid(
     receipt: str,
     threads: int,
 ) -> None:
-    """Make all levels of an image; level 0 is the fused array itself, linked and not copied."""
+    """Make all levels of an image; those that fusion left are linked and not copied."""
     facts = receipts.read(fused)
     folder = Path(fused).parent
     grids = level_grids(Grid.from_json(facts["grid"]), settings["smallest"])
@@ -47,14 +48,16 @@ def build_pyramid(
     with receipts.job_lock(receipt):
         keyed.start()
         source = receipts.KeyedStore.published(folder / facts["store"])
-        array = open_level(source.path, "r")
-        names = region_names(array)
-        if not all(keyed.done(f"0-{name}") for name in names):
-            link_level(source.path, keyed.path / "0")
-            for name, record in source.records(names).items():
-                keyed.finish(f"0-{name}", {f"0{shard}": value for shard, value in record["shards"].items()})
-        records = keyed.records(f"0-{name}" for name in names)
-        records |= add_levels(keyed, grids, store=store, name=image["image"], threads=threads, **about)
+        for n in range(min(facts["levels"], len(grids))):
+            labels = [f"{n}-{name}" for name in region_names(open_level(source.path / str(n), "r"))]
+            if not all(keyed.done(label) for label in labels):
+                link_level(source.path / str(n), keyed.path / str(n))
+                for label, record in source.records(labels).items():
+                    keyed.finish(label, record["shards"])
+        builder = LevelBuilder(
+            keyed, grids, len(about["channels"]), facts["dtype"], labels=False, store=store
+        )
+        records = finish_image(builder, name=image["image"], threads=threads, **about)
         keyed.publish(receipt)
         receipts.write_provenance(receipt, key=keyed.key, settings=settings, code=code)
         receipts.write(receipt, image_facts(keyed, records, grids, dtype=facts["dtype"], **about))

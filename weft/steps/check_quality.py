@@ -20,10 +20,10 @@ from weft.quality.overlap import label_overlap, summarise_overlap
 from weft.quality.volume_change import VolumeChange, volume_change
 from weft.registration.ledger import read_ledger
 from weft.registration.survey import background_value
-from weft.steps.levels import add_levels, image_facts
+from weft.steps.levels import image_facts
 from weft.steps.quality import collect_quality, write_quality
 from weft.steps.sources import channel_of, open_received
-from weft.stores.ome_zarr import create_level, open_level, write_region
+from weft.stores.ome_zarr import create_image, create_level, open_level, write_region
 from weft.transforms import open_transform
 
 MAPS = ("local_ncc_affine", "local_ncc")  # channels of the map
@@ -104,7 +104,7 @@ def check_quality(
         found = made["all"]
         cells = Grid.from_json(found["cells"])
         about: dict[str, Any] = {"channels": MAPS, "orientation": facts[0]["orientation"], "labels": False}
-        add_levels(store, [cells], store=LAYOUT, name="local_ncc", threads=1, **about)
+        create_image(store.path, [cells], np.float32, name="local_ncc", arrays=False, **about)
         rows = {row["block"]: row for row in (read_ledger(ledger) if isinstance(ledger, str) else [])}
         values = found["values"] | _agreement(rows.values(), planned)
         own = f"{quality}.own.json"

@@ -43,9 +43,7 @@ def correct_tiles(
         for n, tile in progress(enumerate(raw.tiles), len(raw.tiles), "correct_tiles: tiles"):
             grid = Grid(raw.shape, raw.spacing, tile.position)
             place = keyed.path / tile.name
-            array = create_level(
-                place, grid, len(raw.channels), raw.dtype, chunk=store["chunk"], shard=store["shard"]
-            )
+            array = create_level(place, grid, len(raw.channels), raw.dtype, **store)
             labels = {f"{tile.name}-{region}": region for region in region_names(array)}
 
             def one(label: str, n=n, array=array, labels=labels, tile=tile) -> None:

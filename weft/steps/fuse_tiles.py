@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,16 @@ import numpy as np
 from weft import receipts
 from weft.blocks import deal
 from weft.fusion import TileCache, fuse_region, output_grid
-from weft.logs import log, progress
+from weft.grid import Grid
+from weft.logs import log
 from weft.steps.illumination import load_illumination
+from weft.steps.level_builder import LevelBuilder
+from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
-from weft.steps.regions import check_complete, one_key, region_names, split_name
+from weft.steps.regions import check_complete, one_key, split_name
 from weft.steps.sources import open_tiles
-from weft.steps.tile_tables import read_poses
-from weft.stores.ome_zarr import create_level, metadata_digest, open_level, write_region
+from weft.steps.tile_tables import read_linear, read_poses
+from weft.stores.ome_zarr import metadata_digest, open_level
 
 
 def fuse_tiles(
@@ -38,41 +40,32 @@ def fuse_tiles(
     """Fuse one batch of regions into the image's level 0; a region that is there under this key is left alone."""
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
-    positions = read_poses(poses)
+    positions, linear = read_poses(poses), read_linear(poses)
     lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
-    grid = output_grid(positions, raw.shape, raw.spacing)
+    grid = output_grid(positions, raw.shape, raw.spacing, linear)
     facts = [
         [tile["data"] for tile in index["tiles"]],
         receipts.read(illumination)["data"],
-        [receipts.array_digest(positions), grid.to_json()],
+        [receipts.array_digest(positions), None if linear is None else receipts.array_digest(linear)],
+        grid.to_json(),
         [settings, store, code, receipts.environment("numba", "zarr")],
     ]
     keyed = receipts.KeyedStore(Path(receipt).parents[2] / "fused.zarr", receipts.digest(facts))
     with receipts.job_lock(receipt):
-        create_level(
-            keyed.path, grid, len(raw.channels), settings["dtype"], chunk=store["chunk"], shard=store["shard"]
-        )
-        keyed.start()
-        array = open_level(keyed.path)
-        names = region_names(array)
-        mine = deal(names, batch, batches)
+        builder = _builder(keyed, grid, len(raw.channels), settings["dtype"], store)
+        mine = deal(builder.names(), batch, batches)
         cache = TileCache(raw)
-        todo = [name for name in mine if not keyed.done(name)]
 
-        def one(name: str) -> None:
-            channel, where = split_name(name, array)
+        def fuse(name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+            channel, where = split_name(name, builder.levels[0])
             voxels, counts = fuse_region(
-                raw, channel, positions, lights[channel], grid, where,
+                raw, channel, positions, lights[channel], grid, where, linear=linear,
                 blend=settings["blend"], dtype=settings["dtype"], offset=settings["offset"], cache=cache,
             )  # fmt: skip
-            if voxels is None:
-                voxels = np.zeros([part.stop - part.start for part in where], array.dtype)
-            keyed.finish(name, write_region(array, channel, where, voxels, ""), counts=counts)
+            return voxels, {"counts": counts}
 
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in progress(pool.map(one, todo), len(todo), "fuse_tiles: regions"):
-                pass
-        log.info("made %d of %d regions", len(todo), len(mine))
+        made = builder.build(mine, fuse, threads=threads, what="fuse_tiles: regions")
+        log.info("made %d of %d regions", made, len(mine))
         receipts.write(
             receipt,
             {
@@ -86,39 +79,60 @@ def fuse_tiles(
         )
 
 
-def gather_fused(*, batches: list[str], gates: dict[str, Any], code: str, receipt: str, quality: str) -> None:
-    """Check that every region is there under one key, publish the voxels, and count what was clipped."""
+def gather_fused(
+    *,
+    batches: list[str],
+    store: dict[str, Any],
+    gates: dict[str, Any],
+    code: str,
+    receipt: str,
+    quality: str,
+) -> None:
+    """Check that every region is there under one key, make the coarser ones that lie over two batches, publish."""
     parts = [receipts.read(path) for path in batches]
     keyed = receipts.KeyedStore(Path(receipt).with_name("fused.zarr"), one_key(parts, receipt))
     with receipts.job_lock(receipt):
-        array = open_level(keyed.path, "r")
-        check_complete(parts, region_names(array), receipt)
-        records = keyed.records(region_names(array))
+        first, dtype = parts[0], str(open_level(keyed.path / "0", "r").dtype)
+        grid = Grid.from_json(first["grid"])
+        builder = _builder(keyed, grid, len(first["channels"]), dtype, store)
+        check_complete(parts, builder.names(), receipt)
+        builder.complete(threads=1)
+        records = builder.records(0)
         counts: dict[str, int] = {}
         for record in records.values():
             for name, count in record["counts"].items():
                 counts[name] = counts.get(name, 0) + count
-        image = parts[0]["image"]
         voxels = max(counts["voxels"], 1)
         # Noise around zero is clipped wherever there is no signal; what is lost at the top is signal.
         values = {
             "clipped_fraction": counts["clipped_high"] / voxels,
             "clipped_low_fraction": counts["clipped_low"] / voxels,
         }
-        write_quality(quality, "fuse_tiles", image, values, gates)
+        write_quality(quality, "fuse_tiles", first["image"], values, gates)
         keyed.publish(receipt)
         receipts.write_provenance(
             receipt, key=keyed.key, code=code, batches=receipts.relative_paths(receipt, batches)
         )
-        facts = {name: parts[0][name] for name in ("grid", "channels", "orientation")}
+        facts = {name: first[name] for name in ("grid", "channels", "orientation")}
+        for n in range(1, len(builder.levels)):
+            records |= builder.records(n)
         receipts.write(
             receipt,
             {
                 "store": keyed.public.name,
-                "shape": list(array.shape),
-                "dtype": str(array.dtype),
+                "shape": [len(first["channels"]), *grid.shape],
+                "dtype": dtype,
+                "levels": len(builder.levels),
                 "data": keyed.data_digest(records),
                 "metadata": metadata_digest(keyed.public),
                 **facts,
             },
         )
+
+
+def _builder(
+    keyed: receipts.KeyedStore, grid: Grid, channels: int, dtype: str, store: dict[str, Any]
+) -> LevelBuilder:
+    """What writes the fused levels: down to the one that fits a shard, whatever the pyramid's settings are."""
+    grids = level_grids(grid, min(store["shard"]))
+    return LevelBuilder(keyed, grids, channels, dtype, labels=False, store=store)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from weft import receipts
 from weft.grid import Grid
 from weft.image import Image
-from weft.logs import log, progress
+from weft.logs import log
 from weft.plugins import import_plugins
 from weft.readers import open_source, reader_identity
-from weft.steps.levels import add_levels, image_facts, level_grids
-from weft.steps.regions import region_names, split_name
-from weft.stores.ome_zarr import create_level, metadata_digest, open_level, write_region
+from weft.steps.level_builder import LevelBuilder
+from weft.steps.levels import finish_image, image_facts, level_grids
+from weft.steps.regions import split_name
+from weft.stores.ome_zarr import metadata_digest
 
 
 def import_image(
@@ -110,23 +112,13 @@ def _convert(
     keyed = receipts.KeyedStore(Path(receipt).with_name("image.ome.zarr"), key)
     grids: list[Grid] = level_grids(image.grid, settings["smallest"])
     dtype = image.dtype.newbyteorder("=")
-    keyed.start()
-    create_level(
-        keyed.path / "0", grids[0], len(image.channels), dtype, chunk=store["chunk"], shard=store["shard"]
-    )
-    array = open_level(keyed.path / "0")
-    names = region_names(array)
+    builder = LevelBuilder(keyed, grids, len(image.channels), dtype, labels=image.labels, store=store)
 
-    def one(region: str) -> None:
-        channel, where = split_name(region, array)
-        voxels = image.levels[0].read(channel, where).astype(dtype, copy=False)
-        keyed.finish(f"0-{region}", write_region(array, channel, where, voxels, "0"))
+    def read(region: str) -> tuple[np.ndarray, dict[str, Any]]:
+        channel, where = split_name(region, builder.levels[0])
+        return image.levels[0].read(channel, where).astype(dtype, copy=False), {}
 
-    todo = [region for region in names if not keyed.done(f"0-{region}")]
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in progress(pool.map(one, todo), len(todo), "import_image: regions"):
-            pass
-    records = keyed.records(f"0-{region}" for region in names)
-    records |= add_levels(keyed, grids, store=store, name=name, threads=threads, **about)
+    builder.build(builder.names(), read, threads=threads, what="import_image: regions")
+    records = finish_image(builder, name=name, threads=threads, **about)
     keyed.publish(receipt)
     return image_facts(keyed, records, grids, dtype=dtype, **about)

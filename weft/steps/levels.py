@@ -1,19 +1,17 @@
-"""Pyramid levels and metadata on top of a finished level 0: the end of every step that makes an image."""
+"""Pyramid levels and metadata of an image: the end of every step that makes one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from weft import receipts
 from weft.grid import Grid
-from weft.logs import progress
-from weft.pyramid import downsample, plan_levels
-from weft.steps.regions import region_names, split_name
-from weft.stores.ome_zarr import create_image, create_level, metadata_digest, open_level, write_region
+from weft.pyramid import plan_levels
+from weft.steps.level_builder import LevelBuilder
+from weft.stores.ome_zarr import create_image, metadata_digest
 
 
 def level_grids(grid: Grid, smallest: int) -> list[Grid]:
@@ -24,64 +22,28 @@ def level_grids(grid: Grid, smallest: int) -> list[Grid]:
     return grids
 
 
-def add_levels(
-    keyed: receipts.KeyedStore,
-    grids: Sequence[Grid],
+def finish_image(
+    builder: LevelBuilder,
     *,
-    channels: Sequence[str],
     orientation: str | None,
+    channels: Sequence[str],
     labels: bool,
-    store: dict[str, Any],
     name: str,
     threads: int,
 ) -> dict[str, dict[str, Any]]:
-    """Make levels 1, 2, ... of a keyed store from its level 0, then its metadata; give their records.
-
-    Means for intensities, the most frequent value for labels. A region that is there is left alone.
-    """
-    records: dict[str, dict[str, Any]] = {}
-    fine = open_level(keyed.path / "0", "r")
-    for n in range(1, len(grids)):
-        factors = tuple(round(b / a) for a, b in zip(grids[n - 1].spacing, grids[n].spacing, strict=True))
-        create_level(
-            keyed.path / str(n),
-            grids[n],
-            len(channels),
-            fine.dtype,
-            chunk=store["chunk"],
-            shard=store["shard"],
-        )
-        coarse = open_level(keyed.path / str(n))
-        regions = {f"{n}-{region}": region for region in region_names(coarse)}
-
-        def one(label: str, n=n, fine=fine, coarse=coarse, factors=factors, regions=regions) -> None:
-            channel, where = split_name(regions[label], coarse)
-            source = tuple(
-                slice(part.start * f, min(part.stop * f, size))
-                for part, f, size in zip(where, factors, fine.shape[1:], strict=True)
-            )
-            voxels = downsample(
-                np.asarray(fine[(channel, *source)]), factors, mode="mode" if labels else "mean"
-            )
-            keyed.finish(label, write_region(coarse, channel, where, voxels, str(n)))
-
-        todo = [label for label in regions if not keyed.done(label)]
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in progress(pool.map(one, todo), len(todo), f"level {n}: regions"):
-                pass
-        records.update(keyed.records(regions))
-        fine = open_level(keyed.path / str(n), "r")
+    """Make what is missing of the coarser levels of a store, then its metadata; give the records of all levels."""
+    builder.complete(threads)
     create_image(
-        keyed.path,
-        grids,
-        fine.dtype,
+        builder.keyed.path,
+        builder.grids,
+        builder.levels[0].dtype,
         channels=channels,
         orientation=orientation,
         labels=labels,
         name=name,
         arrays=False,
     )
-    return records
+    return {label: record for n in range(len(builder.grids)) for label, record in builder.records(n).items()}
 
 
 def image_facts(

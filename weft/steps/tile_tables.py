@@ -8,6 +8,8 @@ import numpy as np
 
 from weft.links.model import Link
 
+LINEAR = tuple(f"linear_{i}{j}" for i in "zyx" for j in "zyx")
+
 
 def read_links(path: str, names: list[str]) -> list[Link]:
     """The links of a table, by the tiles' places in ``names``."""
@@ -37,3 +39,12 @@ def read_poses(path: str) -> np.ndarray:
         return np.array(
             [[float(row[axis]) for axis in "zyx"] for row in csv.DictReader(handle, delimiter="\t")]
         )
+
+
+def read_linear(path: str) -> np.ndarray | None:
+    """Linear parts of the poses, (n, 3, 3), in the order of the table; None where all are translations."""
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    if not rows or LINEAR[0] not in rows[0]:
+        return None
+    return np.array([[float(row[name]) for name in LINEAR] for row in rows]).reshape(-1, 3, 3)

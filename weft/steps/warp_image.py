@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from weft import receipts
 from weft.blocks import deal
 from weft.grid import Grid
 from weft.image import Image
-from weft.logs import log, progress
-from weft.steps.levels import add_levels, image_facts, level_grids
-from weft.steps.regions import check_complete, one_key, region_names, split_name
+from weft.logs import log
+from weft.steps.level_builder import LevelBuilder
+from weft.steps.levels import finish_image, image_facts, level_grids
+from weft.steps.regions import check_complete, one_key, split_name
 from weft.steps.sources import channel_of, open_received
-from weft.stores.ome_zarr import create_level, open_level, write_region
+from weft.stores.ome_zarr import open_level
 from weft.transforms import open_transform
 from weft.transforms.model import Sequence
 from weft.warp import moving_region, warp
@@ -42,12 +42,18 @@ def warp_image(
     """Resample one batch of regions of an image onto the target's grid."""
     job = _open_job(source, target, transform, settings, settings["channels"], [pyramid, store, code], public)
     with receipts.job_lock(receipt):
-        array = job.create(store)
-        mine = deal(region_names(array), batch, batches)
-        made = job.warp(array, mine, threads)
+        builder = job.builder(pyramid, store)
+        mine = deal(builder.names(), batch, batches)
+        made = job.warp(builder, mine, threads)
         log.info("made %d of %d regions", made, len(mine))
         receipts.write(
-            receipt, {"key": job.keyed.key, "grid": job.grid.to_json(), "regions": mine, **job.about}
+            receipt,
+            {
+                "key": job.keyed.key,
+                "grid": job.grid.to_json(),
+                "regions": mine,
+                **job.about,
+            },
         )
 
 
@@ -65,12 +71,13 @@ def gather_warped(
     parts = [receipts.read(path) for path in batches]
     keyed = receipts.KeyedStore(public, one_key(parts, receipt))
     with receipts.job_lock(receipt):
-        names = region_names(open_level(keyed.path / "0", "r"))
-        check_complete(parts, names, receipt)
         about = {name: parts[0][name] for name in ("channels", "orientation", "labels")}
+        grids = level_grids(Grid.from_json(parts[0]["grid"]), pyramid["smallest"])
+        count, dtype = len(about["channels"]), open_level(keyed.path / "0", "r").dtype
+        builder = LevelBuilder(keyed, grids, count, dtype, labels=about["labels"], store=store)
+        check_complete(parts, builder.names(), receipt)
         made_by = {"code": code, "batches": receipts.relative_paths(receipt, batches)}
-        grid = Grid.from_json(parts[0]["grid"])
-        _publish(keyed, names, grid, about, pyramid, store, receipt, threads, made_by)
+        _publish(builder, about, receipt, threads, made_by)
 
 
 def warp_labels(
@@ -90,10 +97,9 @@ def warp_labels(
     first = open_received(source)[0].channels[:1]
     job = _open_job(source, target, transform, settings, list(first), [pyramid, store, code], public)
     with receipts.job_lock(receipt):
-        array = job.create(store)
-        names = region_names(array)
-        job.warp(array, names, threads)
-        _publish(job.keyed, names, job.grid, job.about, pyramid, store, receipt, threads, {"code": code})
+        builder = job.builder(pyramid, store)
+        job.warp(builder, builder.names(), threads)
+        _publish(builder, job.about, receipt, threads, {"code": code})
 
 
 # ---------------------------------------------------------------------------------- shared
@@ -107,24 +113,21 @@ class _Job:
     keyed: receipts.KeyedStore
     about: dict[str, Any]
 
-    def create(self, store: dict[str, Any]) -> zarr.Array:
-        """The array of level 0, made where it is not there yet."""
-        path = self.keyed.path / "0"
-        count = len(self.about["channels"])
-        create_level(path, self.grid, count, self.image.dtype, chunk=store["chunk"], shard=store["shard"])
-        self.keyed.start()
-        return open_level(path)
+    def builder(self, pyramid: dict[str, Any], store: dict[str, Any]) -> LevelBuilder:
+        """What writes the levels of the result."""
+        grids = level_grids(self.grid, pyramid["smallest"])
+        count, labels = len(self.about["channels"]), self.about["labels"]
+        return LevelBuilder(self.keyed, grids, count, self.image.dtype, labels=labels, store=store)
 
-    def warp(self, array: zarr.Array, names: list[str], threads: int) -> int:
+    def warp(self, builder: LevelBuilder, names: list[str], threads: int) -> int:
         """Warp the regions that are not there yet, each with its own part of the field; give their number."""
-        todo = [name for name in names if not self.keyed.done(f"0-{name}")]
-        with ThreadPoolExecutor(threads) as pool:
-            done = pool.map(lambda name: self._warp_region(array, name), todo)
-            for _ in progress(done, len(todo), "warp: regions"):
-                pass
-        return len(todo)
 
-    def _warp_region(self, array: zarr.Array, name: str) -> None:
+        def make(name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+            return self._warp_region(builder.levels[0], name)
+
+        return builder.build(names, make, threads=threads, what="warp: regions")
+
+    def _warp_region(self, array: zarr.Array, name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
         labels = self.image.labels
         level = self.image.levels[0] if labels else self.image.level_at(min(self.grid.spacing))
         channel, where = split_name(name, array)
@@ -133,7 +136,7 @@ class _Job:
         before, u, after = self.sequence.within(part).split()
         field, field_grid = (u.field, u.grid) if u else (None, None)
         box = moving_region(part, after, field, field_grid, level.grid, before=before)
-        voxels, clipped = np.zeros(part.shape, array.dtype), 0
+        voxels, clipped = None, 0
         if box is not None:
             moving = level.read(self.image.channel(self.about["channels"][channel]), box)
             moving_grid = level.grid.crop(box)
@@ -147,8 +150,7 @@ class _Job:
                 order=0 if labels else 1,
                 before=before,
             )
-        digests = write_region(array, channel, where, voxels, "0")
-        self.keyed.finish(f"0-{name}", digests, clipped=clipped)
+        return voxels, {"clipped": clipped}
 
 
 def _open_job(
@@ -179,20 +181,10 @@ def _open_job(
 
 
 def _publish(
-    keyed: receipts.KeyedStore,
-    names: list[str],
-    grid: Grid,
-    about: dict[str, Any],
-    pyramid: dict[str, Any],
-    store: dict[str, Any],
-    receipt: str,
-    threads: int,
-    made_by: dict[str, Any],
+    builder: LevelBuilder, about: dict[str, Any], receipt: str, threads: int, made_by: dict[str, Any]
 ) -> None:
-    grids = level_grids(grid, pyramid["smallest"])
-    records = keyed.records(f"0-{name}" for name in names)
-    records |= add_levels(keyed, grids, store=store, name=Path(receipt).stem, threads=threads, **about)
-    dtype = open_level(keyed.path / "0", "r").dtype
+    keyed, dtype = builder.keyed, builder.levels[0].dtype
+    records = finish_image(builder, name=Path(receipt).stem, threads=threads, **about)
     keyed.publish(receipt)
     receipts.write_provenance(receipt, key=keyed.key, **made_by)
-    receipts.write(receipt, image_facts(keyed, records, grids, dtype=dtype, **about))
+    receipts.write(receipt, image_facts(keyed, records, builder.grids, dtype=dtype, **about))

@@ -6,16 +6,17 @@ import itertools
 import os
 import shutil
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
 
 from weft import receipts
 from weft.grid import Grid
 from weft.image import Image, Region, box
+from weft.stores.shards import ShardWriter, array_folder, compressor
 
 AXES = ("c", "z", "y", "x")
 # OME-NGFF RFC-4: the value says from where to where an axis runs.
@@ -46,6 +47,7 @@ def create_image(
     labels: bool = False,
     chunk: Sequence[int] = (64, 64, 64),
     shard: Sequence[int] = (128, 256, 256),
+    codec: str = "lz4",
     name: str = "image",
     arrays: bool = True,
 ) -> None:
@@ -61,6 +63,8 @@ def create_image(
         Type of a voxel; kept as it is for labels (uint32, uint64).
     chunk, shard
         Voxels per chunk and per shard, (z, y, x); both are clipped to the image.
+    codec
+        Of voxels that are no labels, as `weft.stores.shards.compressor` takes it.
     arrays
         False to write the metadata alone (the arrays are there already).
     """
@@ -70,24 +74,37 @@ def create_image(
             return
         for n, grid in enumerate(grids):
             if arrays and str(n) not in group:
-                _create_level(Path(path) / str(n), grid, len(channels), dtype, chunk, shard)
+                _create_level(Path(path) / str(n), grid, len(channels), dtype, chunk, shard, codec)
         group.attrs["ome"] = image_metadata(
             grids, channels=channels, orientation=orientation, labels=labels, name=name
         )
 
 
 def create_level(
-    path: str | Path, grid: Grid, channels: int, dtype: Any, *, chunk: Sequence[int], shard: Sequence[int]
+    path: str | Path,
+    grid: Grid,
+    channels: int,
+    dtype: Any,
+    *,
+    chunk: Sequence[int],
+    shard: Sequence[int],
+    codec: str = "lz4",
 ) -> zarr.Array:
     """Create the sharded array (c, z, y, x) of one level, or open it where it is there already."""
     with receipts.job_lock(path):
         if (Path(path) / "zarr.json").exists():
             return open_level(path)
-        return _create_level(path, grid, channels, dtype, chunk, shard)
+        return _create_level(path, grid, channels, dtype, chunk, shard, codec)
 
 
 def _create_level(
-    path: str | Path, grid: Grid, channels: int, dtype: Any, chunk: Sequence[int], shard: Sequence[int]
+    path: str | Path,
+    grid: Grid,
+    channels: int,
+    dtype: Any,
+    chunk: Sequence[int],
+    shard: Sequence[int],
+    codec: str,
 ) -> zarr.Array:
     inner = [min(c, n) for c, n in zip(chunk, grid.shape, strict=True)]
     outer = [-(-min(s, n) // c) * c for s, n, c in zip(shard, grid.shape, inner, strict=True)]
@@ -98,9 +115,7 @@ def _create_level(
         shards=(1, *outer),
         dtype=dtype,
         fill_value=0,
-        compressors=BloscCodec(
-            cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize
-        ),
+        compressors=compressor(dtype, codec),
         dimension_names=AXES,
         zarr_format=3,
     )
@@ -118,7 +133,7 @@ def shard_shape(array: zarr.Array) -> tuple[int, int, int]:
 
 
 def write_region(
-    array: zarr.Array, channel: int, region: Region, data: np.ndarray, prefix: str
+    array: zarr.Array, channel: int, region: Region, data: np.ndarray | None, prefix: str
 ) -> dict[str, str]:
     """Write a region made of whole shards; give the digest of each shard's voxels.
 
@@ -129,7 +144,7 @@ def write_region(
     region
         Slices (z, y, x) that start on shard borders and end on one or at the array's end.
     data
-        Voxels of the region, of the array's dtype.
+        Voxels of the region, of the array's dtype; None where all are zero, which takes no time.
     prefix
         Name of the level inside the store; names of shards are ``<prefix>/c.i.j.k``.
 
@@ -142,35 +157,37 @@ def write_region(
     for part, s, n in zip(region, step, array.shape[1:], strict=True):
         if part.start % s or (part.stop % s and part.stop != n) or part.stop > n:
             raise ValueError(
-                f"{_place(array)}: a region starts on a shard border and ends on one or at the array's end; "
+                f"{array_folder(array)}: a region starts on a shard border and ends on one or at the array's end; "
                 f"found {region} for shards of {step} in {array.shape[1:]} voxels (z, y, x)"
             )
     shape = tuple(part.stop - part.start for part in region)
-    if data.shape != shape or data.dtype != array.dtype:
+    if data is not None and (data.shape != shape or data.dtype != array.dtype):
         raise ValueError(
-            f"{_place(array)}: found {data.dtype} voxels of shape {data.shape}; wanted {array.dtype} of {shape}"
+            f"{array_folder(array)}: found {data.dtype} voxels of shape {data.shape}; "
+            f"wanted {array.dtype} of {shape}"
         )
-    corners = itertools.product(*(range(p.start, p.stop, s) for p, s in zip(region, step, strict=True)))
-    shards = {
-        (channel, *(o // s for o, s in zip(corner, step, strict=True))): tuple(
+    writer = ShardWriter(array)
+    digests = {}
+    for corner in itertools.product(*(range(p.start, p.stop, s) for p, s in zip(region, step, strict=True))):
+        index = (channel, *(o // s for o, s in zip(corner, step, strict=True)))
+        within = tuple(
             slice(o - p.start, min(o + s, p.stop) - p.start)
             for o, s, p in zip(corner, step, region, strict=True)
         )
-        for corner in corners
-    }
-    # A shard of zeros has no file; one that lies there nevertheless is removed by writing zeros.
-    bits = np.ascontiguousarray(data).view(np.uint8)
-    if bits.any() or any((_place(array) / array.metadata.encode_chunk_key(i)).exists() for i in shards):
-        array[(channel, *region)] = data
-    return {
-        f"{prefix}/{'.'.join(map(str, index))}": receipts.array_digest(data[part])
-        for index, part in shards.items()
-    }
+        name = f"{prefix}/{'.'.join(map(str, index))}"
+        if data is None:
+            writer.remove(index)
+            digests[name] = _digest_of_zeros(tuple(w.stop - w.start for w in within), array.dtype.str)
+        else:
+            voxels = np.ascontiguousarray(data[within])
+            writer.write(index, voxels)
+            digests[name] = receipts.array_digest(voxels)
+    return digests
 
 
-def _place(array: zarr.Array) -> Path:
-    """Folder of an array."""
-    return Path(array.store.root) / array.path  # type: ignore[attr-defined]
+@lru_cache(maxsize=64)
+def _digest_of_zeros(shape: tuple[int, ...], dtype: str) -> str:
+    return receipts.array_digest(np.zeros(shape, dtype))
 
 
 def shard_voxels(store: str | Path, name: str) -> np.ndarray:

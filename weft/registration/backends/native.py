@@ -37,7 +37,6 @@ from weft.registration.backends.native_images import (
     intensity_statistics,
     reduced,
     scale,
-    white_noise,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import prior_strength
@@ -196,8 +195,7 @@ def predicted_memory(
     fixed, moving = math.prod(fixed_shape), math.prod(moving_shape)
     finest = 8 ** options.levels[-1]
     pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
-    making = 2 * IMAGE_BYTES * max(fixed, moving)  # a padded copy and a plain one
-    return math.ceil(pyramids + max(making, FIELD_BYTES * fixed / finest))
+    return math.ceil(pyramids + FIELD_BYTES * fixed / finest)
 
 
 def image_statistics(
@@ -335,46 +333,47 @@ def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, 
     grids = [_halvings(grid, options.levels[0]) for grid in (fixed_grid, moving_grid)]
     levels: list[_Level] = []
     for number in range(options.levels[0] + 1):
-        if number:
-            factors = [halvings[number - 1][1] for halvings in grids]
-            images = [reduced(*pair) for pair in zip(images, factors, strict=True)]
-            weights = [
-                reduced(weight, f) if weight.size else weight
-                for weight, f in zip(weights, factors, strict=True)
-            ]
         if number > options.levels[-1] and min(_breadth(image.shape) for image in images) < SMALLEST_LEVEL:
             break
-        if number < options.levels[-1]:
-            continue
-        (grid, halved), (from_grid, _) = (halvings[number] for halvings in grids)
-        # Fixed index -> um -> moving um -> moving index.
-        to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
-        flat = [a == b == 1 for a, b in zip(grid.shape, from_grid.shape, strict=True)]
-        to_index[:3][flat] = 0.0  # planes are compared wherever they lie
-        levels.append(
-            _Level(
-                number=number,
-                halved=halved,
-                pair=Pair(
-                    fixed=_presmooth(images[0], number, options),
-                    moving=_at_least_two(_presmooth(images[1], number, options)),
-                    fixed_mask=weights[0],
-                    moving_mask=_at_least_two(weights[1]),
-                    linear=np.ascontiguousarray(to_index[:3, :3]),
-                    shift=np.ascontiguousarray(to_index[:3, 3]),
-                    floor_fixed=options.noise_floor * statistics[0].variance(images[0], number),
-                    floor_moving=options.noise_floor * statistics[1].variance(images[1], number),
-                ),
-                grid=grid,
-                field_grid=grid.coarsen((2, 2, 2)),
-                noise=sum(
-                    white_noise(image, weight if weight.size else None)
-                    for image, weight in zip(images, weights, strict=True)
-                )
-                / 2,
-            )
-        )
+        factors = [halvings[number][1] for halvings in grids]
+        coarser = [reduced(*pair) for pair in zip(images, factors, strict=True)]
+        if number >= options.levels[-1]:
+            levels.append(_level(number, images, weights, grids, affine, statistics, options))
+        images = coarser
+        weights = [
+            reduced(weight, f) if weight.size else weight for weight, f in zip(weights, factors, strict=True)
+        ]
     return levels[::-1]
+
+
+def _level(number, images, weights, grids, affine, statistics, options) -> _Level:
+    """One level; the images are smoothed in place."""
+    (grid, halved), (from_grid, _) = (halvings[number] for halvings in grids)
+    # Fixed index -> um -> moving um -> moving index.
+    to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
+    flat = [a == b == 1 for a, b in zip(grid.shape, from_grid.shape, strict=True)]
+    to_index[:3][flat] = 0.0  # planes are compared wherever they lie
+    variances, noises = zip(
+        *[
+            s.variance_and_noise(image, weight if weight.size else None, number)
+            for s, image, weight in zip(statistics, images, weights, strict=True)
+        ],
+        strict=True,
+    )
+    if not number and options.presmoothing:
+        for image in images:
+            _presmooth(image, options.presmoothing)
+    pair = Pair(
+        fixed=images[0],
+        moving=_at_least_two(images[1]),
+        fixed_mask=weights[0],
+        moving_mask=_at_least_two(weights[1]),
+        linear=np.ascontiguousarray(to_index[:3, :3]),
+        shift=np.ascontiguousarray(to_index[:3, 3]),
+        floor_fixed=options.noise_floor * variances[0],
+        floor_moving=options.noise_floor * variances[1],
+    )
+    return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
 
 
 def _at_least_two(image: np.ndarray) -> np.ndarray:
@@ -385,19 +384,15 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _presmooth(image: np.ndarray, level: int, options: NativeSettings) -> np.ndarray:
-    """The image that is compared: that of level 0 slightly smoothed, by what of the Gaussian lies inside."""
-    if level or not options.presmoothing:
-        return image
-    taps = gaussian_taps(_widths(options.presmoothing, image.shape))
-    out = image.copy()
-    smooth(out[None], taps)
+def _presmooth(image: np.ndarray, width: float) -> None:
+    """Smooth an image slightly, in place, by what of the Gaussian lies inside."""
+    taps = gaussian_taps(_widths(width, image.shape))
+    smooth(image[None], taps)
     for axis, half in enumerate(taps):
         n = image.shape[axis]
         inside = np.convolve(np.ones(n), [*half[:0:-1], *half])[len(half) - 1 :][:n]
         for k in np.flatnonzero(inside < 1 - 1e-6):
-            np.moveaxis(out, axis, 0)[k] /= np.float32(inside[k])
-    return out
+            np.moveaxis(image, axis, 0)[k] /= np.float32(inside[k])
 
 
 def _start(initial: Initial, level: _Level) -> np.ndarray:

@@ -11,14 +11,7 @@ from numba import njit
 
 from weft.grid import Shape, Triple
 from weft.pyramid import downsample, halving
-
-JIT: dict[str, Any] = {
-    "fastmath": True,
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "boundscheck": False,
-}
+from weft.registration.backends.native_jit import JIT
 
 Contrast = Literal["linear", "root", "log"]
 
@@ -54,22 +47,23 @@ class Statistics:
         """True for an image that is constant, or of zeros where its logarithm is wanted."""
         return self.std <= 0 or (self.contrast == "log" and self.unit <= 0)
 
-    def variance(self, level: np.ndarray, halvings: int) -> float:
-        """Local variance of the scaled image after so many halvings: the known one, or `level`'s own."""
+    def variance_and_noise(
+        self, level: np.ndarray, weights: np.ndarray | None, halvings: int
+    ) -> tuple[float, float]:
+        """Local variance of the scaled image after so many halvings, and the share of it that is white noise, 0 to 1.
+
+        The variance is the known one, else the level's own. The noise is that of the level, where `weights` (of
+        its shape) are above 0: from the second difference (1, -2, 1) along every axis in turn, which hardly sees what
+        is smooth on the scale of a voxel (Immerkaer, Fast noise variance estimation, 1996), over windows of 5^3 that
+        count by their variance.
+        """
+        v1, v2, vn = _sum_local_variance(level, weights)
+        noise = min(1.0, vn / v2) if v2 > 0 else 0.0
         if self.local_variance:
-            return self.local_variance[min(halvings, len(self.local_variance) - 1)]
-        v1, v2, _ = _sum_local_variance(level)
-        return v2 / v1 if v1 > 0 else 0.0
-
-
-def white_noise(image: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Share of an image's local variance that is white noise, 0 to 1, where `weights` (of its shape) are above 0.
-
-    From the second difference (1, -2, 1) along every axis in turn, which hardly sees what is smooth on the scale
-    of a voxel (Immerkaer, Fast noise variance estimation, 1996), over windows of 5^3 that count by their variance.
-    """
-    _, square, noise = _sum_local_variance(image, weights)
-    return min(1.0, noise / square) if square > 0 else 0.0
+            return self.local_variance[min(halvings, len(self.local_variance) - 1)], noise
+        if weights is not None:
+            v1, v2, _ = _sum_local_variance(level)
+        return (v2 / v1 if v1 > 0 else 0.0), noise
 
 
 def intensity_statistics(

@@ -47,7 +47,7 @@ def prior_strength(
     unexplained
         Mean of 1 - rho^2.
     noise
-        Share of white noise in both images' local variance (`native_images.white_noise`).
+        Share of white noise in both images' local variance (`native_images.Statistics`).
     """
     bent, weight = _curvature(equations, u)
     if bent <= 0 or weight <= 0:

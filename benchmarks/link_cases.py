@@ -1,0 +1,139 @@
+"""Cases of `assembly.py` about links and poses: scans with known positions, wrong links, real tiles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import tile_scans
+from report import Row, cpu_seconds, row
+from weft.image import TileSet
+from weft.links import Link, LinkSettings, candidate_links, measure_link
+from weft.poses import Poses, solve_poses
+
+UM = (1.0, 1.0, 1.0)
+SEARCH = (20.0, 20.0, 20.0)  # the default of the setting links.search
+# rms and largest error, voxels, that each set has to stay below, and CPU seconds for the links of a scan.
+BARS = {"a": (0.27, 0.70), "b": (0.28, 0.75)}
+SECONDS = 3.0
+WRONG, TRIALS = (0.05, 0.1, 0.2, 0.3), 100
+GRIDS = ((4, 4), (8, 10))
+
+
+def measured(tiles: TileSet, search: Sequence[float], settings: LinkSettings | None = None) -> list[Link]:
+    """The links of a scan, as the workflow measures them by default."""
+    pairs = candidate_links(tiles.positions(), tiles.shape, tiles.spacing, diagonal=None)
+    window = (search[0], search[1], search[2])
+    return [measure_link(tiles, i, j, 0, search_voxels=window, settings=settings) for i, j in pairs]
+
+
+def synthetic(given: argparse.Namespace) -> list[Row]:
+    """Errors of the positions of tiles that show something, and what all links and the solve cost."""
+    rows = []
+    for name, (rms, largest) in BARS.items():
+        found: dict[str, list[float]] = {}
+        for seed in given.seeds:
+            scan = tile_scans.synthetic(name, seed)
+            measure_link(scan.tiles, 5, 6, 0, search_voxels=SEARCH)  # the kernels compile once
+            poses: list[Poses] = []
+            links: list[Link] = []
+
+            def work(
+                scan: tile_scans.Scan = scan, links: list[Link] = links, poses: list[Poses] = poses
+            ) -> None:
+                links += measured(scan.tiles, SEARCH)
+                poses.append(solve_poses(scan.tiles.positions(), links, UM))
+
+            found.setdefault("cpu_seconds", []).append(cpu_seconds(work))
+            found.setdefault("links", []).append(len(links))
+            for key, positions in (("", poses[0].positions), ("stage.", scan.tiles.positions())):
+                error = _errors(positions, scan)
+                found.setdefault(f"{key}rms", []).append(float(np.sqrt(np.mean(error**2))))
+                found.setdefault(f"{key}max", []).append(float(error.max()))
+            if given.peer_python:
+                for key, value in _peer(given.peer_python, scan).items():
+                    found.setdefault(f"multiview_stitcher.{key}", []).append(value)
+        bars = {"rms": rms, "max": largest, "cpu_seconds": SECONDS}
+        for key, values in found.items():
+            unit = "s" if "seconds" in key else "" if key == "links" else "voxel"
+            rows.append(row(f"links.{name}.{key}", values, unit, at_most=bars.get(key)))
+            if key in ("rms", "max"):
+                rows.append(row(f"links.{name}.worst_{key}", [max(values)], unit))
+    return rows
+
+
+def _errors(positions: np.ndarray, scan: tile_scans.Scan) -> np.ndarray:
+    """Distances from the truth after the common shift, voxels, of tiles with more than 5 % of content."""
+    shows = scan.content > 0.05
+    off = positions - scan.true
+    return np.linalg.norm((off - np.median(off[shows], axis=0))[shows], axis=1)
+
+
+def _peer(python: Path, scan: tile_scans.Scan) -> dict[str, float]:
+    """The same scan through multiview-stitcher, in a process of the Python that has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/tiles.npy", np.stack([scan.tiles.read(n) for n in range(len(scan.tiles.tiles))]))
+        np.save(f"{folder}/stage.npy", scan.tiles.positions())
+        script = Path(__file__).with_name("multiview_links.py")
+        subprocess.run([str(python), str(script), folder], check=True, stdout=subprocess.DEVNULL)
+        costs = json.loads(Path(f"{folder}/result.json").read_text())
+        error = _errors(np.load(f"{folder}/positions.npy"), scan)
+    return {
+        "rms": float(np.sqrt(np.mean(error**2))),
+        "max": float(error.max()),
+        "cpu_seconds": costs["cpu_seconds"],
+    }
+
+
+def wrong_links(given: argparse.Namespace) -> list[Row]:
+    """Share of trials whose largest error stays below 1.5 voxels when some links are confident and wrong."""
+    rows = []
+    for diagonal, word in ((True, "eight_neighbours"), (False, "four_neighbours")):
+        for shape in GRIDS:
+            for wrong in WRONG:
+                right = []
+                for trial in range(TRIALS):
+                    true, stage, links = _simulated(shape, wrong, given.seeds[0] * 1000 + trial, diagonal)
+                    off = solve_poses(stage, links, UM).positions - true
+                    right.append(np.linalg.norm(off - np.median(off, axis=0), axis=1).max() < 1.5)
+                asked = 0.95 if diagonal and wrong == 0.1 else None
+                name = f"wrong_links.{word}.{shape[0]}x{shape[1]}.{round(100 * wrong)}_percent.right"
+                rows.append(row(name, [float(np.mean(right))], "", at_least=asked))
+    true, stage, links = _simulated((100, 200), 0.1, 0, True)
+    solved: list[Poses] = []
+    seconds = cpu_seconds(lambda: solved.append(solve_poses(stage, links, UM)))
+    off = np.linalg.norm(solved[0].positions - true - np.median(solved[0].positions - true, axis=0), axis=1)
+    rows.append(row("wrong_links.20000_tiles.cpu_seconds", [seconds], "s", at_most=60))
+    rows.append(row("wrong_links.20000_tiles.right", [float(np.mean(off < 1.5))], ""))
+    return rows
+
+
+def _simulated(
+    shape: tuple[int, int], wrong: float, seed: int, diagonal: bool
+) -> tuple[np.ndarray, np.ndarray, list[Link]]:
+    """True and stage positions, and links of 0.1 voxel of noise, a share of them anywhere within 18 voxels."""
+    rng = np.random.default_rng(seed)
+    stage = np.array([(0, 224 * r, 224 * c) for r in range(shape[0]) for c in range(shape[1])], float)
+    true = stage + rng.uniform(-8, 8, stage.shape)
+    pairs = np.array(candidate_links(stage, (96, 256, 256), UM, diagonal=diagonal))
+    found = true[pairs[:, 1]] - true[pairs[:, 0]] + rng.normal(0, 0.1, (len(pairs), 3))
+    bad = rng.choice(len(pairs), round(wrong * len(pairs)), replace=False)
+    found[bad] = (stage[pairs[:, 1]] - stage[pairs[:, 0]])[bad] + rng.uniform(-18, 18, (len(bad), 3))
+    ncc = rng.uniform(0.6, 0.95, len(pairs))
+    links = [
+        Link(int(i), int(j), d, float(q), 0.2, 0.1, "ok", float(0.8 * q))
+        for (i, j), d, q in zip(pairs, found, ncc, strict=True)
+    ]
+    return true, stage, links
+
+
+CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "links": synthetic,
+    "wrong_links": wrong_links,
+}
