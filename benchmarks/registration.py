@@ -10,11 +10,12 @@ import peers
 import random_pairs
 import real_pairs
 import report
+import weak_scaling
 from trials import Trials
 
 SEEDS = (101, 202, 303)  # settings were chosen on seeds 0 and 1
 SIZES = (128, 256, 384)
-CASES = known_truth.CASES | random_pairs.CASES | real_pairs.CASES
+CASES = known_truth.CASES | random_pairs.CASES | weak_scaling.CASES | real_pairs.CASES
 
 
 def main() -> None:

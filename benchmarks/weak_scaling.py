@@ -1,18 +1,22 @@
-"""Weak scaling: stages of 8, 64 and 512 blocks of one size, each in a process of its own, for `registration.py`.
+"""Weak scaling, a case of `registration.py`: stages of 8, 64 and 512 blocks of one size, each in a process of its own.
 
-``python weak_scaling.py FOLDER`` registers the stage that `prepare` laid down there with the workflow's own steps and
+``python weak_scaling.py FOLDER`` registers the stage that `prepare` laid down there with the workflow's own step and
 prints, as JSON, what the blocks cost. Every block has its whole halo (the volume is two blocks longer than what is
 registered), sees the same texture and starts from a displacement field that lies on disk: so each has the same work.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+import shutil
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,26 @@ os.environ["NUMBA_NUM_THREADS"] = "1"
 import numpy as np
 from scipy import ndimage
 
+from report import Row, row
+from trials import Trials
 from weft import receipts
+from weft.blocks import cut, region
 from weft.grid import Grid
+from weft.pyramid import downsample
 from weft.steps.plan_blocks import plan_blocks
 from weft.steps.register_blocks import register_blocks
 from weft.stores.ome_zarr import create_image, open_level, write_region
 from weft.transforms.formats.ngff import save_field
 
+PER_AXIS = (2, 4, 8)
+BLOCK, OVERLAP = 32, 8  # voxels
+REPEATS = 3
+LOOKED_AT = 2_000_000  # voxels of the coarsest level, at most, as of a pyramid
+FLAT_CPU = 1.1  # the bar: CPU per block beside that of 8 blocks
+FLAT = 1.01  # bytes read and memory
 SPACING = 10.0  # um
-FIELD_STEP = 8  # voxels between samples of the stage before
+FIELD_STEP = 2  # voxels between samples of the stage before
+CHANNELS = {"fixed": None, "moving": None, "fixed_more": [], "moving_more": [], "weights": None}
 SETTINGS: dict[str, Any] = {
     "name": "fine",
     "level": SPACING,
@@ -43,7 +58,38 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def measure(folder: Path, per_axis: int, *, block: int = 64, overlap: int = 16) -> dict[str, float]:
+def scaling_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:
+    """What a block costs among 8, 64 and 512, medians of three runs, and that beside 8."""
+    rows: list[Row] = []
+    base: dict[str, float] = {}
+    for per_axis in PER_AXIS[:2] if given.quick else PER_AXIS:
+        runs = []
+        for number in range(1 if given.quick else REPEATS):
+            folder = given.out / f"scaling-{per_axis}-{number}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            try:
+                runs.append(measure(folder, per_axis, block=BLOCK, overlap=OVERLAP))
+            finally:
+                shutil.rmtree(folder)
+        name = f"registration.scaling.{per_axis**3}_blocks"
+        for what, unit, limit in (
+            ("cpu_seconds", "s", FLAT_CPU),
+            ("bytes_read", "B", FLAT),
+            ("peak_memory", "B", FLAT),
+        ):
+            values = [run[what] for run in runs]
+            rows.append(row(f"{name}.{what}", values, unit))
+            value = statistics.median(values)
+            ratio = value / base.setdefault(what, value)
+            rows.append(row(f"{name}.{what}_ratio", [ratio], "", at_most=limit))
+    return rows
+
+
+CASES: dict[str, Callable[[argparse.Namespace, Trials], list[Row]]] = {"scaling": scaling_rows}
+
+
+def measure(folder: Path, per_axis: int, *, block: int = BLOCK, overlap: int = OVERLAP) -> dict[str, float]:
     """What the blocks of a stage cost.
 
     Parameters
@@ -57,10 +103,14 @@ def measure(folder: Path, per_axis: int, *, block: int = 64, overlap: int = 16) 
 
     Returns
     -------
-    ``blocks``, ``cpu_seconds`` and ``bytes_read`` (both per block, after a warm-up on one block), ``peak_memory``
-    (bytes, of the process) and ``bytes_of_plan``.
+    ``blocks``, ``cpu_seconds`` (per block, after a warm-up on one), ``bytes_read`` (by each block more than one, so that
+    what opening the images takes does not count), ``peak_memory`` (bytes, of the process) and ``bytes_of_plan``.
     """
     prepare(folder, per_axis, block, overlap)
+    settings = receipts.read(folder / "settings.json")
+    one = {**settings, "only": settings["only"][:1]}
+    for name, blocks in (("warm", one), ("one", one), ("all", settings)):
+        _plan(folder, blocks, name)  # here, as it is another job of the workflow
     command = [sys.executable, __file__, str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the weft that is imported here
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -73,13 +123,18 @@ def prepare(folder: Path, per_axis: int, block: int, overlap: int) -> None:
     fixed = _texture(block)
     # The same texture everywhere, so that chunks are of one size on disk too; moved by less than a voxel.
     moving = ndimage.shift(fixed.astype(float), (0.4, -0.3, 0.5), order=3, mode="grid-wrap").astype("u2")
+    grids = [grid]
+    while grids[-1].size > LOOKED_AT:
+        grids.append(grids[-1].coarsen((2, 2, 2)))
     for name, tile in (("fixed", fixed), ("moving", moving)):
         store = folder / f"{name}.ome.zarr"
-        create_image(store, [grid], "u2", chunk=(block // 2,) * 3, shard=(block,) * 3)
-        array = open_level(store / "0")
-        for corner in np.ndindex((per_axis + 2,) * 3):
-            z, y, x = (slice(c * block, (c + 1) * block) for c in corner)
-            write_region(array, 0, (z, y, x), tile, "0")
+        create_image(store, grids, "u2", chunk=(block // 2,) * 3, shard=(block,) * 3)
+        for number in range(len(grids)):
+            array, whole = open_level(store / str(number)), np.tile(tile, (per_axis + 2,) * 3)
+            for place in cut(whole.shape, (block,) * 3):
+                shard: Any = region(place, whole.shape, (block,) * 3)
+                write_region(array, 0, shard, whole[shard], str(number))
+            tile = downsample(tile, (2, 2, 2))
         receipts.write(
             folder / f"{name}.json",
             {
@@ -112,16 +167,17 @@ def main(folder: Path) -> None:
     """Register the stage of a folder."""
     settings = receipts.read(folder / "settings.json")
     inner = settings["only"]
-    first = {**settings, "only": inner[:1]}
-    _register(folder, first, _plan(folder, first, "warm"))
-    plan = _plan(folder, settings, "all")
+    _register(folder, settings, "warm")
+    read = _bytes_read()
+    _register(folder, settings, "one")
+    one = _bytes_read() - read
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of compiling
     cpu, read = time.process_time(), _bytes_read()
-    _register(folder, settings, plan)
+    plan = _register(folder, settings, "all")
     found = {
         "blocks": len(inner),
         "cpu_seconds": (time.process_time() - cpu) / len(inner),
-        "bytes_read": (_bytes_read() - read) / len(inner),
+        "bytes_read": (_bytes_read() - read - one) / max(len(inner) - 1, 1),
         "peak_memory": _peak(),
         "bytes_of_plan": plan.stat().st_size,
     }
@@ -131,32 +187,35 @@ def main(folder: Path) -> None:
     print(json.dumps(found))
 
 
-def _plan(folder: Path, settings: dict[str, Any], name: str) -> Path:
+def _plan(folder: Path, settings: dict[str, Any], name: str) -> None:
     """The workflow's own plan of the stage, in a folder of its own."""
-    plan = folder / name / "plan.json"
     plan_blocks(
         fixed=str(folder / "fixed.json"),
         moving=str(folder / "moving.json"),
+        fixed_more=[],
+        moving_more=[],
         start=str(folder / "start.json"),
         settings=settings,
-        channels={"fixed": None, "moving": None},
+        channels=CHANNELS,
         code="",
-        plan=str(plan),
+        plan=str(folder / name / "plan.json"),
     )
-    return plan
 
 
-def _register(folder: Path, settings: dict[str, Any], plan: Path) -> None:
-    """The workflow's own registration of the blocks, on one thread and in one batch."""
+def _register(folder: Path, settings: dict[str, Any], name: str) -> Path:
+    """The workflow's own registration of the blocks of a plan, on one thread and in one batch: its plan."""
+    plan = folder / name / "plan.json"
     register_blocks(
         plan=str(plan),
         fixed=str(folder / "fixed.json"),
         moving=str(folder / "moving.json"),
+        fixed_more=[],
+        moving_more=[],
         start=str(folder / "start.json"),
         fixed_mask=[],
         moving_mask=[],
         settings=settings,
-        channels={"fixed": None, "moving": None},
+        channels=CHANNELS,
         batches=1,
         batch=0,
         rerun_status=[],
@@ -166,6 +225,7 @@ def _register(folder: Path, settings: dict[str, Any], plan: Path) -> None:
         threads=1,
         memory_mb=8000,
     )
+    return plan
 
 
 def _statuses(folder: Path, blocks: list[str]) -> set[str]:

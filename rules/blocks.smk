@@ -6,6 +6,8 @@ rule plan_blocks:
     input:
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_more=further_receipts("fixed"),
+        moving_more=further_receipts("moving"),
         start=previous_stage,
     output:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
@@ -30,7 +32,7 @@ rule plan_blocks:
             "settings",
             "only",
         ),
-        channels=channels_of,
+        channels=compared_channels,
         code=lambda wildcards: code("plan_blocks", stage_backend(wildcards)),
     script:
         "../scripts/plan_blocks.py"
@@ -42,6 +44,8 @@ rule register_blocks:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_more=further_receipts("fixed"),
+        moving_more=further_receipts("moving"),
         start=previous_stage,
         fixed_mask=image_receipt("fixed_mask"),
         moving_mask=image_receipt("moving_mask"),
@@ -59,7 +63,7 @@ rule register_blocks:
     params:
         cache=CACHE,
         settings=stage_settings("backend", "settings", "min_content"),
-        channels=channels_of,
+        channels=compared_channels,
         batches=SETTINGS.batches.register_blocks,
         rerun_status=SETTINGS.rerun_status,
         code=lambda wildcards: code("register_blocks", stage_backend(wildcards)),
@@ -73,6 +77,8 @@ rule reduce_transform:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
+        fixed_more=further_receipts("fixed"),
+        moving_more=further_receipts("moving"),
         batches=batches(
             "<results>/registrations/{registration}/stages/{stage}/batches/{batch}.json",
             "register_blocks",
@@ -98,7 +104,7 @@ rule reduce_transform:
         cache=CACHE,
         settings=registration_settings("reduce"),
         stage=stage_settings("backend", "settings", "min_content"),
-        channels=channels_of,
+        channels=compared_channels,
         gates=gates("blocks_failed_fraction", "folded_fraction", "seam_ratio"),
         rerun_status=SETTINGS.rerun_status,
         code=lambda wildcards: code("reduce_transform", stage_backend(wildcards)),

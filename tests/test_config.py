@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from weft.config import GATES, Config, RegistrationSettings
-from weft.project import ImageRow, Project
+from weft.project import Project
 from weft.reference import reference, write_reference
 from weft.refusals import ConfigError, parse
+from weft.rows import ImageRow
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(
@@ -68,6 +69,12 @@ def link(**cells: str) -> str:
     heading, line = REGISTRATIONS.splitlines()
     values = {**dict(zip(heading.split("\t"), line.split("\t"), strict=True)), **cells}
     return heading + "\n" + "\t".join(values[name] for name in heading.split("\t")) + "\n"
+
+
+def more(fixed: str, moving: str, weights: str = "") -> str:
+    """A table of registrations with further channels."""
+    heading = "registration\tfixed\tmoving\tfixed_more\tmoving_more\tchannel_weights"
+    return f"{heading}\nto_atlas\tatlas\tbrain\t{fixed}\t{moving}\t{weights}\n"
 
 
 # ---------------------------------------------------------------------------------- good settings
@@ -319,6 +326,30 @@ REFUSED_REGISTRATIONS = {
         "registration\tfixed\tmoving\tmoving_channel\nto_atlas\tatlas\tbrain\tsignale\n",
         "registration 'to_atlas': moving_channel: image 'brain' has no channel 'signale'; did you mean 'signal'?",
     ),
+    "a further channel without a partner": (
+        more("", "signal"),
+        "registration 'to_atlas': fixed_more names 0 channels and moving_more 1; wanted as many, as they are compared in pairs",
+    ),
+    "a further channel that is not there": (
+        more("atlas/", "signale"),
+        "registration 'to_atlas': moving_more: image 'brain' has no channel 'signale'; did you mean 'signal'?",
+    ),
+    "a further image that is not there": (
+        more("atlas/", "brian/signal"),
+        "registration 'to_atlas': moving_more names the image 'brian', which is not in images.tsv; did you mean 'brain'?",
+    ),
+    "labels as a further channel": (
+        more("regions/", "signal"),
+        "registration 'to_atlas': fixed_more names the label image 'regions'; wanted one with intensities",
+    ),
+    "weights of other channels": (
+        more("atlas/", "signal", "1"),
+        "registration 'to_atlas': channel_weights holds 1 numbers for 2 channels; wanted one for each",
+    ),
+    "a weight of nothing": (
+        more("atlas/", "signal", "1,0"),
+        "line 2: channel_weights: wanted numbers above 0 separated by commas; found '1,0'",
+    ),
 }
 
 
@@ -347,6 +378,25 @@ def test_bad_tables_of_images_are_refused_in_one_sentence(project, table, senten
 @pytest.mark.parametrize(("table", "sentence"), REFUSED_REGISTRATIONS.values(), ids=REFUSED_REGISTRATIONS)
 def test_bad_tables_of_registrations_are_refused_in_one_sentence(project, table, sentence):
     assert refuse(project, registration_rows=table) == f"registrations.tsv: {sentence}"
+
+
+def test_further_channels_need_a_backend_that_compares_them(project):
+    table = more("atlas/", "signal")
+    made = project(registration_rows=table)
+    assert made.registrations["to_atlas"].further("fixed") == [("atlas", None)]
+    assert made.registrations["to_atlas"].further("moving") == [("brain", "signal")]
+    stage = {"name": "one", "level": 25, "backend": "demons"}
+    found = refuse(project, registration_rows=table, stages=[stage])
+    assert found == (
+        "registrations.tsv: registration 'to_atlas': stages[0]: backend 'demons' compares one channel, and fixed_more adds 1; "
+        "wanted native, or no fixed_more and moving_more"
+    )
+    project(registration_rows=table, stages=[{**stage, "backend": "mine:register"}])
+    weighted = {**stage, "backend": "native", "settings": {"channel_weights": [1, 2, 3]}}
+    found = refuse(project, registration_rows=table, stages=[weighted])
+    assert found.endswith(
+        "stages[0].settings: channel_weights holds 3 numbers for 2 channels; wanted one for each"
+    )
 
 
 def test_a_voxel_size_that_a_format_cannot_state_must_be_given(project):

@@ -97,7 +97,9 @@ def test_a_block_is_cut_from_both_images():
     affine = np.eye(4)
     affine[:3, 3] = (40.0, 0.0, -20.0)
     part = (slice(8, 16), slice(0, 8), slice(8, 16))
-    block = cut_block((image(fixed), 0), (image(moving), 0), GRID.crop(part), GRID, affine, None, margin=2)
+    block = cut_block(
+        [(image(fixed), 0)], [(image(moving), 0)], GRID.crop(part), GRID, affine, None, margin=2
+    )
     np.testing.assert_array_equal(block.fixed, fixed[part])
     box = (slice(10, 22), slice(0, 10), slice(4, 16))  # moved by 4, 0, -2 voxels, two more on either side
     assert block.moving_grid is not None
@@ -117,7 +119,13 @@ def test_the_field_of_a_block_is_the_whole_field_there():
     )
     part = (slice(8, 24), slice(0, 16), slice(16, 32))
     block = cut_block(
-        (image(texture()), 0), (image(texture()), 0), GRID.crop(part), GRID, np.eye(4), (u, FIELD), margin=4
+        [(image(texture()), 0)],
+        [(image(texture()), 0)],
+        GRID.crop(part),
+        GRID,
+        np.eye(4),
+        (u, FIELD),
+        margin=4,
     )
     assert block.initial.field.size < u.size
     random = np.random.default_rng(3).uniform(GRID.crop(part).lower, GRID.crop(part).upper, (200, 3))
@@ -128,7 +136,7 @@ def test_the_field_of_a_block_is_the_whole_field_there():
 def test_a_block_that_leaves_the_moving_image_has_none():
     affine = np.eye(4)
     affine[:3, 3] = 5000.0
-    block = cut_block((image(texture()), 0), (image(texture()), 0), GRID, GRID, affine, None, margin=4)
+    block = cut_block([(image(texture()), 0)], [(image(texture()), 0)], GRID, GRID, affine, None, margin=4)
     assert block.moving is None
     u, record = register(block)
     assert u is None

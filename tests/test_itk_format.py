@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import weft.transforms.formats.itk as itk_format
 from weft.grid import Grid
 from weft.transforms.formats.itk import check_itk, read_itk, write_itk
 from weft.transforms.model import Affine, Displacements, Sequence
@@ -35,6 +36,16 @@ def test_simpleitk_maps_points_as_we_do(tmp_path, suffix, unit):
     z, y, x = probes(1)[0]
     moved = np.array(itk.TransformPoint((x / unit, y / unit, z / unit)))[::-1] * unit
     np.testing.assert_allclose(moved, transform().apply([[z, y, x]])[0], atol=1e-3)
+
+
+def test_a_field_is_written_slab_by_slab_and_always_to_the_same_bytes(tmp_path, monkeypatch):
+    whole, slabs = tmp_path / "whole.h5", tmp_path / "slabs.h5"
+    write_itk(whole, transform())
+    monkeypatch.setattr(itk_format, "SLAB", 5 * GRID.shape[1] * GRID.shape[2] + 3)  # 12 planes by 5
+    write_itk(slabs, transform())
+    assert whole.read_bytes() == slabs.read_bytes()
+    assert check_itk(slabs, transform(), probes()) < 1e-3
+    assert slabs.stat().st_size < 12 * GRID.size + 20_000
 
 
 def test_the_check_notices_a_wrong_file(tmp_path):

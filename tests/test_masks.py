@@ -42,25 +42,25 @@ def test_weights_are_cut_to_0_to_1():
 def test_saturated_voxels_do_not_count():
     fixed, moving = (np.full(GRID.shape, 900, np.uint16) for _ in range(2))
     fixed[3, 4, 5] = 65535
-    block = cut_block((image(fixed), 0), (image(moving), 0), GRID, GRID, np.eye(4), None, 2)
+    block = cut_block([(image(fixed), 0)], [(image(moving), 0)], GRID, GRID, np.eye(4), None, 2)
     assert block.masks[1] is None
     assert block.masks[0][3, 4, 5] == 0
     assert block.masks[0].sum() == GRID.size - 1
     mask = np.ones(GRID.shape, bool)
     mask[0] = False
     block = cut_block(
-        (image(fixed), 0), (image(moving), 0), GRID, GRID, np.eye(4), None, 2, (image(mask), None)
+        [(image(fixed), 0)], [(image(moving), 0)], GRID, GRID, np.eye(4), None, 2, (image(mask), None)
     )
     assert block.masks[0].sum() == 47 * 48 * 48 - 1
     bright = image(fixed.astype(np.float32))  # a float has no largest value that it stops at
-    assert cut_block((bright, 0), (bright, 0), GRID, GRID, np.eye(4), None, 2).masks == (None, None)
+    assert cut_block([(bright, 0)], [(bright, 0)], GRID, GRID, np.eye(4), None, 2).masks == (None, None)
 
 
 def test_a_block_outside_the_mask_is_empty():
     fixed = texture(points_of(GRID)).astype(np.uint16)
     mask = image(np.zeros(GRID.shape, np.uint8))
     for masks, status in (((mask, None), "empty"), ((None, mask), "no_overlap")):
-        block = cut_block((image(fixed), 0), (image(fixed), 0), GRID, GRID, np.eye(4), None, 2, masks)
+        block = cut_block([(image(fixed), 0)], [(image(fixed), 0)], GRID, GRID, np.eye(4), None, 2, masks)
         u, record = register_block(
             block, backend="native", settings={}, background=(1.0, 1.0), min_content=0.02, seed=0
         )

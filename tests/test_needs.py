@@ -49,7 +49,7 @@ def run(edge, overlap):
     settings = {"backend": "native", "settings": {"iterations": [2]}, "min_content": 0.0}
     open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far: that of compiling
     before = peak()
-    StageJob(plan, settings, (images[0], 0), (images[1], 0), np.eye(4), None, (0.0, 0.0)).run("1.1.1")
+    StageJob(plan, settings, [(images[0], 0)], [(images[1], 0)], np.eye(4), None, (0.0, 0.0)).run("1.1.1")
     return peak() - before
 
 run(16, 8)

@@ -13,10 +13,7 @@ from weft.quality.gates import LOOK_AT
 from weft.quality.metrics import (
     atlas_scores,
     band_pass,
-    dice,
     dog_ncc,
-    jacobian_statistics,
-    local_ncc,
     mutual_information,
     ncc,
 )
@@ -205,44 +202,3 @@ def test_dog_ncc_of_real_rounds_as_documented(data_root):
     score, share = dog_ncc(fixed, moving, resample)
     assert score == pytest.approx(0.358, abs=0.005)
     assert share == pytest.approx(144 * 228 * 414 / fixed.size, abs=0.01)
-
-
-def test_local_ncc_finds_where_two_images_part(texture):
-    other = -texture.copy()
-    other[:, :, :28] = texture[:, :, :28]
-    found = local_ncc(texture, other, radius=3)
-    assert found.dtype == np.float32
-    assert found[:, :, :24].min() > 0.99
-    assert found[:, :, 32:].max() < -0.99
-    assert not local_ncc(texture, np.ones_like(texture)).any()
-
-
-def test_local_ncc_agrees_with_ncc_of_the_box(texture):
-    other = np.roll(texture, 2, axis=0)
-    box = (slice(16, 25), slice(16, 25), slice(16, 25))
-    assert local_ncc(texture, other, radius=4)[20, 20, 20] == pytest.approx(
-        ncc(texture[box], other[box]), abs=1e-5
-    )
-
-
-def test_dice_by_label():
-    a = np.array([[0, 1, 1, 2], [0, 3, 3, 3]], np.uint32)
-    b = np.array([[1, 1, 0, 2], [0, 3, 3, 4_000_000_000]], np.uint32)
-    assert dice(a, b) == {1: 0.5, 2: 1.0, 3: pytest.approx(0.8), 4_000_000_000: 0.0}
-    assert list(dice(a, b, [2, 1])) == [1, 2]
-    assert math.isnan(dice(a, b, [9])[9])
-    with pytest.raises(ValueError, match="float"):
-        dice(a.astype(float), b)
-
-
-def test_jacobian_statistics_count_folds():
-    values = np.concatenate([np.linspace(0.5, 2, 998), [-0.25, 0.0]])
-    found = jacobian_statistics(values)
-    assert found["min"] == -0.25
-    assert found["folded_count"] == 2
-    assert found["folded_fraction"] == pytest.approx(0.002)
-    assert found["p1"] == pytest.approx(np.percentile(values, 1))
-    assert found["p99"] == pytest.approx(np.percentile(values, 99))
-    assert jacobian_statistics(values, values > 0)["folded_count"] == 0
-    assert jacobian_statistics(np.array([np.nan, 1.0]))["folded_count"] == 1
-    assert math.isnan(jacobian_statistics(values, values > 9)["min"])

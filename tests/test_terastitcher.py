@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from weft import receipts
+from weft.__main__ import main
 from weft.readers import open_source
 from weft.readers.terastitcher import open_terastitcher
 from weft.readers.terastitcher_project import BLOCKS, PLANES, Displacement, read_project, write_project
@@ -103,6 +104,20 @@ def test_displacements_and_reliabilities_are_read(tmp_path):
     assert project.displacements == (
         Displacement((0, 0), (0, 1), (1, -2, 51), (0, 0, 50), (0.5, 0.9, 0.8), (0.6, 0.95, 0.85)),
     )
+
+
+def test_displacements_become_overrides(tmp_path, capsys):
+    """Along each axis the most reliable part counts; below the threshold nothing is forced."""
+    second = PAIR.format(3, -4, 50, 0, 0, 50).replace('"0.9"', '"0.2"').replace('"0.5"', '"0.75"')
+    text = project_xml(PLANES, tmp_path)
+    text = text.replace("</EAST_displacements>", f"{second}</EAST_displacements>", 1)
+    (tmp_path / "p.xml").write_text(text)
+    assert main(["overrides", str(tmp_path / "p.xml"), "--image", "brain"]) == 0
+    z, y, x = (v * edge for v, edge in zip((3, -2, 51), VOXEL, strict=True))
+    heading = "image\taction\ttile_a\ttile_b\tz\ty\tx"
+    assert capsys.readouterr().out == f"{heading}\nbrain\tforce\tr0_c0\tr0_c1\t{z:g}\t{y:g}\t{x:g}\n"
+    assert main(["overrides", str(tmp_path / "p.xml"), "--image", "brain", "--threshold", "0.8"]) == 0
+    assert capsys.readouterr().out == f"{heading}\n"
 
 
 def test_projects_that_moved_and_old_ones_are_read(tmp_path):
@@ -252,9 +267,13 @@ def export(folder: Path, source: Path, form: str, positions, links, spacing=None
         "\t".join([names[i], names[j], *map(str, d), str(ncc), status]) for i, j, d, ncc, status in links
     ]
     (folder / "links.tsv").write_text("\n".join(rows) + "\n")
+    rows = ["tile_a\ttile_b\tstatus\tweight"]
+    rows += [f"{names[i]}\t{names[j]}\t{s}\t{int(s in ('ok', 'forced'))}" for i, j, _, _, s in links]
+    (folder / "solved_links.tsv").write_text("\n".join(rows) + "\n")
     export_terastitcher(
         tiles=str(folder / "tiles.json"),
         links=str(folder / "links.tsv"),
+        solved_links=str(folder / "solved_links.tsv"),
         poses=str(folder / "poses.tsv"),
         path=str(source),
         source=settings,
@@ -300,6 +319,17 @@ def test_poses_are_handed_back(tmp_path, layout):
     for n, at in enumerate(PLACES):
         np.testing.assert_array_equal(tiles.read(n), truth[at])
     assert np.abs((tiles.positions() - positions) / VOXEL).max() == pytest.approx(receipt["rounded_voxel"])
+
+
+def test_a_forced_link_is_as_the_tiles_lie(tmp_path):
+    write_stacks(tmp_path / "raw", PLANES)
+    (tmp_path / "raw" / "p.xml").write_text(project_xml(PLANES, tmp_path / "raw"))
+    positions = np.array([(0, 0, 0), (1, -1, 48), (0, 40, 0)]) * VOXEL
+    links = [(0, 1, np.zeros(3), 0.1, "forced"), (0, 2, np.array([0, 39, 1]) * VOXEL, 0.9, "ignored")]
+    folder, _ = export(tmp_path / "out", tmp_path / "raw" / "p.xml", "terastitcher", positions, links)
+    forced, unused = read_project(folder / "xml_merging_channel0.xml").displacements
+    assert (forced.voxels, forced.reliability) == ((1, -1, 48), (1, 1, 1))
+    assert unused.reliability == (0, 0, 0)
 
 
 def test_a_colm_acquisition_becomes_a_project_for_each_channel(tmp_path):

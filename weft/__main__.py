@@ -1,4 +1,4 @@
-"""What is not a rule: ``python -m weft verify | clean | accuracy | docs | warm``."""
+"""What is not a rule: ``python -m weft verify | clean | accuracy | overrides | docs | warm``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verify.add_argument("--threads", type=int, default=4, help="shards that are read at once")
     accuracy = commands.add_parser("accuracy", help="print what the judge of the phantom found")
     accuracy.add_argument("file", type=Path, help="accuracy.json of a run")
+    overrides = commands.add_parser(
+        "overrides", help="print a table of overrides that forces the displacements of a TeraStitcher project"
+    )
+    overrides.add_argument("project", type=Path, help="XML file of the project")
+    overrides.add_argument("--image", required=True, help="name of the image in images.tsv")
+    overrides.add_argument(
+        "--threshold", type=float, default=0.7, help="least reliability, along each axis, that is taken over"
+    )
     commands.add_parser("docs", help="write the reference of all settings anew")
     commands.add_parser("warm", help="compile the kernels of the registration, once per machine")
     options = parser.parse_args(arguments)
@@ -77,6 +85,14 @@ def _accuracy(options: argparse.Namespace) -> int:
     return 0 if print_table({k: v for k, v in figures.items() if isinstance(v, int | float)}) else 1
 
 
+def _overrides(options: argparse.Namespace) -> int:
+    from weft.readers.terastitcher_project import override_rows, read_project
+
+    rows = override_rows(read_project(options.project), options.image, options.threshold)
+    print("\n".join("\t".join(row) for row in rows))
+    return 0
+
+
 def _docs(options: argparse.Namespace) -> int:
     from weft.reference import write_reference
 
@@ -91,7 +107,14 @@ def _warm(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"verify": _verify, "clean": _clean, "accuracy": _accuracy, "docs": _docs, "warm": _warm}
+_COMMANDS = {
+    "verify": _verify,
+    "clean": _clean,
+    "accuracy": _accuracy,
+    "overrides": _overrides,
+    "docs": _docs,
+    "warm": _warm,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

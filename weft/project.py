@@ -4,169 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, WithJsonSchema, field_validator
 
-from weft.config import CODE, NAME, Channel, Config, Model, Name, RegistrationSettings, Stage
+from weft.config import NAME, Config, RegistrationSettings, Stage
 from weft.plugins import import_plugins
-from weft.readers import detect_format, formats, tiled_formats
+from weft.readers import detect_format, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
 from weft.registration.backend_settings import check_settings
-from weft.registration.orientation import validate_orientation
+from weft.rows import ImageRow, RegistrationRow, read_table
 
 PAIR = "pair"
-# What the cells of a table look like before they are read.
-NUMBERS = WithJsonSchema({"type": "string", "pattern": r"^[^,]+,[^,]+,[^,]+$", "examples": ["5,1.8,1.8"]})
-TEXTS = WithJsonSchema({"type": "string", "examples": ["autofluorescence,signal"]})
-PAIRS = WithJsonSchema({"type": "string", "examples": ["check=full"]})
-PATHS = WithJsonSchema({"type": "string", "examples": ["landmarks.csv", "fixed.csv,moving.csv"]})
-FLAG = WithJsonSchema({"type": "string", "enum": ["yes", "no"]})
 DARKS = ("empty_tiles", "regress")  # sources of the dark that are no path
-
-
-class ImageRow(Model):
-    """A row of images.tsv."""
-
-    image: Name = Field(description="Name of the image.")
-    source: str = Field(min_length=1, description="File or folder, relative to `data_root`.")
-    format: str = Field(
-        "auto",
-        description="`colm`, `tiff_tiles`, `tiff_grid` ... for tiles (docs/readers.md); else `auto`, or a reader's name.",
-    )
-    orientation: str | None = Field(
-        None,
-        description="Three letters, one per axis (z, y, x): where the axis points as its index grows (r/l, a/p, s/i).",
-        json_schema_extra=CODE,
-    )
-    spacing: Annotated[tuple[float, float, float], NUMBERS] | None = Field(
-        None, description="Voxel size, um, `z,y,x`; overrides what the file says."
-    )
-    labels: Annotated[bool, FLAG] = Field(False, description="`yes` for a label image: never interpolated.")
-    channels: Annotated[list[Channel], TEXTS] | None = Field(
-        None, description="Names of the channels, comma-separated."
-    )
-    options: Annotated[dict[str, str], PAIRS] = Field(
-        default_factory=dict, description="Further options of the reader, `name=value;name=value`."
-    )
-    dark: float | str | None = Field(
-        None, description="Source of the dark offset for this image; overrides `illumination.dark`."
-    )
-
-    @field_validator("spacing", mode="before")
-    @classmethod
-    def _triple(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        parts = value.split(",")
-        try:
-            numbers = tuple(float(part) for part in parts)
-        except ValueError:
-            numbers = ()
-        if len(numbers) != 3 or not all(0 < n < float("inf") for n in numbers):
-            raise ValueError(f"wanted three positive numbers z,y,x in um; found {value!r}")
-        return numbers
-
-    @field_validator("channels", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return value.split(",") if isinstance(value, str) else value
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        parts = [part.split("=", 1) for part in value.split(";")]
-        if any(len(part) != 2 for part in parts):
-            raise ValueError(f"wanted name=value;name=value; found {value!r}")
-        return {name.strip(): text.strip() for name, text in parts}
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _flag(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.lower() not in ("yes", "no"):
-            raise ValueError(f"wanted yes or no; found {value!r}")
-        return value.lower() == "yes"
-
-    @field_validator("dark", mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            return value
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value != "auto" and value not in formats():
-            raise ValueError(f"there is no reader {value!r}{suggest(value, formats())}")
-        return value
-
-    @field_validator("orientation")
-    @classmethod
-    def _code(cls, value: str | None) -> str | None:
-        return validate_orientation(value) if value else None
-
-    @property
-    def tiled(self) -> bool:
-        """Whether the source is tiles that have to be stitched."""
-        return self.format in tiled_formats()
-
-
-class RegistrationRow(Model):
-    """A row of registrations.tsv."""
-
-    registration: Name = Field(description="Name of the registration.")
-    fixed: Name = Field(description="Image whose space is the target.")
-    moving: Name = Field(description="Image that is brought onto it.")
-    fixed_channel: str | None = Field(
-        None, description="Channel of the fixed image to register (default: the first)."
-    )
-    moving_channel: str | None = Field(
-        None, description="Channel of the moving image to register (default: the first)."
-    )
-    fixed_mask: Name | None = Field(
-        None,
-        description="Image in the fixed space that says where the fixed image counts: above 0, or by weights of 0 to 1 (a float type).",
-    )
-    moving_mask: Name | None = Field(
-        None, description="Image in the moving space that says where the moving image counts."
-    )
-    labels: Name | None = Field(
-        None,
-        description="Label image in the fixed space that is brought onto the moving image; regions are measured by it.",
-    )
-    moving_labels: Name | None = Field(
-        None,
-        description="Label image in the moving space with the names of `labels`: it is brought onto the fixed image, and the overlap (Dice) measured.",
-    )
-    landmarks: Annotated[list[str], PATHS] | None = Field(
-        None,
-        description="Table of points marked in both images (columns fixed_z ... moving_x in um, or with the ending _voxel; or BigWarp's export), or two tables, of the fixed and of the moving image, separated by a comma; relative to `data_root`.",
-    )
-    ontology: str | None = Field(
-        None,
-        description="Table of the labels' names and hierarchy (CSV or Allen JSON), relative to `data_root`.",
-    )
-    recipe: Name | None = Field(
-        None, description="A file of config/recipes/ whose settings hold for this registration."
-    )
-
-    @field_validator("landmarks", mode="before")
-    @classmethod
-    def _paths(cls, value: Any) -> Any:
-        paths = [path.strip() for path in value.split(",")] if isinstance(value, str) else value
-        if isinstance(paths, list) and (len(paths) > 2 or not all(paths)):
-            raise ValueError(f"wanted one path, or two separated by a comma; found {value!r}")
-        return paths
-
-
-Row = TypeVar("Row", ImageRow, RegistrationRow)
+SIDES: tuple[Literal["fixed", "moving"], ...] = ("fixed", "moving")
+SEVERAL_CHANNELS = ("native",)  # backends that come with weft and compare several
 
 
 class Project:
@@ -240,9 +92,9 @@ class Project:
             raise ConfigError(
                 f"{self.where}: images: found nothing; wanted a table of images, or fixed and moving"
             )
-        self.images = _read_table(c.images, ImageRow, "image")
+        self.images = read_table(c.images, ImageRow, "image")
         self.registrations = (
-            _read_table(c.registrations, RegistrationRow, "registration") if c.registrations else {}
+            read_table(c.registrations, RegistrationRow, "registration") if c.registrations else {}
         )
 
     # ------------------------------------------------------------------ checks
@@ -279,7 +131,50 @@ class Project:
                 f"{where}: moving_labels is {row.moving_labels!r} and labels is empty; "
                 "wanted the fixed image's labels there, to compare with"
             )
-        return self._with_recipe(row, where)
+        self._check_further(row, where)
+        settings = self._with_recipe(row, where)
+        self._check_channels(row, settings, where)
+        return settings
+
+    def _check_further(self, row: RegistrationRow, where: str) -> None:
+        """Refuse further channels that are unknown, without a partner, or without a weight."""
+        for role in SIDES:
+            for name, channel in row.further(role):
+                if name not in self.images:
+                    raise ConfigError(
+                        f"{where}: {role}_more names the image {name!r}, which is not in "
+                        f"{self.config.images or self.where}{suggest(name, self.images)}"
+                    )
+                if self.images[name].labels:
+                    raise ConfigError(
+                        f"{where}: {role}_more names the label image {name!r}; wanted one with intensities"
+                    )
+                self._check_channel(self.images[name], channel, f"{where}: {role}_more")
+        fixed, moving = (len(row.further(role)) for role in SIDES)
+        if fixed != moving:
+            raise ConfigError(
+                f"{where}: fixed_more names {fixed} channels and moving_more {moving}; wanted as many, as they are compared in pairs"
+            )
+        if row.channel_weights and len(row.channel_weights) != 1 + fixed:
+            raise ConfigError(
+                f"{where}: channel_weights holds {len(row.channel_weights)} numbers for {1 + fixed} channels; wanted one for each"
+            )
+
+    def _check_channels(self, row: RegistrationRow, settings: RegistrationSettings, where: str) -> None:
+        """Refuse stages whose backend cannot compare the channels of a registration."""
+        count = 1 + len(row.further("fixed"))
+        for number, stage in enumerate(settings.stages):
+            at = f"{where}: stages[{number}]"
+            if count > 1 and stage.backend not in SEVERAL_CHANNELS and ":" not in stage.backend:
+                raise ConfigError(
+                    f"{at}: backend {stage.backend!r} compares one channel, and fixed_more adds {count - 1}; "
+                    f"wanted {' or '.join(SEVERAL_CHANNELS)}, or no fixed_more and moving_more"
+                )
+            weights = stage.settings.get("channel_weights")
+            if weights is not None and len(weights) != count:
+                raise ConfigError(
+                    f"{at}.settings: channel_weights holds {len(weights)} numbers for {count} channels; wanted one for each"
+                )
 
     def _with_recipe(self, row: RegistrationRow, where: str) -> RegistrationSettings:
         fields = RegistrationSettings.model_fields
@@ -437,50 +332,6 @@ class Project:
     def names(self, what: Mapping[str, Any] | list[str]) -> str:
         """A regular expression that matches these names only."""
         return "|".join(what) or f"(?!x)x{NAME}"
-
-
-def _read_table(path: str, model: type[Row], key: str) -> dict[str, Row]:
-    """Rows of a TSV table by their name; empty lines and lines that begin with # do not count."""
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: the table of {key}s is missing")
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; wanted a plain text table") from None
-    lines = [
-        (number, [cell.strip() for cell in line.split("\t")])
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and not line.startswith("#")
-    ]
-    if len(lines) < 2:
-        raise ConfigError(f"{path}: the table of {key}s has no rows")
-    _check_heading(lines[0][1], model, f"{path}: line {lines[0][0]}")
-    rows: dict[str, Row] = {}
-    for number, cells in lines[1:]:
-        where = f"{path}: line {number}"
-        if len(cells) != len(lines[0][1]):
-            raise ConfigError(
-                f"{where}: found {len(cells)} cells; wanted {len(lines[0][1])}, as many as the heading"
-            )
-        row = parse(model, {k: v for k, v in zip(lines[0][1], cells, strict=True) if v}, where)
-        name = getattr(row, key)
-        if name in rows:
-            raise ConfigError(f"{where}: {key} {name!r} stands twice; names must be different")
-        rows[name] = row
-    return rows
-
-
-def _check_heading(columns: list[str], model: type[Model], where: str) -> None:
-    known = model.model_fields
-    for column in columns:
-        if column not in known:
-            tabs = "" if len(columns) > 1 else " (columns are separated by tabs)"
-            raise ConfigError(f"{where}: there is no column {column!r}{suggest(column, known)}{tabs}")
-        if columns.count(column) > 1:
-            raise ConfigError(f"{where}: column {column!r} stands twice")
-    for column, field in known.items():
-        if field.is_required() and column not in columns:
-            raise ConfigError(f"{where}: column {column!r} is missing; found {', '.join(columns)}")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Likeness of images, overlap of labels, plausibility of deformations.
+"""Likeness of images that are held as a whole, as published comparisons of registrations take it.
 
 Arrays are (z, y, x); images that are compared lie on one grid. Sums run in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import gaussian_filter
 
 Resample = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -110,92 +110,6 @@ def dog_ncc(fixed: np.ndarray, moving: np.ndarray, resample: Resample) -> tuple[
     return ncc(band_pass(fixed), warped, inside), float(np.mean(inside))
 
 
-def local_ncc(a: np.ndarray, b: np.ndarray, radius: int = 4) -> np.ndarray:
-    """Map of the NCC in a box of ``2 radius + 1`` voxels per axis around every voxel, float32, -1 to 1.
-
-    Zero where one of the images is constant within the box. At the border the images are mirrored.
-    """
-    size = 2 * radius + 1
-    # In units of the image's own spread, so that the subtractions of squares below keep their digits.
-    first, second = (_standardised(v) for v in (a, b))
-
-    def mean(image: np.ndarray) -> np.ndarray:
-        return uniform_filter(image, size, mode="reflect")
-
-    mean_a, mean_b = mean(first), mean(second)
-    variance_a = mean(first * first) - mean_a**2
-    variance_b = mean(second * second) - mean_b**2
-    covariance = mean(first * second) - mean_a * mean_b
-    textured = (variance_a > 1e-9) & (variance_b > 1e-9)
-    scale = np.sqrt(np.where(textured, variance_a * variance_b, 1.0))
-    return np.clip(np.where(textured, covariance / scale, 0.0), -1, 1).astype(np.float32)
-
-
-def dice(a: np.ndarray, b: np.ndarray, labels: Iterable[int] | None = None) -> dict[int, float]:
-    """Dice overlap of each label: twice the common voxels over the sum of both.
-
-    Parameters
-    ----------
-    a, b
-        Label images of one shape, integer.
-    labels
-        Labels wanted; default every label but 0 that is in either image. One that is in neither gets NaN.
-
-    Returns
-    -------
-    dict
-        Overlap by label, in ascending order of the labels.
-
-    Raises
-    ------
-    ValueError
-        When an image is not of integer type, or the shapes differ.
-    """
-    a, b = np.asarray(a), np.asarray(b)
-    for image in (a, b):
-        if not np.issubdtype(image.dtype, np.integer):
-            raise ValueError(f"labels are of type {image.dtype}; wanted integers")
-    _same_shape(a, b)
-    in_a, in_b, common = (_counts(v) for v in (a, b, a[a == b]))
-    wanted = sorted((set(in_a) | set(in_b)) - {0} if labels is None else {int(label) for label in labels})
-    overlap = {}
-    for label in wanted:
-        size = in_a.get(label, 0) + in_b.get(label, 0)
-        overlap[label] = 2 * common.get(label, 0) / size if size else float("nan")
-    return overlap
-
-
-def jacobian_statistics(determinant: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
-    """What a map of Jacobian determinants says about a transform.
-
-    Parameters
-    ----------
-    determinant
-        Determinant of the transform's derivative at every voxel, any shape: 1 keeps the volume, below 1
-        shrinks it, 0 and below folds space.
-    mask
-        Voxels that count, bool; default all.
-
-    Returns
-    -------
-    dict
-        ``min``, ``p1``, ``p99`` (quantiles), ``folded_count`` (voxels of determinant 0 or below, or not finite),
-        ``folded_fraction`` (their share) and ``count`` (voxels looked at). Without any voxel the numbers are NaN.
-    """
-    values = np.asarray(determinant)[mask].ravel() if mask is not None else np.asarray(determinant).ravel()
-    finite = values[np.isfinite(values)]
-    folded = values.size - int((finite > 0).sum())
-    low, high = np.percentile(finite, [1, 99]) if finite.size else (np.nan, np.nan)
-    return {
-        "min": float(finite.min()) if finite.size else float("nan"),
-        "p1": float(low),
-        "p99": float(high),
-        "folded_count": folded,
-        "folded_fraction": folded / values.size if values.size else float("nan"),
-        "count": values.size,
-    }
-
-
 def _voxels(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     _same_shape(a, b)
@@ -208,14 +122,3 @@ def _voxels(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None) -> tuple[np.n
 def _same_shape(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape:
         raise ValueError(f"images to compare have the shapes {a.shape} and {b.shape}; wanted one shape")
-
-
-def _standardised(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image, np.float64)
-    spread = image.std()
-    return (image - image.mean()) / (spread if spread > 0 else 1.0)
-
-
-def _counts(labels: np.ndarray) -> dict[int, int]:
-    values, counts = np.unique(labels, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

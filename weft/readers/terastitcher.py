@@ -15,7 +15,7 @@ from weft.image import Region, Tile, TileSet
 from weft.readers.checks import channel_names, inside, one_of, orientation_code, voxel_size, words
 from weft.readers.fingerprint import existing
 from weft.readers.lazy import LazyVolume
-from weft.readers.terastitcher_project import PLANES, Project, Stack, read_project
+from weft.readers.terastitcher_project import PLANES, Project, Stack, read_project, tile_name
 from weft.readers.tiff import PlaneFiles, is_tiff, open_volume_file, plane_header
 from weft.readers.tile_volumes import TileVolumes, check_alike
 from weft.readers.xml import project_file
@@ -100,7 +100,7 @@ def open_terastitcher(
     first = volumes[0][0]
     return TileSet(
         tiles=tuple(
-            Tile(f"r{s.row}_c{s.column}", _position(s, project, voxel, positions), s.row, s.column)
+            Tile(tile_name(s.row, s.column), _position(s, project, voxel, positions), s.row, s.column)
             for s in scanned
         ),
         shape=first.shape[1:],
@@ -109,7 +109,7 @@ def open_terastitcher(
         channels=channel_names(words(channels), count if count > 1 else first.shape[0], place),
         reader=TileVolumes(volumes),
         orientation=orientation_code(orientation, place),
-        missing=tuple(f"r{row}_c{column}" for row, column in empty),
+        missing=tuple(tile_name(*place) for place in empty),
     )
 
 

@@ -240,6 +240,56 @@ def _rounded(values: Sequence[float] | np.ndarray) -> tuple[int, int, int]:
     return round(float(values[0])), round(float(values[1])), round(float(values[2]))
 
 
+def tile_name(row: int, column: int) -> str:
+    """Name of a stack's tile."""
+    return f"r{row}_c{column}"
+
+
+def best_displacements(project: Project) -> list[Displacement]:
+    """One displacement for each pair of neighbours: along each axis the most reliable that any part measured.
+
+    So does TeraStitcher's projection of displacements (``--displproj``); of equal ones the first counts.
+    """
+    by_pair: dict[tuple[tuple[int, int], tuple[int, int]], list[Displacement]] = {}
+    for found in project.displacements:
+        by_pair.setdefault((found.a, found.b), []).append(found)
+    merged = []
+    for parts in by_pair.values():
+        places = np.argmax([part.reliability for part in parts], axis=0)
+        best = [parts[place] for place in places]
+        merged.append(
+            Displacement(
+                parts[0].a,
+                parts[0].b,
+                _rounded([best[axis].voxels[axis] for axis in range(3)]),
+                parts[0].default,
+                _three([best[axis].reliability[axis] for axis in range(3)]),
+                _three([best[axis].peak[axis] for axis in range(3)]),
+            )
+        )
+    return merged
+
+
+def override_rows(project: Project, image: str, threshold: float) -> list[list[str]]:
+    """Rows of a table of overrides that force the displacements of a project, the heading first.
+
+    Parameters
+    ----------
+    project
+        As read.
+    image
+        Name of the image that has the project's tiles.
+    threshold
+        Least reliability, along each axis, of a displacement that is taken over.
+    """
+    rows = [["image", "action", "tile_a", "tile_b", "z", "y", "x"]]
+    for found in best_displacements(project):
+        if min(found.reliability) >= threshold:
+            moved = [_text(v * edge) for v, edge in zip(found.voxels, project.spacing, strict=True)]
+            rows.append([image, "force", tile_name(*found.a), tile_name(*found.b), *moved])
+    return rows
+
+
 def write_project(path: Path, project: Project) -> None:
     """Write a project that TeraStitcher goes on with: at its merging, or at `--displproj` and what follows.
 

@@ -135,7 +135,7 @@ class Backend(Protocol):
       its arguments; without it 120 bytes are counted for each voxel of both images. Blocks are sized and run beside
       each other by it (`weft.registration.needs`);
     - ``image_statistics(parts, spacing, settings)``, whose result, plain numbers fit for JSON, all blocks of a stage get
-      as ``settings["intensity"] = {"fixed": ..., "moving": ...}``: one scale and one noise floor, so that a nearly
+      as ``settings["intensity"] = {"fixed": ..., "moving": ...}`` (of several channels lists): one scale and one noise floor, so that a nearly
       empty block is not stretched until its noise looks like tissue. ``parts`` is a list of (z, y, x) arrays with
       content that are spread over the whole image, ``spacing`` their voxel size, um. A stage of one block asks for none;
     - ``smoothing_radius(settings) -> int``: voxels around a voxel that its finest step sees; without it 8. A halo is
@@ -159,7 +159,8 @@ class Backend(Protocol):
         ----------
         fixed, moving
             (z, y, x) arrays of any real dtype: the block of the fixed image, and the part of the moving
-            image that it can meet. ``native`` also takes (c, z, y, x): channels compared one with the other.
+            image that it can meet; or (c, z, y, x) of as many channels, where a registration compares several, with
+            ``settings["channel_weights"]`` where it weights them. A backend for one channel refuses these.
         fixed_grid, moving_grid
             Where their voxels lie, each in its own physical space, um. The spacing is that of the stage, or an
             image's own along axes where that is larger; a single plane has an axis of one voxel.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.transforms.jacobian import smallest_determinant
 from weft.warp import moving_region
 
+Channels = Sequence[tuple[Image, int]]
+Background = tuple[float | Sequence[float], float | Sequence[float]]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -26,9 +29,10 @@ class Block:
     Parameters
     ----------
     fixed, fixed_grid
-        Voxels (z, y, x) of the fixed image in the block with its halo, and where they lie.
+        Voxels (z, y, x) of the fixed image in the block with its halo, or (c, z, y, x) of several channels, and where
+        they lie.
     moving, moving_grid
-        The part of the moving image that the block can meet; None when it lies outside.
+        The part of the moving image that the block can meet, of as many channels; None when it lies outside.
     initial
         The transform so far, cropped to the block.
     masks
@@ -44,8 +48,8 @@ class Block:
 
 
 def cut_block(
-    fixed: tuple[Image, int],
-    moving: tuple[Image, int],
+    fixed: Channels,
+    moving: Channels,
     fixed_grid: Grid,
     moving_stage: Grid,
     affine: np.ndarray,
@@ -60,7 +64,8 @@ def cut_block(
     Parameters
     ----------
     fixed, moving
-        Image and index of its channel.
+        Image and index of its channel, one or several of the same space; of several, those of one place are
+        compared with each other.
     fixed_grid
         The block with its halo, a crop of the stage's grid of the fixed image.
     moving_stage
@@ -81,16 +86,19 @@ def cut_block(
     return Block(here, fixed_grid, there, moving_grid, Initial(affine, u, u_grid), weights)
 
 
-def _read(source: tuple[Image, int], mask: Image | None, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
-    """The voxels of an image and their weights; None where all count."""
-    values = read_at(*source, grid)
+def _read(channels: Channels, mask: Image | None, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
+    """The voxels of an image and their weights; None where all count. A voxel saturated in one channel counts in none."""
     weights = None if mask is None else read_mask(mask, grid)
-    if source[0].dtype.kind in "ui":
-        largest = np.iinfo(source[0].dtype).max - 0.5
-        if values.max() > largest:
-            saturated = values > largest
-            weights = np.where(saturated, np.float32(0), np.float32(1) if weights is None else weights)
-    return values, weights
+    read = []
+    for image, channel in channels:
+        values = read_at(image, channel, grid)
+        if image.dtype.kind in "ui":
+            largest = np.iinfo(image.dtype).max - 0.5
+            if values.max() > largest:
+                saturated = values > largest
+                weights = np.where(saturated, np.float32(0), np.float32(1) if weights is None else weights)
+        read.append(values)
+    return (read[0] if len(read) == 1 else np.stack(read)), weights
 
 
 def register_block(
@@ -98,7 +106,7 @@ def register_block(
     *,
     backend: str,
     settings: Mapping[str, Any],
-    background: tuple[float, float],
+    background: Background,
     min_content: float,
     seed: int,
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -107,7 +115,8 @@ def register_block(
     Parameters
     ----------
     background
-        Values of the fixed and of the moving image above which a voxel counts as content.
+        Values of the fixed and of the moving image above which a voxel counts as content; of each channel where
+        there are several, one of which is enough.
     min_content
         Share of voxels with content below which a block is not registered.
 
@@ -120,7 +129,7 @@ def register_block(
     record = parent_record("ok", seed)
     if _content(block.fixed, block.masks[0], background[0]) < min_content:
         return None, {**record, "status": "empty"}
-    if block.moving is None or block.moving_grid is None or sorted(block.moving.shape)[1] < 2:
+    if block.moving is None or block.moving_grid is None or sorted(block.moving_grid.shape)[1] < 2:
         return None, {**record, "status": "outside_moving"}
     if _content(block.moving, block.masks[1], background[1]) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
@@ -143,7 +152,7 @@ def attempt_block(
     *,
     backend: str,
     settings: Mapping[str, Any],
-    background: tuple[float, float],
+    background: Background,
     min_content: float,
     seed: int,
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -170,8 +179,9 @@ def attempt_block(
         u, record = None, {**parent_record(status, seed), "tries": 1, "message": str(error)}
     if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
         return u, record
+    fixed, moving = (v if v.ndim == 3 else v[0] for v in (block.fixed, block.moving))
     fallback = register_block_affine(
-        block.fixed, block.fixed_grid, block.moving, block.moving_grid, block.initial, block.masks
+        fixed, block.fixed_grid, moving, block.moving_grid, block.initial, block.masks
     )
     if not fallback.metric_after > fallback.metric_before:
         return None, record
@@ -179,9 +189,12 @@ def attempt_block(
     return (None, record) if u is None else (u, judged)
 
 
-def _content(image: np.ndarray, weights: np.ndarray | None, background: float) -> float:
-    """Share of voxels that count and are above the background."""
-    content = image > background
+def _content(image: np.ndarray, weights: np.ndarray | None, background: float | Sequence[float]) -> float:
+    """Share of voxels that count and are above the background in some channel."""
+    if image.ndim == 4:
+        content = np.logical_or.reduce([v > b for v, b in zip(image, background, strict=True)])  # type: ignore[arg-type]
+    else:
+        content = image > background
     return float(np.mean(content if weights is None else content & (weights > 0)))
 
 

@@ -80,7 +80,9 @@ def halo(displacement: float, spacing: float, backend: str, settings: Mapping[st
     return 2 * math.ceil((math.ceil(displacement / spacing) + reach) / 2)
 
 
-def block_memory(block: Sequence[int], overlap: int, backend: str, settings: Mapping[str, Any]) -> int:
+def block_memory(
+    block: Sequence[int], overlap: int, backend: str, settings: Mapping[str, Any], channels: int = 1
+) -> int:
     """Most bytes that a block takes beside the process: its images, its fields and the backend's own.
 
     The latter are what the backend's module says by ``predicted_memory(fixed_shape, moving_shape, settings)``, else
@@ -94,12 +96,15 @@ def block_memory(block: Sequence[int], overlap: int, backend: str, settings: Map
         Voxels of its halo; of the moving image twice as much is read.
     backend, settings
         Of the stage.
+    channels
+        How many are compared; images of several are (c, z, y, x).
     """
-    fixed, moving = ([n if n == 1 else n + k * overlap for n in block] for k in (2, 4))
+    several = [] if channels == 1 else [channels]
+    fixed, moving = ([*several, *(n if n == 1 else n + k * overlap for n in block)] for k in (2, 4))
     voxels = math.prod(fixed), math.prod(moving)
     predicted = of_backend(backend, "predicted_memory")
     own = BYTES * sum(voxels) if predicted is None else predicted(tuple(fixed), tuple(moving), settings)
-    return math.ceil(own + READ_BYTES * sum(voxels) + FIELD_BYTES * voxels[0])
+    return math.ceil(own + READ_BYTES * sum(voxels) + FIELD_BYTES * voxels[0] / channels)
 
 
 def workers(stage: str, block_mb: float, memory_mb: float, threads: int) -> int:

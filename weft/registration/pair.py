@@ -27,6 +27,7 @@ from weft.registration.threads import block_threads
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
+Source = Image | np.ndarray | tuple[Image, str | int]
 Outcome = tuple[np.ndarray | None, dict[str, Any]]
 
 
@@ -61,6 +62,8 @@ def register(
     moving_grid: Grid | None = None,
     fixed_channel: str | int | None = None,
     moving_channel: str | int | None = None,
+    more: Many[tuple[Source, Source]] = (),
+    channel_weights: Many[float] | None = None,
     fixed_mask: Image | np.ndarray | None = None,
     moving_mask: Image | np.ndarray | None = None,
     affine: np.ndarray | Mapping[str, Any] | None = None,
@@ -88,6 +91,11 @@ def register(
         Grids, um, of arrays.
     fixed_channel, moving_channel
         Name of the channel to register; the first by default.
+    more
+        Further channels that the stages compare, in pairs: a fixed and a moving one, each an `Image` in the same space as
+        the first one, of which the first channel counts, with the name of another, or an array (z, y, x) on its grid.
+    channel_weights
+        How much each pair of channels counts in the stages, that of `fixed` and `moving` first.
     fixed_mask, moving_mask
         Where the images count in the stages: an `Image` in the same space, or an array on the image's grid; above 0,
         or by weights of 0 to 1 (a float type).
@@ -119,6 +127,11 @@ def register(
     """
     pick_fixed = _pick(fixed, fixed_grid, fixed_channel, "fixed")
     pick_moving = _pick(moving, moving_grid, moving_channel, "moving")
+    channels = _channels(pick_fixed, pick_moving, more)
+    if channel_weights is not None and len(channel_weights) != len(channels[0]):
+        raise ValueError(
+            f"channel_weights holds {len(channel_weights)} numbers for {len(channels[0])} channels; wanted one for each"
+        )
     settings = _settings(affine, stages, reduce, invert)
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     found: AffineResult | None = None
@@ -132,17 +145,18 @@ def register(
     tables = {}
     for stage in settings.stages:
         plain = stage.model_dump(mode="json")
-        plan = plan_stage(pick_fixed[0].grid, plain, residual)
-        known = survey_images(plan, plain, pick_fixed, pick_moving)
+        plan = plan_stage(pick_fixed[0].grid, plain, residual, len(channels[0]))
+        known = survey_images(plan, plain, *channels)
         job = StageJob(
             plan=plan,
             settings=plain,
-            fixed=pick_fixed,
-            moving=pick_moving,
+            fixed=channels[0],
+            moving=channels[1],
             affine=matrix,
             start=displacements,
             background=tuple(known["background"]),
             intensity=known["intensity"],
+            weights=None if channel_weights is None else tuple(channel_weights),
             masks=masks,
         )
         outcomes = _run(job, workers, processes, client)
@@ -181,6 +195,19 @@ def _pick(
     elif grid is not None:
         raise ValueError(f"the {role} image is an Image, which has its grid; leave {role}_grid out")
     return image, 0 if channel is None else image.channel(channel)
+
+
+def _channels(
+    fixed: tuple[Image, int], moving: tuple[Image, int], more: Many[tuple[Source, Source]]
+) -> tuple[list[tuple[Image, int]], list[tuple[Image, int]]]:
+    """All channels to be compared, fixed and moving."""
+    found = [fixed], [moving]
+    for pair in more:
+        for role, picked, source in zip(("fixed", "moving"), found, pair, strict=True):
+            image, name = source if isinstance(source, tuple) else (source, None)
+            grid = None if isinstance(image, Image) else picked[0][0].grid
+            picked.append(_pick(image, grid, name, role))
+    return found
 
 
 def _mask(mask: Image | np.ndarray | None, image: Image, role: str) -> Image | None:

@@ -20,7 +20,9 @@ SLACK = (
 )
 
 
-def plan_stage(image: Grid, settings: Mapping[str, Any], residual: float | None = None) -> dict[str, Any]:
+def plan_stage(
+    image: Grid, settings: Mapping[str, Any], residual: float | None = None, channels: int = 1
+) -> dict[str, Any]:
     """The plan of a stage of `weft.config.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``memory_mb`` (of a
     block, predicted), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
 
@@ -32,6 +34,8 @@ def plan_stage(image: Grid, settings: Mapping[str, Any], residual: float | None 
         Those of the stage; of its fields ``name``, ``level``, ``block`` and ``overlap`` are needed.
     residual
         The largest displacement still expected, um, as the stage before measured it; None for the first stage.
+    channels
+        How many are compared, which memory depends on.
 
     Raises
     ------
@@ -47,7 +51,7 @@ def plan_stage(image: Grid, settings: Mapping[str, Any], residual: float | None 
         overlap = halo(expected, grid.finest, backend, options)
     size = settings["block"]
     if size == "auto":
-        size = _edge(grid, overlap, backend, options, settings.get("memory_mb", MEMORY_MB))
+        size = _edge(grid, overlap, backend, options, channels, settings.get("memory_mb", MEMORY_MB))
     elif size != "whole" and size > max(grid.shape):
         raise ValueError(
             f"stage {settings['name']!r}: block {size} is larger than the fixed image, which has {list(grid.shape)} voxels "
@@ -66,7 +70,7 @@ def plan_stage(image: Grid, settings: Mapping[str, Any], residual: float | None 
         "grid": grid.to_json(),
         "block": block,
         "overlap": overlap,
-        "memory_mb": math.ceil(_memory_mb(grid, block, overlap, backend, options)),
+        "memory_mb": math.ceil(_memory_mb(grid, block, overlap, backend, options, channels)),
         "ids": ids,
         "skipped": [] if only is None else [name for name in ids if name not in only],
     }
@@ -133,21 +137,23 @@ def _block(grid: Grid, size: int | str) -> list[int]:
     return [_even(n, 1 if isinstance(size, str) else max(1, math.ceil(n / size - SLACK))) for n in grid.shape]
 
 
-def _edge(grid: Grid, overlap: int, backend: str, settings: Mapping[str, Any], memory_mb: float) -> int:
+def _edge(
+    grid: Grid, overlap: int, backend: str, settings: Mapping[str, Any], channels: int, memory_mb: float
+) -> int:
     """The longest edge, voxels, of blocks that fit into memory."""
     fit = (
         size
         for size in range(LARGEST, SMALLEST, -16)
-        if _memory_mb(grid, _block(grid, size), overlap, backend, settings) <= memory_mb
+        if _memory_mb(grid, _block(grid, size), overlap, backend, settings, channels) <= memory_mb
     )
     return next(fit, SMALLEST)
 
 
 def _memory_mb(
-    grid: Grid, block: list[int], overlap: int, backend: str, settings: Mapping[str, Any]
+    grid: Grid, block: list[int], overlap: int, backend: str, settings: Mapping[str, Any], channels: int
 ) -> float:
     edges = [min(n, edge) for n, edge in zip(grid.shape, block, strict=True)]
-    return block_memory(edges, overlap, backend, settings) / 1e6
+    return block_memory(edges, overlap, backend, settings, channels) / 1e6
 
 
 def _even(n: int, parts: int) -> int:

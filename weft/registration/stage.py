@@ -11,7 +11,7 @@ import numpy as np
 from weft import receipts
 from weft.grid import Grid
 from weft.image import Image, Region
-from weft.registration.engine import Block, attempt_block, cut_block, parent_record
+from weft.registration.engine import Background, Block, Channels, attempt_block, cut_block, parent_record
 from weft.registration.plan import block_regions
 from weft.registration.repair import Attempt
 from weft.sampling import stage_grid
@@ -29,25 +29,28 @@ class StageJob:
     settings
         ``backend``, ``settings`` and ``min_content`` of `weft.config.Stage`.
     fixed, moving
-        Image and index of its channel.
+        Image and index of its channel; of several channels, those of one place are compared with each other.
     affine, start
         The transform so far: A (4, 4) um and its displacements, or None. A block reads its own part of them.
     background
         Values of the fixed and of the moving image above which a voxel counts as content.
     intensity
         What the backend is told of the whole images, or None. Both come from `weft.registration.survey`.
+    weights
+        How much each of several channels counts; None for the backend's own choice.
     masks
         Images that say where the fixed and the moving image count; None where all of it does.
     """
 
     plan: Mapping[str, Any]
     settings: Mapping[str, Any]
-    fixed: tuple[Image, int]
-    moving: tuple[Image, int]
+    fixed: Channels
+    moving: Channels
     affine: np.ndarray
     start: Displacements | None
-    background: tuple[float, float]
+    background: Background
     intensity: Mapping[str, Any] | None = None
+    weights: tuple[float, ...] | None = None
     masks: tuple[Image | None, Image | None] = (None, None)
 
     def cut(self, name: str) -> Block:
@@ -58,7 +61,7 @@ class StageJob:
         """Read a region of both images, slices (z, y, x) in the stage's grid, to be registered from a start."""
         field = None if start is None else (start.field, start.grid)
         grid = Grid.from_json(self.plan["grid"])
-        moving = stage_grid(self.moving[0].grid, grid.finest)
+        moving = stage_grid(self.moving[0][0].grid, grid.finest)
         return cut_block(
             self.fixed,
             self.moving,
@@ -93,9 +96,11 @@ class StageJob:
 
     @property
     def backend_settings(self) -> dict[str, Any]:
-        """The backend's settings with what it is told of the whole images."""
-        known = {} if self.intensity is None else {"intensity": self.intensity}
-        return {**self.settings["settings"], **known}
+        """The backend's settings with what it is told of the whole images and of the channels."""
+        known: dict[str, Any] = {} if self.intensity is None else {"intensity": self.intensity}
+        if self.weights is not None:
+            known["channel_weights"] = list(self.weights)
+        return {**known, **self.settings["settings"]}
 
     def seed(self, name: str) -> int:
         """The seed of a block: a hash of its name and the backend's settings."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image, box
+from weft.registration.engine import Channels
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.needs import of_backend
 from weft.sampling import read_at, stage_grid, thinned
@@ -19,7 +20,7 @@ PIECE = 64  # voxels of their edges
 
 
 def survey_images(
-    plan: Mapping[str, Any], settings: Mapping[str, Any], fixed: tuple[Image, int], moving: tuple[Image, int]
+    plan: Mapping[str, Any], settings: Mapping[str, Any], fixed: Channels, moving: Channels
 ) -> dict[str, Any]:
     """What all blocks of a stage are told of the images they are cut from, as plain numbers.
 
@@ -30,25 +31,29 @@ def survey_images(
     settings
         ``backend`` and ``settings`` of the stage.
     fixed, moving
-        Image and index of its channel.
+        Image and index of its channel, one or several.
 
     Returns
     -------
     ``background``: of the fixed and of the moving image, see `background_value`; and ``intensity``: what the
-    backend's function ``image_statistics`` makes of parts of both, by ``fixed`` and ``moving``. The latter is
-    None for a stage of one block, which shows the whole, for a backend without such a function and where the settings
-    hold an ``intensity`` already.
+    backend's function ``image_statistics`` makes of parts of both, by ``fixed`` and ``moving``. Of several channels
+    both are lists. The latter is None for a stage of one block, which shows the whole, for a backend without such
+    a function and where the settings hold an ``intensity`` already.
     """
-    background = [background_value(*source) for source in (fixed, moving)]
+    background = [[background_value(*source) for source in channels] for channels in (fixed, moving)]
+    told: dict[str, Any] = {"background": [_one_or_all(values) for values in background], "intensity": None}
     measure = of_backend(settings["backend"], "image_statistics")
     if measure is None or len(plan["ids"]) < 2 or "intensity" in settings["settings"]:
-        return {"background": background, "intensity": None}
+        return told
     spacing = Grid.from_json(plan["grid"]).finest
-    intensity = {}
-    for role, source, value in zip(("fixed", "moving"), (fixed, moving), background, strict=True):
-        grid = stage_grid(source[0].grid, spacing)
-        intensity[role] = measure(_pieces(*source, grid, value), grid.spacing, settings["settings"])
-    return {"background": background, "intensity": intensity}
+    told["intensity"] = {}
+    for role, channels, values in zip(("fixed", "moving"), (fixed, moving), background, strict=True):
+        found = []
+        for (image, channel), value in zip(channels, values, strict=True):
+            grid = stage_grid(image.grid, spacing)
+            found.append(measure(_pieces(image, channel, grid, value), grid.spacing, settings["settings"]))
+        told["intensity"][role] = _one_or_all(found)
+    return told
 
 
 def background_value(image: Image, channel: int) -> float:
@@ -57,6 +62,10 @@ def background_value(image: Image, channel: int) -> float:
     logarithm = log_intensity(values)
     content = values[logarithm > otsu_threshold(logarithm)]
     return float(content.min()) / 2 if content.size else 0.0
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
 
 
 def _coarse(image: Image, channel: int) -> tuple[np.ndarray, Grid]:

@@ -19,13 +19,12 @@ from weft.readers.terastitcher_project import BLOCKS, PLANES, Displacement, Proj
 from weft.readers.tiff import open_volume_file
 from weft.steps.sources import open_tiles
 
-USED = ("ok", "forced")  # links whose displacement was measured or given
-
 
 def export_terastitcher(
     *,
     tiles: str,
     links: str,
+    solved_links: str,
     poses: str,
     path: str,
     source: dict[str, Any],
@@ -53,7 +52,7 @@ def export_terastitcher(
     grid -= grid.min(0)
     stage = np.array([tile["position"] for tile in index["tiles"]])
     step = _step(grid, stage, np.asarray(index["shape"]) * spacing)
-    displacements = _displacements(links, names, grid, step, spacing)
+    displacements = _displacements(links, solved_links, names, grid, step, placed, spacing)
     stitched = {place for d in displacements if min(d.reliability) > 0 for place in (d.a, d.b)}
 
     folder = Path(receipt).with_name("terastitcher")
@@ -115,23 +114,40 @@ def _step(grid: np.ndarray, stage: np.ndarray, extent: np.ndarray) -> np.ndarray
 
 
 def _displacements(
-    links: str, names: Sequence[str], grid: np.ndarray, step: np.ndarray, spacing: np.ndarray
+    links: str,
+    solved_links: str,
+    names: Sequence[str],
+    grid: np.ndarray,
+    step: np.ndarray,
+    placed: np.ndarray,
+    spacing: np.ndarray,
 ) -> tuple[Displacement, ...]:
-    """Links between neighbours in a row or a column; one that failed is the stage's, with reliability 0."""
+    """Links between neighbours in a row or a column.
+
+    One that failed, or that the solve did not use, is the stage's, with reliability 0; one that was forced by hand is
+    as the tiles came to lie, with reliability 1.
+    """
     place = {name: n for n, name in enumerate(names)}
+    with open(solved_links, newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    weights = {(row["tile_a"], row["tile_b"]): float(row["weight"]) for row in rows}
+    forced = {(row["tile_a"], row["tile_b"]) for row in rows if row["status"] == "forced"}
     found = []
     with open(links, newline="") as handle:
         for row in csv.DictReader(handle, delimiter="\t"):
             a, b = place[row["tile_a"]], place[row["tile_b"]]
+            pair = row["tile_a"], row["tile_b"]
             measured = np.array([float(row[axis]) for axis in "zyx"]) / spacing
+            if pair in forced:
+                measured = (placed[b] - placed[a]) / spacing
             if tuple(grid[b]) < tuple(grid[a]):
                 a, b, measured = b, a, -measured
             apart = tuple((grid[b] - grid[a]).tolist())
             if apart not in ((0, 1), (1, 0)):
                 continue
             default = np.array([0.0, *(np.array(apart) * step / spacing[1:])])
-            used = row["status"] in USED
-            trust = float(np.clip(float(row["ncc"]), 0, 1)) if used else 0.0
+            used = weights.get(pair, 0.0) > 0
+            trust = float(np.clip(1.0 if pair in forced else float(row["ncc"]), 0, 1)) if used else 0.0
             found.append(
                 Displacement(
                     a=(int(grid[a][0]), int(grid[a][1])),

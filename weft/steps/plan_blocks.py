@@ -8,16 +8,18 @@ from weft import receipts
 from weft.grid import Grid
 from weft.registration.plan import plan_stage
 from weft.registration.survey import survey_images
-from weft.steps.stage_job import open_pair
+from weft.steps.stage_job import open_channels
 
 
 def plan_blocks(
     *,
     fixed: str,
     moving: str,
+    fixed_more: list[str],
+    moving_more: list[str],
     start: str,
     settings: dict[str, Any],
-    channels: dict[str, str | None],
+    channels: dict[str, Any],
     code: str,
     plan: str,
 ) -> None:
@@ -29,10 +31,12 @@ def plan_blocks(
     Raises
     ------
     ValueError
-        When a block is larger than the volume.
+        When a block is larger than the volume, or a channel is missing.
     """
     image = Grid.from_json(receipts.read(fixed)["grid"])
-    planned = plan_stage(image, settings, receipts.read(start).get("residual_um"))
-    known = survey_images(planned, settings, *open_pair(fixed, moving, channels))
+    residual = receipts.read(start).get("residual_um")
+    planned = plan_stage(image, settings, residual, channels=1 + len(fixed_more))
+    pick = open_channels(fixed, moving, channels, (fixed_more, moving_more))
+    known = survey_images(planned, settings, *pick)
     receipts.write(plan, {**planned, **known})
     receipts.write_provenance(plan, settings=settings, code=code)

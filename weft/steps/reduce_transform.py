@@ -30,13 +30,15 @@ def reduce_transform(
     plan: str,
     fixed: str,
     moving: str,
+    fixed_more: list[str],
+    moving_more: list[str],
     batches: list[str],
     start: str,
     fixed_mask: str | list[str],
     moving_mask: str | list[str],
     settings: dict[str, Any],
     stage: dict[str, Any],
-    channels: dict[str, str | None],
+    channels: dict[str, Any],
     gates: dict[str, Any],
     rerun_status: list[str],
     cache: str,
@@ -64,9 +66,8 @@ def reduce_transform(
     facts = receipts.read(start)
     target = field_grid(planned, settings["field_factor"])
     made_of = [[name, record["status"], record.get("data")] for name, record in sorted(records.items())]
-    images = [
-        [receipts.read(path)["data"], channels[role]] for role, path in (("fixed", fixed), ("moving", moving))
-    ]
+    sources = [fixed, moving, *fixed_more, *moving_more]
+    images = [[receipts.read(path)["data"] for path in sources], channels]
     masks = [receipts.read(path)["data"] for path in (fixed_mask, moving_mask) if isinstance(path, str)]
     key = receipts.digest(
         [
@@ -89,7 +90,14 @@ def reduce_transform(
             out = FieldWriter(store.path, target)
             again = _Attempts(
                 lambda: open_stage_job(
-                    plan, fixed, moving, start, channels, stage, (fixed_mask, moving_mask)
+                    plan,
+                    fixed,
+                    moving,
+                    start,
+                    channels,
+                    stage,
+                    (fixed_mask, moving_mask),
+                    (fixed_more, moving_more),
                 ),
                 cache,
                 code,

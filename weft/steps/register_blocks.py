@@ -21,11 +21,13 @@ def register_blocks(
     plan: str,
     fixed: str,
     moving: str,
+    fixed_more: list[str],
+    moving_more: list[str],
     start: str,
     fixed_mask: str | list[str],
     moving_mask: str | list[str],
     settings: dict[str, Any],
-    channels: dict[str, str | None],
+    channels: dict[str, Any],
     batches: int,
     batch: int,
     rerun_status: list[str],
@@ -47,7 +49,8 @@ def register_blocks(
         When the job's memory does not hold one block.
     """
     planned = receipts.read(plan)
-    job = open_stage_job(plan, fixed, moving, start, channels, settings, (fixed_mask, moving_mask))
+    masks, more = (fixed_mask, moving_mask), (fixed_more, moving_more)
+    job = open_stage_job(plan, fixed, moving, start, channels, settings, masks, more)
     side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
     mine = deal(planned["ids"], batch, batches)
     share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block

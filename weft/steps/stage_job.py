@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from weft import receipts
+from weft.grid import Grid
 from weft.image import Image
+from weft.registration.engine import Channels
 from weft.registration.stage import StageJob
 from weft.steps.sources import channel_of, open_mask, open_received
 from weft.transforms import open_transform
@@ -16,9 +20,10 @@ def open_stage_job(
     fixed: str,
     moving: str,
     start: str,
-    channels: dict[str, str | None],
+    channels: dict[str, Any],
     settings: dict[str, Any],
     masks: tuple[str | list[str], str | list[str]],
+    more: tuple[list[str], list[str]],
 ) -> StageJob:
     """Open the images and the transform so far by their receipts.
 
@@ -29,13 +34,15 @@ def open_stage_job(
     fixed, moving, start
         Receipts of the images and of the transform so far.
     channels
-        Name of each image's channel; None for the first.
+        As `open_channels` takes them, and ``weights`` of several, or None.
     settings
         ``backend``, ``settings`` and ``min_content`` of the stage.
     masks
         Receipts of the images that say where the fixed and the moving image count; empty for none.
+    more
+        Receipts of the images of the further channels, fixed and moving.
     """
-    pick = open_pair(fixed, moving, channels)
+    pick = open_channels(fixed, moving, channels, more)
     planned = receipts.read(plan)
     _, displacements, affine = open_transform(start).split()
     return StageJob(
@@ -47,14 +54,48 @@ def open_stage_job(
         start=displacements,
         background=tuple(planned["background"]),
         intensity=planned["intensity"],
+        weights=None if channels["weights"] is None else tuple(channels["weights"]),
         masks=(open_mask(masks[0]), open_mask(masks[1])),
     )
 
 
-def open_pair(fixed: str, moving: str, channels: dict[str, str | None]) -> list[tuple[Image, int]]:
-    """The fixed and the moving image by their receipts, each with the index of its channel."""
-    pick = []
-    for role, path in (("fixed", fixed), ("moving", moving)):
-        image, _ = open_received(path)
-        pick.append((image, channel_of(image.channels, channels[role], f"{role}_channel")))
-    return pick
+def open_channels(
+    fixed: str, moving: str, channels: dict[str, Any], more: tuple[list[str], list[str]]
+) -> tuple[Channels, Channels]:
+    """What is compared of the fixed and of the moving image: images by their receipts, with the index of a channel.
+
+    Parameters
+    ----------
+    fixed, moving
+        Receipts of the images.
+    channels
+        Names of their channels, ``fixed`` and ``moving``; None for the first. Further ones are lists ``fixed_more`` and
+        ``moving_more``.
+    more
+        Receipts of the images of the latter, fixed and moving.
+
+    Raises
+    ------
+    ValueError
+        For a channel that its image does not have, or a further image that lies elsewhere than the first.
+    """
+    found = []
+    for role, receipt, others in zip(("fixed", "moving"), (fixed, moving), more, strict=True):
+        named = [(receipt, channels[role], f"{role}_channel")]
+        named += [
+            (path, name, f"{role}_more") for path, name in zip(others, channels[f"{role}_more"], strict=True)
+        ]
+        picked: list[tuple[Image, int]] = []
+        for path, name, where in named:
+            image, _ = open_received(path)
+            if picked and not _overlap(image.grid, picked[0][0].grid):
+                raise ValueError(
+                    f"{where}: {path} lies elsewhere than {receipt}; wanted an image of the same space"
+                )
+            picked.append((image, channel_of(image.channels, name, where)))
+        found.append(tuple(picked))
+    return found[0], found[1]
+
+
+def _overlap(one: Grid, other: Grid) -> bool:
+    return bool(np.all(np.minimum(one.upper, other.upper) > np.maximum(one.lower, other.lower)))

@@ -125,9 +125,9 @@ def register(
     result_grid = fixed_grid.coarsen((2, 2, 2))
     breadth = min(_breadth(fixed_grid.shape), _breadth(moving_grid.shape)) >> options.levels[-1]
     found: list[tuple[list[_Level], float]] = []
-    for one, other, weight in _channels(fixed, moving, options):
+    for number, (one, other, weight) in enumerate(_channels(fixed, moving, options)):
         _check(one, fixed_grid, other, moving_grid, masks)
-        statistics = _statistics(one, other, options)
+        statistics = _statistics(one, other, number, options)
         if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
             continue
         levels = _pyramid(one, fixed_grid, other, moving_grid, initial.affine, masks, statistics, options)
@@ -256,10 +256,12 @@ def _channels(
             f"the blocks are of shapes {fixed.shape} and {moving.shape}, with {len(weights)} channel_weights; "
             "wanted (z, y, x) for both, or (c, z, y, x) of as many channels as weights"
         )
-    if options.intensity is not None:
-        raise ValueError(
-            "setting intensity of backend native speaks of one channel; leave it out for several"
-        )
+    for role, known in (options.intensity or {}).items():
+        if len(weights) > 1 and (isinstance(known, Mapping) or len(known) != len(weights)):
+            raise ValueError(
+                f"setting intensity of backend native holds other than {len(weights)} statistics of the {role} image; "
+                "wanted a list of one for each channel"
+            )
     return list(zip(fixed, moving, weights, strict=True))
 
 
@@ -279,12 +281,13 @@ def _breadth(shape: tuple[int, ...]) -> int:
     return sorted(shape)[1]
 
 
-def _statistics(fixed, moving, options: NativeSettings) -> tuple[Statistics, Statistics]:
-    """Scale and noise floor of both images: the caller's, or the block's own."""
+def _statistics(fixed, moving, channel: int, options: NativeSettings) -> tuple[Statistics, Statistics]:
+    """Scale and noise floor of both images (of one of several channels): the caller's, or the block's own."""
     found = []
     for name, image in (("fixed", fixed), ("moving", moving)):
         if options.intensity is not None:
-            value = Statistics.from_mapping(options.intensity[name])
+            known = options.intensity[name]
+            value = Statistics.from_mapping(known if isinstance(known, Mapping) else known[channel])
             if value.contrast != options.contrast:
                 raise ValueError(
                     f"intensity statistics of the {name} image are of contrast {value.contrast!r}; "

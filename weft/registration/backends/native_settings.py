@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -61,8 +61,8 @@ class NativeSettings:
         `intensity_statistics`.
     intensity
         ``{"fixed": ..., "moving": ...}`` as `intensity_statistics` gives them for the whole images at
-        this resolution; by default the plan of a stage measures them for all its blocks, and a single block is
-        scaled by itself.
+        this resolution, or lists of these for several channels; by default the plan of a stage measures them for all
+        its blocks, and a single block is scaled by itself.
 
     Raises
     ------
@@ -85,7 +85,7 @@ class NativeSettings:
     jacobian_floor: float = 0.1
     channel_weights: tuple[float, ...] | None = None
     contrast: Contrast = "root"
-    intensity: Mapping[str, Mapping[str, Any]] | None = None
+    intensity: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("levels", "iterations", "sigma", "robustness", "stiffness"):

@@ -1,5 +1,8 @@
 """Transforms as ITK composite transforms (HDF5 or text), for SimpleITK, ANTs, 3D Slicer and elastix.
 
+HDF5 files are written here, in the layout of ITK's HDF5TransformIO, slab by slab: ITK's own writer needs the whole field
+in memory several times, and names the machine in the file.
+
 The only place, besides backends that call ITK, where axes run (x, y, z). ITK's physical units are the
 micrometres of weft unless another size of the unit is given. A composite maps fixed points to moving points
 (pull-back), so that ``sitk.Resample(moving, fixed, transform)`` takes it as it is. ITK moves a point outside
@@ -10,17 +13,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import SimpleITK as sitk
 
 from weft.grid import Grid
 from weft.transforms.model import Affine, Displacements, Sequence, Step, as_points
 
-SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt")
+BINARY = (".h5", ".hdf5")
+SUFFIXES = (*BINARY, ".tfm", ".txt")
+SLAB = 2_000_000  # samples of a field that are written at once
 
 
 def write_itk(path: str | Path, sequence: Sequence, *, unit: float = 1.0) -> None:
-    """Write a transform as an ITK composite transform.
+    """Write a transform as an ITK composite transform; of a field, HDF5 files take 12 bytes a sample (float32).
+
+    The same transform gives the same HDF5 file to the byte.
 
     Parameters
     ----------
@@ -40,9 +48,13 @@ def write_itk(path: str | Path, sequence: Sequence, *, unit: float = 1.0) -> Non
         raise ValueError(
             f"{path}: ITK transforms are named {', '.join(SUFFIXES)}; found suffix {Path(path).suffix!r}"
         )
-    composite = sitk.CompositeTransform(3)
     # ITK applies the transform that was added last first.
-    for step in reversed(sequence.steps):
+    steps = sequence.steps[::-1]
+    if Path(path).suffix in BINARY:
+        _write_hdf5(path, steps, unit)
+        return
+    composite = sitk.CompositeTransform(3)
+    for step in steps:
         composite.AddTransform(_to_itk(step, unit))
     sitk.WriteTransform(composite, str(path))
 
@@ -108,6 +120,38 @@ def _open(path: str | Path) -> sitk.Transform:
     if transform.GetDimension() != 3:
         raise ValueError(f"{path}: the transform has {transform.GetDimension()} dimensions; wanted 3")
     return transform
+
+
+def _write_hdf5(path: str | Path, steps: tuple[Step, ...], unit: float) -> None:
+    """Write steps, in the order in which ITK adds them, as a composite; a field is read slab by slab."""
+    text = h5py.string_dtype("ascii")
+    with h5py.File(path, "w") as file:
+        group = file.create_group("TransformGroup")
+        group.create_dataset("0/TransformType", data=["CompositeTransform_double_3_3"], dtype=text)
+        for number, step in enumerate(steps, 1):
+            own = group.create_group(str(number))
+            if isinstance(step, Affine):
+                own.create_dataset("TransformType", data=["AffineTransform_double_3_3"], dtype=text)
+                linear, shift = step.matrix[2::-1, 2::-1].ravel(), step.matrix[2::-1, 3] / unit
+                own["TransformFixedParameters"] = np.zeros(3)  # the centre
+                own["TransformParameters"] = np.concatenate([linear, shift])
+                continue
+            grid = step.grid
+            own.create_dataset("TransformType", data=["DisplacementFieldTransform_double_3_3"], dtype=text)
+            own["TransformFixedParameters"] = np.concatenate(
+                [
+                    grid.shape[::-1],
+                    np.array(grid.origin[::-1]) / unit,
+                    np.array(grid.spacing[::-1]) / unit,
+                    np.eye(3).ravel(),
+                ]
+            )
+            plane = 3 * grid.shape[1] * grid.shape[2]
+            vectors = own.create_dataset("TransformParameters", (plane * grid.shape[0],), np.float32)
+            depth = max(1, 3 * SLAB // plane)
+            for z in range(0, grid.shape[0], depth):
+                slab = np.asarray(step.field[:, z : z + depth], np.float32) / np.float32(unit)
+                vectors[z * plane : (z + slab.shape[1]) * plane] = np.moveaxis(slab[::-1], 0, -1).ravel()
 
 
 def _to_itk(step: Step, unit: float) -> sitk.Transform:
