@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from scipy import ndimage
 
 from weft.grid import Grid
@@ -147,6 +148,14 @@ def test_a_given_profile_serves_another_sample(scan, tmp_path):
     )
     assert light.report["accepted"]
     np.testing.assert_allclose(light.gain, gain, rtol=1e-5)
+    # What another sample left holds its dark as well; a plane per channel.
+    for name, plane in (("gain", gain), ("dark", np.full(gain.shape, 110, np.float32))):
+        zarr.create_array(str(tmp_path / "illumination.zarr" / name), data=np.stack([plane, plane]))
+    saved = {"method": "profile", "profile": tmp_path / "illumination.zarr", "search_voxels": SEARCH}
+    again = fit_illumination(tiles, 0, **saved)
+    assert (again.dark == 110).all()
+    np.testing.assert_allclose(again.gain, gain, rtol=1e-5)
+    assert (fit_illumination(tiles, 0, dark=108.0, **saved).dark == 108).all()
     np.save(tmp_path / "small.npy", np.ones((3, 3)))
     with pytest.raises(ValueError, match=r"small\.npy"):
         read_profile(tmp_path / "small.npy", 0, gain.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,8 +43,8 @@ def fit_illumination(
     facts = [
         [tile_digests(index, channel) for channel in channels],
         tile_places(index),
-        [None if plane is None else receipts.array_digest(plane) for plane in darks],
-        [receipts.array_digest(read_profile(profile, c, raw.shape[1:])[0]) for c in channels if profile],
+        _digests(darks),
+        [_digests(read_profile(profile, c, raw.shape[1:])) for c in channels if profile],
         [settings[name] for name in ("method", "policy", "planes", "percentile")],
     ]
     key = receipts.digest([facts, code, receipts.environment(*packages)])
@@ -83,6 +83,10 @@ def fit_illumination(
                 "data": store.data_digest(records),
             },
         )
+
+
+def _digests(planes: Iterable[np.ndarray | None]) -> list[str | None]:
+    return [None if plane is None else receipts.array_digest(plane) for plane in planes]
 
 
 def _tell(image: str, channels: Sequence[str], record: dict[str, Any]) -> None:
