@@ -62,15 +62,15 @@ def fusion(given: argparse.Namespace) -> list[report.Row]:
 
 
 def fusion_memory(given: argparse.Namespace) -> list[report.Row]:
-    """Peak memory on volumes of 1, 4 and 16 times the size, two threads."""
+    """Peak memory on volumes of 1, 4 and 16 times the size, two threads; raw rows may take 32 MB, as they soon do."""
     peaks = {}
     for side in (4, 8, 16):
         with tempfile.TemporaryDirectory(prefix="fusion-") as place:
-            make_tiles(Path(place), side, given.seeds[0], distinct=1)
-            peaks[side] = job(place, 2, 99)["peak"]
+            make_tiles(Path(place), side, given.seeds[0], distinct=1, depth=32)
+            peaks[side] = job(place, 2, 99, cache=32)["peak"]
     name = "assembly.fusion.peak_memory"
     rows = [report.row(f"{name}.{(side // 4) ** 2}x", [peak], "B") for side, peak in peaks.items()]
-    return [*rows, report.row(f"{name}.16x_of_1x", [peaks[16] / peaks[4]], "ratio", at_most=1.1)]
+    return [*rows, report.row(f"{name}.16x_of_1x", [peaks[16] / peaks[4]], "ratio", at_most=1.2)]
 
 
 def pyramid(given: argparse.Namespace) -> list[report.Row]:
@@ -99,9 +99,9 @@ CASES = {"fusion": fusion, "fusion_memory": fusion_memory, "pyramid": pyramid}
 
 
 # ------------------------------------------------------------------ measuring
-def job(place: str, threads: int, levels: int) -> dict[str, Any]:
+def job(place: str, threads: int, levels: int, cache: int = 512) -> dict[str, Any]:
     """One fusion in a process of its own."""
-    return run([sys.executable, HERE / "fusion_job.py", place, threads, levels])
+    return run([sys.executable, HERE / "fusion_job.py", place, threads, levels, cache])
 
 
 def run(command: list[Any]) -> dict[str, Any]:
@@ -146,10 +146,11 @@ def label_image(seed: int) -> np.ndarray:
     return np.tile(number * np.uint64(2**50 + 7), (2, 2, 2))
 
 
-def make_tiles(folder: Path, side: int, seed: int, distinct: int = 16) -> None:
+def make_tiles(folder: Path, side: int, seed: int, distinct: int = 16, depth: int = TILE[0]) -> None:
     """``side`` x ``side`` tiles, off their nominal places by up to 5 voxels, under a gain that falls to the corners."""
     rng = np.random.default_rng(seed)
-    base = smooth_image(seed)
+    shape = (depth, *TILE[1:])
+    base = smooth_image(seed, shape)
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in TILE[1:]), indexing="ij")
     gain = (1.2 - 0.4 * (y**2 + x**2)).astype(np.float32)
     gain /= gain.mean()
@@ -160,7 +161,7 @@ def make_tiles(folder: Path, side: int, seed: int, distinct: int = 16) -> None:
     step = TILE[1] - OVERLAP
     places = [(0, row * step, column * step) for row in range(side) for column in range(side)]
     about = {
-        "shape": TILE,
+        "shape": shape,
         "dark": DARK,
         "files": [f"{n % distinct}.raw" for n in range(side**2)],
         "positions": (np.array(places, float) + rng.uniform(-5, 5, (side**2, 3))).tolist(),

@@ -1,4 +1,6 @@
-"""One fusion in a process of its own: `python fusion_job.py FOLDER THREADS LEVELS`; `fusion_cases.py` makes the folder.
+"""One fusion in a process of its own: `python fusion_job.py FOLDER THREADS LEVELS CACHE`; `fusion_cases.py` makes the folder.
+
+CACHE is what raw rows may take, MB.
 
 Prints JSON: voxels, CPU seconds, peak memory, bytes written, and a digest of all files.
 """
@@ -6,7 +8,7 @@ Prints JSON: voxels, CPU seconds, peak memory, bytes written, and a digest of al
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
 import time
 from pathlib import Path
@@ -43,7 +45,7 @@ def main() -> None:
     downsample(np.zeros((4, 4, 4), np.uint16), (2, 2, 2))
     keyed = receipts.KeyedStore(folder / f"fused-{threads}-{levels}.zarr", "0" * 64)
     builder = LevelBuilder(keyed, level_grids(grid, 128)[:levels], 1, np.uint16, labels=False, store=STORE)
-    cache = TileCache(tiles)
+    cache = TileCache(tiles, max_bytes=int(sys.argv[4]) * 1_000_000)
 
     def fuse(name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
         _, where = split_name(name, builder.levels[0])
@@ -57,11 +59,16 @@ def main() -> None:
     said = {
         "voxels": grid.size,
         "cpu_seconds": seconds,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": peak_memory(),
         "written": sum((keyed.path / name).stat().st_size for name in files),
         "digest": receipts.digest(files),
     }
     print(json.dumps(said))
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process, bytes; `getrusage` would give that of the process that started it."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def open_tiles(folder: Path, about: dict[str, Any]) -> TileSet:

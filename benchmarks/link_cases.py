@@ -15,7 +15,9 @@ import tile_scans
 from report import Row, cpu_seconds, row
 from weft.image import TileSet
 from weft.links import Link, LinkSettings, candidate_links, measure_link
-from weft.poses import Poses, solve_poses
+from weft.links.kernels import ncc_at
+from weft.links.seams import seam
+from weft.poses import Poses, PoseSettings, solve_poses
 
 UM = (1.0, 1.0, 1.0)
 SEARCH = (20.0, 20.0, 20.0)  # the default of the setting links.search
@@ -133,7 +135,72 @@ def _simulated(
     return true, stage, links
 
 
+def real(given: argparse.Namespace) -> list[Row]:
+    """Real tiles: an electron microscope's with solved affines, photographs with registered positions, a mosaic."""
+    if given.data is None:
+        return []
+    return [*_camera(given.data), *_photographs(given.data), *_mosaic(given.data)]
+
+
+def _camera(data: Path) -> list[Row]:
+    """Distance of the tiles' corners from the solved ones, after the affine that all tiles may share, pixels."""
+    tiles, linear, position = tile_scans.camera_tiles(data)
+    links = measured(tiles, (0, 20, 20), LinkSettings(matches=True))
+    corners = np.array([(0, y, x) for y in (0, tiles.shape[1] - 1) for x in (0, tiles.shape[2] - 1)], float)
+    wanted = (position[:, None] + np.einsum("nij,cj->nci", linear, corners)).reshape(-1, 3)[:, 1:]
+    rows = []
+    for model in ("translation", "affine"):
+        settings = PoseSettings(model=model)
+        poses = solve_poses(tiles.positions(), links, UM, shape=tiles.shape, settings=settings)
+        parts = np.tile(np.eye(3), (4, 1, 1)) if poses.linear is None else poses.linear
+        found = (poses.positions[:, None] + np.einsum("nij,cj->nci", parts, corners)).reshape(-1, 3)[:, 1:]
+        ones = np.c_[found, np.ones(len(found))]
+        off = ones @ np.linalg.lstsq(ones, wanted, rcond=None)[0] - wanted
+        error = float(np.sqrt(np.mean((off**2).sum(1))))
+        bar = 1.0 if model == "affine" else None
+        rows.append(row(f"real.render_em_tiles.{model}.corner_rms", [error], "pixel", at_most=bar))
+    return rows
+
+
+def _photographs(data: Path) -> list[Row]:
+    """Distance from the registered positions, and how well both agree with the pixels at each seam."""
+    tiles, registered = tile_scans.photographs(data)
+    poses = solve_poses(tiles.positions(), measured(tiles, (0, 40, 90)), UM)
+    off = poses.positions - registered
+    error = np.linalg.norm(off - np.median(off, axis=0), axis=1)
+    steps = np.abs(np.diff(off, axis=0)).max(1)
+    rows = [
+        row("real.starrynight_stitch.max", [float(error.max())], "pixel", at_most=2),
+        row("real.starrynight_stitch.seams_within_2_pixels", [float((steps <= 2).sum())], ""),
+    ]
+    for word, positions in (("registered", registered), ("weft", poses.positions)):
+        ncc = [_agreement(tiles, n, positions) for n in range(9)]
+        rows.append(row(f"real.starrynight_stitch.{word}.seam_ncc", ncc, ""))
+        rows.append(row(f"real.starrynight_stitch.{word}.weak_seam_ncc", [ncc[6]], ""))
+    return rows
+
+
+def _agreement(tiles: TileSet, n: int, positions: np.ndarray) -> float:
+    """NCC of what tiles n and n + 1 show of the same place, brightness as it is."""
+    d = np.round(positions[n + 1] - positions[n]).astype(np.int64)
+    a, b = (np.log(tiles.read(k).astype(np.float32) + 30) for k in (n, n + 1))
+    return float(ncc_at(a - a.mean(), b - b.mean(), d)[0])
+
+
+def _mosaic(data: Path) -> list[Row]:
+    """NCC of the overlap by the stage and by the link."""
+    tiles = tile_scans.mosaic(data)
+    poses = solve_poses(tiles.positions(), measured(tiles, (0, 20, 20)), UM)
+    rows = []
+    for word, positions in (("stage", tiles.positions()), ("solved", poses.positions)):
+        found = seam(tiles, (0, 1), 0, None, positions)
+        ncc = float("nan") if found is None else found.ncc
+        rows.append(row(f"real.czi_mosaic.{word}.ncc", [ncc], ""))
+    return rows
+
+
 CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "links": synthetic,
     "wrong_links": wrong_links,
+    "real_tiles": real,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+import report  # noqa: F401  (finds the library)
 from weft.image import Tile, TileSet
 
 GRID, SHAPE, OVERLAP, ERROR = (4, 4), (96, 256, 256), 32, 8.0

@@ -108,11 +108,14 @@ def illumination_state(wildcards):
     if PROJECT.made_by_phantom(wildcards.image):
         return None
     try:
-        return [
-            path and fingerprint(path) for path in (dark, settings["profile"])
-        ]
+        return [path and fingerprint(path) for path in (dark, settings["profile"])]
     except FileNotFoundError as error:
         raise WorkflowError(f"illumination: {error}") from None
+
+
+def overrides_of(wildcards):
+    """Rows of the table of overrides that speak of an image: an edit of another image's rows changes nothing."""
+    return PROJECT.overrides.get(wildcards.image, [])
 
 
 def registration_settings(part, *fields):
@@ -410,13 +413,17 @@ def image_targets():
                     "tiles.json",
                     "illumination.json",
                     "links.tsv",
+                    "matches.tsv",
                     "poses.tsv",
                     "solved_links.tsv",
+                    "seams.tsv",
                     "fused.json",
                 )
             ]
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.isotropic:
+            paths.append(f"{base}/isotropic.json")
         if name in SETTINGS.terastitcher:
             paths.append(f"{base}/terastitcher.json")
         if name in SETTINGS.precomputed:
@@ -502,7 +509,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination"):
+        if kind in ("positions", "illumination", "seams"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]

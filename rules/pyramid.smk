@@ -55,6 +55,30 @@ rule import_image:
         "../scripts/import_image.py"
 
 
+rule resample_image:
+    """Make a copy of an image with cubic voxels (only on request)."""
+    input:
+        image="<results>/images/{image}/image.json",
+    output:
+        receipt="<results>/images/{image}/isotropic.json",
+    log:
+        "<logs>/resample_image/{image}.log",
+    benchmark:
+        "<benchmarks>/resample_image/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        edge=lambda wildcards: SETTINGS.isotropic.get(wildcards.image),
+        pyramid=plain(SETTINGS.pyramid),
+        store=plain(SETTINGS.store),
+        code=code("resample_image"),
+    script:
+        "../scripts/resample_image.py"
+
+
 rule export_precomputed:
     """Write an image in Neuroglancer's precomputed format."""
     input:

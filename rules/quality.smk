@@ -1,6 +1,34 @@
 """Numbers, gates, pictures."""
 
 
+rule check_seams:
+    """Correlate what tiles show where they meet, and draw the seams that need a look."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        illumination="<results>/images/{image}/illumination.json",
+        poses="<results>/images/{image}/poses.tsv",
+        solved_links="<results>/images/{image}/solved_links.tsv",
+    output:
+        table="<results>/images/{image}/seams.tsv",
+        picture="<results>/images/{image}/figures/seams.png",
+    log:
+        "<logs>/check_seams/{image}.log",
+    benchmark:
+        "<benchmarks>/check_seams/{image}.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        source=source_settings,
+        channel=SETTINGS.links.channel,
+        code=code("check_seams", *READERS),
+    script:
+        "../scripts/check_seams.py"
+
+
 rule check_tiles:
     """Collect the gates of an image's stages."""
     input:
@@ -105,6 +133,7 @@ rule render_report:
     """Draw the pictures and the page that people look at."""
     input:
         receipts=image_targets() + registration_targets(),
+        seams=figures("seams"),
         parts=quality_tables(),
         table="<results>/quality.tsv",
     output:

@@ -96,7 +96,7 @@ rule measure_links:
         path=source_path,
         source=source_settings,
         cache=CACHE,
-        settings=plain(SETTINGS.links),
+        settings=plain(SETTINGS.links, matches=SETTINGS.poses.model != "translation"),
         batches=SETTINGS.batches.measure_links,
         code=code("measure_links", *READERS),
     script:
@@ -113,6 +113,7 @@ rule gather_links:
         ),
     output:
         links="<results>/images/{image}/links.tsv",
+        matches="<results>/images/{image}/matches.tsv",
         quality="<results>/images/{image}/quality/links.json",
     log:
         "<logs>/gather_links/{image}.log",
@@ -135,6 +136,7 @@ rule solve_poses:
     input:
         tiles="<results>/images/{image}/tiles.json",
         links="<results>/images/{image}/links.tsv",
+        matches="<results>/images/{image}/matches.tsv",
     output:
         poses="<results>/images/{image}/poses.tsv",
         solved_links="<results>/images/{image}/solved_links.tsv",
@@ -150,6 +152,7 @@ rule solve_poses:
         mem_mb=2000,
     params:
         settings=plain(SETTINGS.poses),
+        overrides=overrides_of,
         gates=gates("link_residual_p95_voxel"),
         code=code("solve_poses"),
     script:

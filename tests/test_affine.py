@@ -302,6 +302,13 @@ def test_mask_that_says_nothing_is_the_whole_field():
     cells = np.zeros((40, 40, 40), np.float32)
     cells[4::8, 4::8, 4::8] = 5
     assert tissue_mask(cells).all()
+    # Cells that touch make one large piece, which is no specimen either.
+    touching = (np.random.default_rng(0).random(cells.shape) < 0.02).astype(np.float32)
+    touching = gaussian_filter(touching, 1.0) * 50
+    assert tissue_mask(touching).all()
+    halves = np.zeros((40, 40, 40), np.float32)
+    halves[5:35, 5:35, 5:18] = halves[5:35, 5:35, 23:36] = 5
+    assert 0.3 < tissue_mask(halves).mean() < 0.7
 
 
 def test_the_longest_side_is_the_tissue_s():

@@ -239,11 +239,13 @@ def test_a_truncated_volume_is_refused(good, project):
     assert sentence.startswith("Error: data/fixed.nrrd: ")
 
 
-def test_float_labels_are_refused(good, project):
+def test_labels_with_fractions_are_refused(good, project):
     path = project.folder / "data/regions.nrrd"
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((SIDE,) * 3, np.float32)), str(path))
+    voxels = np.ones((SIDE,) * 3, np.float32)
+    voxels[3, 2, 1] = 2.5
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(path))
     sentence = refused(project, find(good[1], "import_image", image="regions"))
-    assert "data/regions.nrrd: labels are float32; wanted an integer type" in sentence
+    assert "data/regions.nrrd: labels are float32, and one of them is 2.5; wanted integers" in sentence
 
 
 def test_more_channel_names_than_channels_are_refused(good, project):

@@ -214,3 +214,22 @@ def test_vignetting_is_not_taken_for_content():
     other = cut(specimen(0), STAGE, gain=vignette())
     other[1] = cut(specimen(77), STAGE, gain=vignette())[1]
     assert measure_link(tile_set(other)[0], 0, 1, 0, search_voxels=SEARCH).status != "ok"
+
+
+def test_maximum_projections_as_terastitcher_does():
+    rng = np.random.default_rng(6)
+    true = STAGE + np.array([(0, 0, 0), (1, 4, -3), (-2, -5, 4)])
+    beads = np.zeros((44, 136, 136))
+    beads[tuple(rng.integers(0, n, 1500) for n in beads.shape)] = rng.gamma(2, 4e4, 1500)
+    tiles, _ = tile_set(cut(20 + ndimage.gaussian_filter(beads, 1.5), true))
+    settings = LinkSettings(method="mip_ncc")
+    right = []
+    for i, j in ((0, 1), (0, 2)):
+        link = measure_link(tiles, i, j, 0, search_voxels=SEARCH, settings=settings)
+        right.append(link.confidence)
+        np.testing.assert_allclose(link.displacement / SPACING, true[j] - true[i], atol=1e-6)  # whole voxels
+        assert link.status == "ok"
+    other = cut(20 + ndimage.gaussian_filter(np.roll(beads, 60, 2), 1.5), true)
+    arrays = [cut(20 + ndimage.gaussian_filter(beads, 1.5), true)[0], other[1], other[2]]
+    wrong = measure_link(tile_set(arrays)[0], 0, 1, 0, search_voxels=SEARCH, settings=settings)
+    assert wrong.confidence < 0.9 * min(right)

@@ -807,8 +807,24 @@ def test_nifti_slope_is_applied_as_nibabel_does(tmp_path):
         found = open_volume(tmp_path / name).levels[0]
         assert found.data.dtype == wanted.dtype
         np.testing.assert_array_equal(found.read(), wanted)
-        with pytest.raises(ValueError, match="labels are float64"):
-            open_volume(tmp_path / name, labels=True)
+        with pytest.raises(ValueError, match="labels are float64, and one of them is"):
+            open_volume(tmp_path / name, labels=True).levels[0].read()
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd"])
+def test_labels_stored_as_whole_floats_become_integers(tmp_path, name):
+    wanted = np.random.default_rng(1).integers(0, 2**24, (4, 5, 6)).astype(np.uint32)
+    stored = SimpleITK.GetImageFromArray(wanted.astype(np.float32))
+    SimpleITK.WriteImage(stored, str(tmp_path / name))
+    found = open_volume(tmp_path / name, labels=True, spacing=(1.0, 1.0, 1.0))
+    assert found.dtype == np.uint32
+    np.testing.assert_array_equal(found.levels[0].read(), wanted)
+    for wrong in (-1.0, 0.5, 2.0**32, np.nan):
+        voxels = wanted.astype(np.float32)
+        voxels[1, 2, 3] = wrong
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(tmp_path / name))
+        with pytest.raises(ValueError, match=f"{name}: labels are float32, and one of them is"):
+            open_volume(tmp_path / name, labels=True, spacing=(1.0, 1.0, 1.0)).levels[0].read()
 
 
 def test_nrrd_needs_a_unit_and_knows_its_space(tmp_path):

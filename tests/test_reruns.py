@@ -53,7 +53,7 @@ PLANS = {f"plan_blocks {NAME} coarse", f"plan_blocks {NAME} fine"}
 PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | AFFINE
 FUSED = tiled("gather_fused", "check_tiles") | PYRAMIDS
 FUSION = batched("fuse_tiles", "sample", "bits") | FUSED
-POSES = tiled("solve_poses") | FUSION
+POSES = tiled("solve_poses", "check_seams") | FUSION
 LINKS = batched("measure_links", "sample", "bits") | tiled("gather_links") | POSES
 LIGHT = tiled("fit_illumination", "correct_tiles") | LINKS
 INDEX = tiled("index_tiles") | LIGHT
@@ -111,6 +111,7 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
         - {f"warp_image {NAME} sample 1", f"warp_image {NAME} inverse/ atlas 1"},
     ),
     "pyramid.smallest": ({"pyramid": {"smallest": 32}}, PYRAMIDS | IMPORTS | PLANS),
+    "isotropic": ({"isotropic": {"sample": 20.0}}, {"resample_image sample"} | SHOWN),
     "precomputed": ({"precomputed": ["sample", "atlas"]}, {"export_precomputed atlas"} | SHOWN),
     "terastitcher": ({"terastitcher": ["bits"]}, {"export_terastitcher bits"} | SHOWN),
     "affine.model": ({"affine": {"model": "similarity"}}, AFFINE),
@@ -169,6 +170,18 @@ def test_code(project: RepositoryCopy, name: str) -> None:
         assert old in text
         path.write_text(text.replace(old, new, 1))
         assert project.planned() == expected
+
+
+def test_overrides_of_one_image_leave_the_other_alone(project: RepositoryCopy) -> None:
+    table = project.folder / "overrides.tsv"
+    with kept(project.folder / "my.yaml"):
+        table.write_text("image\taction\ttile_a\nbits\tpin\tLOC000\n")
+        project.set(overrides=str(table))
+        try:
+            ours = {job for job in POSES if job.split()[1:2] == ["bits"]}
+            assert project.planned() == ours | {"gather_quality"} | SHOWN
+        finally:
+            table.unlink()
 
 
 def edit_tile(path: Path) -> None:

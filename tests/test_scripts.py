@@ -19,6 +19,7 @@ import yaml
 import zarr
 from cloudvolume import CloudVolume
 from PIL import Image as Picture
+from scipy import ndimage
 from test_judge import pieces, score  # noqa: F401 (a fixture)
 from workflow_jobs import ROOT, plan_jobs, run_script
 from workflow_project import OVERLAP, PIXEL, SIDE, TILE, Project, make_project, texture
@@ -38,6 +39,7 @@ DARK = 100
 SETTINGS: dict[str, Any] = {
     "illumination": {"method": "log_irls", "planes": 96, "dark": DARK, "corrected_copy": True},
     "links": {"search": [6, 6, 6]},
+    "isotropic": {"fixed": 15.0, "regions": 15.0},
     "precomputed": ["fixed", "regions"],
     "terastitcher": ["sample"],
     "export_transforms": True,
@@ -238,6 +240,11 @@ def test_links_and_poses(run):
     assert set(solved.used) == {"first"}
     assert (solved.votes > 0).all()
     assert solved.residual_um.max() < PIXEL
+    seams = run.table("images/sample/seams.tsv")
+    assert len(seams) == 6
+    assert (seams.ncc_solved > 0.8).all()
+    assert (seams.ncc_solved > seams.ncc_stage).all()
+    assert len(run.table("images/sample/matches.tsv")) == 0  # poses are translations
     assert run.read("images/sample/quality/links.json")["values"] == {"links_failed_fraction": 0}
 
 
@@ -300,6 +307,27 @@ def test_import_image(run, name, dtype):
     assert image.labels == (name == "regions")
     receipt = run.read(f"images/{name}/image.json")
     assert (receipt["dtype"], receipt["orientation"], receipt["labels"]) == (dtype, "pil", image.labels)
+
+
+@pytest.mark.parametrize(("name", "order"), [("fixed", 1), ("regions", 0)])
+def test_resample_image(run, name, order):
+    receipt = run.read(f"images/{name}/isotropic.json")
+    source = open_image(run.results / f"images/{name}/image.ome.zarr")
+    copy = open_image(run.results / "images" / name / receipt["store"])
+    assert copy.grid.spacing == (15.0, 15.0, 15.0)
+    np.testing.assert_allclose(copy.grid.lower, source.grid.lower)
+    assert (copy.grid.upper >= source.grid.upper - 1e-6).all()
+    assert (copy.dtype, copy.labels, copy.orientation) == (source.dtype, source.labels, "pil")
+    points = copy.grid.to_physical(np.stack(np.indices(copy.grid.shape), -1).reshape(-1, 3))
+    index = np.round(source.grid.to_index(points), 9)
+    want = ndimage.map_coordinates(
+        source.levels[0].read().astype(float), index.T, order=order, mode="nearest"
+    )
+    inside = source.grid.contains(points)
+    found = copy.levels[0].read().ravel()
+    assert inside.mean() > 0.9
+    assert np.abs(found - want)[inside].max() <= (0.51 if order else 0)
+    assert len(copy.levels) == receipt["levels"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fixed", "image"), ("regions", "segmentation")])

@@ -31,6 +31,7 @@ TINY = {"label_dice_mean": (0.85, True), "gain_rmse": (0.04, False)}
 IMAGES = ("sample", "atlas", "annotation", "bits", "alone")
 PUBLIC = """
 images/sample/tiles.json images/sample/illumination.json images/sample/links.tsv images/sample/poses.tsv
+images/sample/solved_links.tsv images/sample/seams.tsv images/sample/figures/seams.png
 images/sample/image.ome.zarr images/sample/image.json images/sample/precomputed images/sample/quality.json
 images/atlas/image.ome.zarr images/atlas/image.json images/annotation/image.ome.zarr images/annotation/image.json
 {pair}/affine.json

@@ -119,6 +119,10 @@ class Links(Model):
     """Measurement of the displacement between overlapping tiles."""
 
     channel: Channel | None = Field(None, description="Channel that is measured (default: the first).")
+    method: Literal["phase", "mip_ncc"] = Field(
+        "phase",
+        description="`phase`: phase correlation of band-passed voxels, scored and refined by their correlation; `mip_ncc`: TeraStitcher's measure, the correlation of maximum projections, with its reliability as confidence.",
+    )
     search: tuple[Positive, Positive, Positive] = Field(
         (20.0, 20.0, 20.0),
         description="Search window around the stage's displacement, voxels (z, y, x), either way.",
@@ -162,6 +166,13 @@ class Poses(Model):
         8.0, description="How far the stage is trusted, voxels: the weak prior of every tile."
     )
     link_sigma: Positive = Field(0.5, description="Error expected of a good link, voxels.")
+    model: Literal["translation", "rigid", "similarity", "affine"] = Field(
+        "translation",
+        description="What a tile's pose is. All but `translation` also measure blocks of each link, and take the fusion longer.",
+    )
+    linear_sigma: Positive = Field(
+        0.005, description="How far the elements of a linear part are expected from the identity."
+    )
     threshold: float = Field(
         0.3,
         ge=0,
@@ -292,7 +303,9 @@ class Affine(Model):
         1.5, description="Score over that of the best different affine from which a result is accepted."
     )
     refuse_margin: Positive = Field(1.15, description="Below this margin a result is refused.")
-    min_score: float = Field(0.3, ge=0, le=1, description="Least score.")
+    min_score: float = Field(
+        0.3, ge=0, le=1, description="Least score; half of it where the margin is twice `accept_margin`."
+    )
     policy: Policy = Field(
         "fail", description="What to do when the result is refused by its own score and margin."
     )
@@ -542,6 +555,10 @@ class Config(RegistrationSettings):
     moving_orientation: str | None = Field(
         None, description="With `moving`: its orientation code.", json_schema_extra=CODE
     )
+    overrides: str | None = Field(
+        None,
+        description="Table (TSV) of tiles and pairs of tiles that are pinned, excluded or forced by hand: image, action, tile_a, tile_b, z, y, x.",
+    )
     batches: Batches = Field(default_factory=Batches, description="Jobs per step.")
     store: Store = Field(default_factory=Store, description="Layout on disk.")
     illumination: Illumination = Field(default_factory=Illumination, description="Flat-field and dark.")
@@ -549,6 +566,11 @@ class Config(RegistrationSettings):
     poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
     fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
     pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    isotropic: dict[Name, Positive] = Field(
+        default_factory=dict,
+        description="Images of which a copy with cubic voxels is made as well (`isotropic.ome.zarr`), and their edge, um: "
+        "`isotropic: {brain: 20}`.",
+    )
     precomputed: list[Name] = Field(
         default_factory=list, description="Images that are also exported as Neuroglancer precomputed."
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from weft.config import NAME, Config, RegistrationSettings, Stage
+from weft.overrides import read_overrides
 from weft.plugins import import_plugins
 from weft.readers import detect_format, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
@@ -57,6 +58,9 @@ class Project:
             self._tables()
         self._settings = {name: self._check(row) for name, row in self.registrations.items()}
         self._check_names()
+        self.overrides: dict[str, list[dict[str, Any]]] = {}
+        if self.config.overrides:
+            self.overrides = read_overrides(self.config.overrides, self.tiled)
         for field, source in self._sources():
             self._check_inside(field, source)
 
@@ -196,6 +200,7 @@ class Project:
 
     def _check_names(self) -> None:
         named = [(f"precomputed[{n}]", image) for n, image in enumerate(self.config.precomputed)]
+        named += [(f"isotropic.{image}", image) for image in self.config.isotropic]
         named += [(f"points.{name}.image", points.image) for name, points in self.config.points.items()]
         for field, image in named:
             if image not in self.images:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from weft.config import GATES, Config, Gate, Stage
+from weft.overrides import Override
 from weft.refusals import models_in
 from weft.registration.backend_settings import settings_type
 from weft.registration.contract import BUILTIN
@@ -112,6 +113,8 @@ def _readme() -> str:
         _model_table(ImageRow, "column"),
         "## registrations.tsv\n\nOne row per registration.\n",
         _model_table(RegistrationRow, "column"),
+        "## overrides.tsv\n\nOne row per tile or pair of tiles; the file is named by `overrides`.\n",
+        _model_table(Override, "column"),
         "## The YAML file\n",
         _model_table(Config),
     ]

@@ -25,6 +25,7 @@ def match_blocks(
     margin: int,
     structure: Callable[[Region], float],
     volumes: Callable[[Region, Region], Pair],
+    blocks: int,
     settings: LinkSettings,
 ) -> np.ndarray:
     """Displacement of tile j against tile i in a few blocks of their overlap.
@@ -47,8 +48,10 @@ def match_blocks(
         How much there is to see in a region of tile i.
     volumes
         Band-passed voxels of a region of tile i and of one of tile j.
+    blocks
+        How many, at most.
     settings
-        How many blocks, and their gates.
+        The gates of a block.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def match_blocks(
     size = np.minimum(_BLOCK, high - low)
     bounds_j = (np.array([p.start for p in limits[1]]), np.array([p.stop for p in limits[1]]))
     found = []
-    for start in _chosen(low, high, size, structure, settings.blocks):
+    for start in _chosen(low, high, size, structure, blocks):
         stop = start + size
         start_j = np.maximum(start - d - margin, bounds_j[0])
         stop_j = np.minimum(stop - d + margin, bounds_j[1])

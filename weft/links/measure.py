@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +11,10 @@ import numpy as np
 from weft.image import Region, TileSet
 from weft.links.blocks import agreed, match_blocks
 from weft.links.kernels import band_pass
+from weft.links.mip_ncc import mip_ncc
 from weft.links.model import Link, LinkSettings, Status
 from weft.links.search import climb, parabola, search
-from weft.links.signals import crops, log_signals, most_structured, noise_variance
+from weft.links.signals import corrected_signals, crops, log_signals, most_structured, noise_variance
 
 if TYPE_CHECKING:  # the illumination room measures links itself
     from weft.illumination.model import Illumination
@@ -24,6 +27,9 @@ _APART = 2
 # Where the fine structures do not give a link, those of twice and four times the size are looked at, as long as
 # their band-pass still removes what changes across the overlap: vignetting would correlate with itself.
 _SCALES = (1, 2, 4)
+
+# Times as many blocks where they have to show how a tile is deformed.
+_MORE = 4
 
 # Binning leaves at least this many voxels of a crop along each axis, and of the window's half-width.
 _FEWEST, _NARROWEST = 16, 2
@@ -97,6 +103,8 @@ def measure_link(
         return _no_link(i, j, stage[j] - stage[i], "empty")
     regions = most_structured(tiles, (i, j), channel, crop_i, crop_j, expected, reach, settings)
     overlap = _Overlap(tiles, (i, j), channel, illumination, regions, expected, window, settings)
+    if settings.method == "mip_ncc":
+        return overlap.projected()
     found = []
     for scale in _SCALES:
         if scale == 1 or settings.large_box * scale <= overlap.breadth / 3:
@@ -128,14 +136,18 @@ class _Overlap:
         self.factors = _binning(regions, window, self.spacing, settings.whole)
         self.whole = bool((self.factors == 1).all())
         self.breadth = min(part.stop - part.start for part in regions[0][1:])
-        self.signals = log_signals(*self.source, regions, tuple(int(f) for f in self.factors))
+
+    @functools.cached_property
+    def logs(self) -> list[np.ndarray]:
+        """Both crops on a logarithmic scale, binned where they are large."""
+        return log_signals(*self.source, self.regions, tuple(int(f) for f in self.factors))
 
     def measured(self, scale: int) -> Link:
         """The link as structures of this many times the usual size show it."""
         settings = self.settings
         boxes = (settings.small_box * scale) | 1, (settings.large_box * scale) | 1
-        noise = [noise_variance(v, boxes) for v in self.signals]
-        a, b = (band_pass(v, *boxes) for v in self.signals)
+        noise = [noise_variance(v, boxes) for v in self.logs]
+        a, b = (band_pass(v, *boxes) for v in self.logs)
         if any(v.var() <= settings.content * n + 1e-10 for v, n in zip((a, b), noise, strict=True)):
             return self._none("empty")
         center = (self.expected - self.base) / self.factors
@@ -166,6 +178,31 @@ class _Overlap:
             matches = matches if settings.matches else matches[near]
         matches[:, :3] *= self.spacing
         matches[:, 3:6] *= self.spacing
+        return self._judged(displacement, ncc, ratio, distinct=distinct, rival=second, matches=matches)
+
+    def projected(self) -> Link:
+        """The link as maximum projections show it."""
+        bins = tuple(int(f) for f in self.factors)
+        a, b = corrected_signals(*self.source, self.regions, bins)
+        if min(a.std(), b.std()) == 0:
+            return self._none("empty")
+        center = (self.expected - self.base) / self.factors
+        shift, ncc, reliability = mip_ncc(a, b, center, self.window / self.factors, self.settings)
+        link = self._judged(shift * self.factors + self.base, ncc, 0.0)
+        return dataclasses.replace(link, confidence=reliability if link.status == "ok" else 0.0)
+
+    def _judged(
+        self,
+        displacement: np.ndarray,
+        ncc: float,
+        ratio: float,
+        *,
+        distinct: bool = False,
+        rival: np.ndarray | None = None,
+        matches: np.ndarray | None = None,
+    ) -> Link:
+        """The link of a displacement, voxels, after the gates."""
+        settings = self.settings
         reach = np.maximum(self.window, 0.5 / settings.border)
         taken = float((np.abs(displacement - self.expected) / reach).max())
         overlap = float(np.prod(np.clip(self.shape - np.abs(displacement), 0, None) / self.shape))
@@ -187,8 +224,8 @@ class _Overlap:
             status=status,
             confidence=float(ncc * (1.0 - ratio)) if status == "ok" else 0.0,
             window=min(taken, 1.0),
-            rival=second,
-            matches=matches,
+            rival=rival,
+            matches=np.zeros((0, 7)) if matches is None else matches,
         )
 
     def _matches(self, displacement: np.ndarray, a: np.ndarray, boxes: tuple[int, int]) -> np.ndarray:
@@ -209,7 +246,10 @@ class _Overlap:
 
         slack = self.settings.slack if self.settings.matches else 0
         margin = max(2 * int(self.factors.max()) + 1, slack)
-        return match_blocks(displacement, self.shape, self.regions, margin, structure, volumes, self.settings)
+        blocks = self.settings.blocks * (_MORE if self.settings.matches else 1)
+        return match_blocks(
+            displacement, self.shape, self.regions, margin, structure, volumes, blocks, self.settings
+        )
 
     def _none(self, status: Status) -> Link:
         return _no_link(*self.pair, self.expected * self.spacing, status)

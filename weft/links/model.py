@@ -19,6 +19,8 @@ class LinkSettings:
 
     Parameters
     ----------
+    method
+        ``"phase"``, or ``"mip_ncc"``: TeraStitcher's measure, whose reliability is the confidence.
     small_box, large_box
         Sides, voxels, of the two boxes whose difference is the band-pass.
     peaks
@@ -51,6 +53,7 @@ class LinkSettings:
         With ``matches``: how far blocks may depart from the link's displacement, voxels.
     """
 
+    method: Literal["phase", "mip_ncc"] = "phase"
     small_box: int = 3
     large_box: int = 15
     peaks: int = 6

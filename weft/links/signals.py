@@ -58,9 +58,7 @@ def log_signals(tiles, pair, channel, illumination, crops, factors=(1, 1, 1)) ->
     compresses the brightest, while dim background and the edge of the tissue do not outweigh its texture
     (measured: a c near the noise doubles the error of links that hold an edge).
     """
-    signals = []
-    for tile, crop in zip(pair, crops, strict=True):
-        signals.append(_signal(tiles, tile, channel, illumination, crop, factors))
+    signals = corrected_signals(tiles, pair, channel, illumination, crops, factors)
     sample = np.concatenate([_thin(v).ravel() for v in signals])
     floor = np.quantile(sample, 0.005)
     steps = np.concatenate([np.abs(np.diff(_thin(v, last=1), axis=-1)).ravel() for v in signals])
@@ -71,6 +69,14 @@ def log_signals(tiles, pair, channel, illumination, crops, factors=(1, 1, 1)) ->
         np.log(v, out=v)
         v -= v.mean()
     return signals
+
+
+def corrected_signals(tiles, pair, channel, illumination, crops, factors=(1, 1, 1)) -> list[np.ndarray]:
+    """The signal of both crops, float32, binned by ``factors``."""
+    return [
+        _signal(tiles, tile, channel, illumination, crop, factors)
+        for tile, crop in zip(pair, crops, strict=True)
+    ]
 
 
 def _signal(tiles, tile, channel, illumination, crop, factors) -> np.ndarray:

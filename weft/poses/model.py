@@ -9,6 +9,8 @@ import numpy as np
 
 Method = Literal["robust", "terastitcher"]
 METHODS: tuple[str, ...] = get_args(Method)
+Model = Literal["translation", "rigid", "similarity", "affine"]
+MODELS: tuple[str, ...] = get_args(Model)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class PoseSettings:
         A link whose robust weight is below this does not tie its tiles together.
     threshold
         ``terastitcher`` only: a link of less confidence is replaced by the stage's displacement.
+    model
+        What a tile's pose is. All but ``"translation"`` take block matches of the links.
+    linear_sigma
+        How far the elements of a linear part are expected from the identity.
     """
 
     method: Method = "robust"
@@ -40,6 +46,8 @@ class PoseSettings:
     outlier: float = 5.0
     used: float = 0.1
     threshold: float = 0.3
+    model: Model = "translation"
+    linear_sigma: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,9 @@ class Poses:
         Per link: cycles of three or four links that close with it.
     component
         Per tile: number of the set of tiles that trusted links tie together, the largest set first.
+    linear
+        Linear part of each tile's pose, (n, 3, 3): the voxel at the offset d (um) from the tile's first voxel
+        lies at ``position + linear @ d``. None for translations.
     """
 
     positions: np.ndarray
@@ -72,3 +83,4 @@ class Poses:
     rival: np.ndarray
     votes: np.ndarray
     component: np.ndarray
+    linear: np.ndarray | None = None

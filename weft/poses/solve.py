@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from weft.grid import Triple
+from weft.grid import Shape, Triple
 from weft.links.model import Link
 from weft.poses.graph import Claims, System, components
+from weft.poses.linear import fit_linear
 from weft.poses.model import Poses, PoseSettings
 from weft.poses.robust import robust_weights
 from weft.poses.spanning_tree import spanning_tree_weights
@@ -20,6 +22,7 @@ def solve_poses(
     spacing: Triple,
     *,
     pins: Mapping[int, Triple] | None = None,
+    shape: Shape | None = None,
     settings: PoseSettings | None = None,
 ) -> Poses:
     """Solve one position per tile.
@@ -38,6 +41,8 @@ def solve_poses(
         Voxel size, um; errors are weighed in voxels.
     pins
         Positions, um, of tiles that are held where they are.
+    shape
+        Voxels of a tile, (z, y, x); wanted for poses that are more than translations.
     settings
         Method and expected errors; None takes the defaults.
 
@@ -49,9 +54,17 @@ def solve_poses(
     Raises
     ------
     ValueError
-        When positions are not finite, or a link or a pin names a tile that is not there.
+        When positions are not finite, a link or a pin names a tile that is not there, or the model asks for
+        the shape of a tile.
     """
     settings = settings or PoseSettings()
+    if settings.model != "translation":
+        if shape is None:
+            raise ValueError(f"poses of the model {settings.model!r} need the shape of a tile; found none")
+        translations = solve_poses(
+            stage_positions, links, spacing, pins=pins, settings=_blurred(settings, shape, spacing)
+        )
+        return fit_linear(translations, links, shape, spacing, settings)
     stage = np.asarray(stage_positions, float).reshape(-1, 3)
     n = len(stage)
     held = np.full((n, 3), np.nan)
@@ -97,6 +110,18 @@ def solve_poses(
         rival=claims.rival[speaks],
         votes=votes[speaks],
         component=components(n, claims.ends[used]),
+    )
+
+
+def _blurred(settings: PoseSettings, shape: Shape, spacing: Triple) -> PoseSettings:
+    """The settings for translations of tiles that are also deformed: their links agree less well."""
+    more = settings.linear_sigma * float(np.max(np.asarray(shape) * spacing)) / 2 / float(np.min(spacing))
+    ratio = (settings.link_sigma + more) / settings.link_sigma
+    return dataclasses.replace(
+        settings,
+        model="translation",
+        link_sigma=settings.link_sigma * ratio,
+        closure=settings.closure * ratio,
     )
 
 

@@ -105,6 +105,41 @@ def label_type(dtype: Any, where: str | Path) -> None:
         )
 
 
+def label_volume(data: Any, where: str | Path) -> Any:
+    """A volume of labels as integers: one of floats is made uint32 as it is read, if that loses nothing.
+
+    Programs of neuroimaging often store labels as floats.
+
+    Parameters
+    ----------
+    data
+        Dask array, (c, z, y, x).
+    where
+        The source, for errors.
+
+    Returns
+    -------
+    dask.array.Array
+        The same, or its voxels as uint32; reading raises ValueError where a voxel is not a whole number from 0 to 2^32 - 1.
+    """
+    if data.dtype.kind != "f":
+        label_type(data.dtype, where)
+        return data
+    empty = np.empty((0,) * data.ndim, np.uint32)
+    return data.map_blocks(_whole_numbers, str(where), dtype=np.uint32, meta=empty)
+
+
+def _whole_numbers(block: np.ndarray, where: str) -> np.ndarray:
+    """Floats that are whole numbers, as uint32."""
+    whole = (block >= 0) & (block < 2**32) & (block == np.trunc(block))
+    if not whole.all():
+        raise ValueError(
+            f"{where}: labels are {block.dtype}, and one of them is {block[~whole][0]:g}; wanted integers, or floats that "
+            "are whole numbers from 0 to 2^32 - 1, for labels are names"
+        )
+    return block.astype(np.uint32)
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sort key by which ``plane2`` comes before ``plane10``."""
     parts = re.split(r"(\d+)", name)

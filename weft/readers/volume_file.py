@@ -16,7 +16,7 @@ from weft.grid import Grid
 from weft.image import Image, Level, Region
 from weft.readers.checks import (
     channel_names,
-    label_type,
+    label_volume,
     micrometres,
     orientation_code,
     reading,
@@ -62,7 +62,7 @@ def open_volume(
     channels
         Name of the one channel.
     labels
-        True for a label image, which must be of an integer type.
+        True for a label image, of an integer type, or of floats that are whole numbers: these become uint32.
     frame
         Of a NIfTI file of four axes: which volume along the fourth is read, counted from 0; such files are refused
         without it.
@@ -92,7 +92,7 @@ def open_volume(
     else:
         data, sizes, unit, code = _open_itk(path)
     if labels:
-        label_type(data.dtype, path)
+        data = label_volume(data, path)
     if spacing is None and sizes is not None:
         if spacing_unit is None and unit is None:
             raise ValueError(

@@ -64,7 +64,7 @@ class AffineSettings:
         Score of the best affine over the score of the best different one: accepted from the first on, with
         a warning down to the second.
     min_score
-        Least score, ``ncc * sqrt(overlap)``.
+        Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`.
     """
 
     method: Literal["native", "elastix"] = "native"

@@ -15,6 +15,7 @@ from weft.registration.refine import AffineRefiner
 Verdict = Literal["accept", "warn", "refuse"]
 
 _MIRROR_TIE = 0.01  # difference in score, as a share, that cannot tell a sample from its mirror image
+_CERTAIN = 2.0  # times the margin that is accepted: then half the score will do, as of sparse cells
 _OWN_MIRROR = 0.85  # correlation with its own mirror image from which an image cannot tell left from right
 
 
@@ -28,7 +29,7 @@ class Thresholds:
         Score of the best affine over the score of the best different one: accepted from the first on, with
         a warning down to the second.
     min_score
-        Least score, ``ncc * sqrt(overlap)``.
+        Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`.
     """
 
     accept_margin: float
@@ -71,8 +72,10 @@ def self_mirror(feature: Feature) -> float:
 
 def judge(score: float, margin: float | None, thresholds: Thresholds, notes: list[str]) -> Verdict:
     """Whether a result may be built on; why not is added to `notes`."""
-    if score < thresholds.min_score:
-        notes.append(f"the score {score:.3f} is below {thresholds.min_score:g}: no match was found")
+    certain = margin is not None and margin >= _CERTAIN * thresholds.accept_margin
+    needed = thresholds.min_score / 2 if certain else thresholds.min_score
+    if score < needed:
+        notes.append(f"the score {score:.3f} is below {needed:g}: no match was found")
         return "refuse"
     if margin is None or margin >= thresholds.accept_margin:
         return "accept"

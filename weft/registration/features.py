@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, label
+from scipy.ndimage import binary_erosion, gaussian_filter, label
 
 from weft.grid import Grid
 from weft.sampling import resample
 
 _ACCEPTED_TISSUE = (0.002, 0.90)  # a mask outside this share of the field says nothing
 _ONE_PIECE = 0.4  # nor does one whose largest piece has a smaller share of it: cells, not a specimen
+_SOLID = (
+    0.45  # nor one that keeps less without its outermost voxels: cells that touch. A thin slab keeps half
+)
 _HISTOGRAM_BINS = 256
 _DECADES = 1e2  # the logarithm resolves this range below the brightest voxels, whatever the camera's gain
 
@@ -122,17 +125,23 @@ def tissue_mask(logarithm: np.ndarray, counts: np.ndarray | None = None) -> np.n
     -------
     ndarray
         (z, y, x) bool. All that counts when the threshold would leave less than 0.2 % or more than 90 % of the field,
-        or many small pieces: then the image has no background to be told from tissue.
+        or scattered or touching cells: then the image has no background to be told from tissue.
     """
     field = np.ones(logarithm.shape, bool) if counts is None or not counts.any() else counts
     smooth = gaussian_filter(logarithm, 1.0, mode="nearest")
     mask = (smooth > otsu_threshold(smooth[field])) & field
     low, high = _ACCEPTED_TISSUE
     if low <= np.count_nonzero(mask) / np.count_nonzero(field) <= high:
-        pieces = np.bincount(label(mask)[0].ravel())[1:]
-        if pieces.max() >= _ONE_PIECE * pieces.sum():
+        share = np.bincount(label(mask)[0].ravel())[1:].max() / np.count_nonzero(mask)
+        if share >= _ONE_PIECE and _solidity(mask) >= _SOLID:
             return mask
     return field
+
+
+def _solidity(mask: np.ndarray) -> float:
+    """Share of a mask that is left without its outermost voxels, faces of the field and of planes not counted."""
+    inner = binary_erosion(mask[0] if len(mask) == 1 else mask, border_value=1)
+    return float(np.count_nonzero(inner) / np.count_nonzero(mask))
 
 
 def otsu_threshold(array: np.ndarray) -> float:

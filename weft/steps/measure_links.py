@@ -15,9 +15,10 @@ from weft.steps.illumination import load_illumination
 from weft.steps.quality import write_quality
 from weft.steps.sources import channel_of, open_tiles, tile_digests
 
-# Displacements, um; `window` is the part of the search window that is taken up; `rival_*` the second peak's.
-NUMBERS = ("ncc", "peak_ratio", "window", "overlap", "confidence")
+# Displacements are in um; `window` is the part of the search window that is taken up, `rival_*` the second peak.
 AXES = ("z", "y", "x")
+NUMBERS = ("ncc", "peak_ratio", "window", "overlap", "confidence")
+MATCH_COLUMNS = ("tile_a", "tile_b", *AXES, *(f"d{axis}" for axis in AXES), "ncc")
 COLUMNS = ("tile_a", "tile_b", *AXES, *NUMBERS, "status", "reason", *(f"rival_{axis}" for axis in AXES))
 
 
@@ -44,7 +45,7 @@ def measure_links(
     pairs = candidate_links(raw.positions(), raw.shape, raw.spacing, diagonal=diagonal)
     mine = deal([f"{i}-{j}" for i, j in pairs], batch, batches)
     data = tile_digests(index, channel)
-    gates = ("peaks", "min_ncc", "max_peak_ratio", "min_overlap", "border")
+    gates = ("method", "peaks", "min_ncc", "max_peak_ratio", "min_overlap", "border", "matches")
     options = LinkSettings(**{name: settings[name] for name in gates})
     facts = [receipts.array_digest(light.gain), receipts.array_digest(light.dark), settings, code]
     facts += [index["spacing"], receipts.environment("scipy")]
@@ -78,9 +79,10 @@ def gather_links(
     gates: dict[str, Any],
     code: str,
     links: str,
+    matches: str,
     quality: str,
 ) -> None:
-    """Write all links as a table, and the share of those that failed."""
+    """Write all links as a table, what their blocks say as another, and the share of those that failed."""
     index = receipts.read(tiles)
     names = [tile["name"] for tile in index["tiles"]]
     rows = [link for path in batches for link in receipts.read(path)["links"]]
@@ -92,6 +94,12 @@ def gather_links(
             numbers = [*link["displacement"], *(link[name] for name in NUMBERS)]
             cells = [names[i], names[j], *(f"{n:.6g}" for n in numbers), link["status"], link["reason"]]
             table.writerow([*cells, *([f"{n:.6g}" for n in link["rival"]] or [""] * len(AXES))])
+    with Path(matches).open("w", newline="") as handle:
+        table = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        table.writerow(MATCH_COLUMNS)
+        for link in rows:
+            i, j = (int(part) for part in link["pair"].split("-"))
+            table.writerows([names[i], names[j], *(f"{n:.6g}" for n in match)] for match in link["matches"])
     judged = [link for link in rows if link["status"] != "empty"]
     failed = sum(link["status"] != "ok" for link in judged)
     image = index["image"]
@@ -107,5 +115,6 @@ def _plain(link: Link, settings: LinkSettings) -> dict[str, Any]:
         **{name: getattr(link, name) for name in NUMBERS},
         "status": link.status,
         "reason": link.reason(settings),
+        "matches": link.matches.tolist(),
         "rival": [] if link.rival is None else link.rival.tolist(),
     }

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
-from weft.poses import PoseSettings
+from weft.poses import PoseSettings, apply_overrides
 from weft.poses import solve_poses as solve
 from weft.steps.quality import write_quality
-from weft.steps.tile_tables import read_links
+from weft.steps.tile_tables import LINEAR, read_links
 
 COLUMNS = ("tile", "z", "y", "x", "stage_z", "stage_y", "stage_x", "status", "component", "residual_um")
 LINK_COLUMNS = ("tile_a", "tile_b", "status", "used", "weight", "votes", "residual_um")
@@ -22,7 +22,9 @@ def solve_poses(
     *,
     tiles: str,
     links: str,
+    matches: str,
     settings: dict[str, Any],
+    overrides: list[dict[str, Any]],
     gates: dict[str, Any],
     code: str,
     poses: str,
@@ -31,24 +33,28 @@ def solve_poses(
 ) -> None:
     """Solve for the positions of all tiles and write them, um, with the largest residual of each tile.
 
-    A second table says of every link how far the solve believed it: ``used`` is ``first`` or ``rival`` (which
+    Rows of the table of overrides are the hand's word on tiles and pairs (see `apply_overrides`). A second table says of every link how far the solve believed it: ``used`` is ``first`` or ``rival`` (which
     of its displacements), or ``no``; ``votes`` counts the cycles that close with it.
     """
     index = receipts.read(tiles)
     names = [tile["name"] for tile in index["tiles"]]
     stage = np.array([tile["position"] for tile in index["tiles"]], float)
-    measured = read_links(links, names)
-    solved = solve(stage, measured, index["spacing"], settings=PoseSettings(**settings))
+    measured, pins = apply_overrides(overrides, read_links(links, names, matches), names, stage)
+    solved = solve(
+        stage, measured, index["spacing"], pins=pins, shape=index["shape"], settings=PoseSettings(**settings)
+    )
     believed = solved.weight > PoseSettings.used
     worst = np.zeros(len(names))
     for link, residual in zip(np.array(measured)[believed], solved.residual[believed], strict=True):
         worst[[link.i, link.j]] = np.maximum(worst[[link.i, link.j]], residual)
     with Path(poses).open("w", newline="") as handle:
         table = csv.writer(handle, delimiter="\t", lineterminator="\n")
-        table.writerow(COLUMNS)
+        table.writerow([*COLUMNS, *(LINEAR if solved.linear is not None else ())])
         for n, name in enumerate(names):
             numbers = [f"{v:.6f}" for v in (*solved.positions[n], *stage[n])]
-            table.writerow([name, *numbers, solved.status[n], int(solved.component[n]), f"{worst[n]:.6f}"])
+            cells = [name, *numbers, solved.status[n], str(solved.component[n]), f"{worst[n]:.6f}"]
+            linear = () if solved.linear is None else solved.linear[n].ravel()
+            table.writerow([*cells, *(f"{v:.9f}" for v in linear)])
     with Path(solved_links).open("w", newline="") as handle:
         table = csv.writer(handle, delimiter="\t", lineterminator="\n")
         table.writerow(LINK_COLUMNS)

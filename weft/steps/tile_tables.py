@@ -1,4 +1,4 @@
-"""Read the tables of an image's tiles: links.tsv and poses.tsv."""
+"""Read the tables of an image's tiles: links.tsv, matches.tsv and poses.tsv."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from weft.links.model import Link
 LINEAR = tuple(f"linear_{i}{j}" for i in "zyx" for j in "zyx")
 
 
-def read_links(path: str, names: list[str]) -> list[Link]:
-    """The links of a table, by the tiles' places in ``names``."""
+def read_links(path: str, names: list[str], matches: str | None = None) -> list[Link]:
+    """The links of a table, by the tiles' places in ``names``; with their block matches where a table is given."""
+    blocks: dict[tuple[str, str], list[list[float]]] = {}
+    if matches:
+        with open(matches, newline="") as handle:
+            for row in csv.DictReader(handle, delimiter="\t"):
+                numbers = [float(row[name]) for name in ("z", "y", "x", "dz", "dy", "dx", "ncc")]
+                blocks.setdefault((row["tile_a"], row["tile_b"]), []).append(numbers)
     with open(path, newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
     place = {name: n for n, name in enumerate(names)}
@@ -28,9 +34,16 @@ def read_links(path: str, names: list[str]) -> list[Link]:
             status=row["status"],  # type: ignore[arg-type]
             window=float(row["window"]),
             rival=np.array([float(row[f"rival_{axis}"]) for axis in "zyx"]) if row["rival_z"] else None,
+            matches=np.array(blocks.get((row["tile_a"], row["tile_b"]), [])).reshape(-1, 7),
         )
         for row in rows
     ]
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    """The rows of a table, as they are."""
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t"))
 
 
 def read_poses(path: str) -> np.ndarray:
