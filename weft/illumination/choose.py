@@ -25,6 +25,8 @@ _BANDS = ((1,), (2,), (3, 4), (5, 6))
 _AS_GOOD = 1.1
 # A difference whose square is this many times what scatter explains is bias.
 _SIGNIFICANT = 4.0
+# Tiles that are enough for their layout to average out of the mean: a small mosaic has its tissue in the middle.
+_ENOUGH_TILES = 12
 # Seams that say enough to choose by.
 _ENOUGH_SEAMS = 4
 
@@ -85,7 +87,7 @@ def choose(samples: Samples, seams: Sequence[Seam], seed: int) -> tuple[Estimate
 
     The variance of an estimate comes from a delete-a-group jackknife over tiles. Its bias comes from a test of
     specification (Hausman, Econometrica 1978): the mean of all samples is noisy but assumes least (where there are
-    enough seams, what they and gradients say assumes less), so what an estimate significantly differs from it, beyond the jackknife's scatter of that difference, is counted as its bias. Where there are
+    enough seams, or too few tiles for a mean, `gradients` assumes less), so what an estimate significantly differs from it, beyond the jackknife's scatter of that difference, is counted as its bias. Where there are
     enough seams, only estimators count that leave held-out seams about as flat as the best does.
     """
     fits = estimators(50)
@@ -96,7 +98,8 @@ def choose(samples: Samples, seams: Sequence[Seam], seed: int) -> tuple[Estimate
         found[name], scatter[name] = smooth.coefficients, _replicates(fits[name], samples, seams, seed)
     variance = {name: _jackknife_variance(scatter[name]) for name in CANDIDATES}
     kept = {name: _agreed(found[name], variance[name]) for name in CANDIDATES}
-    reference = "gradients" if len(seams) >= _ENOUGH_SEAMS else "mean"
+    few = len(np.unique(samples.tile)) < _ENOUGH_TILES
+    reference = "gradients" if few or len(seams) >= _ENOUGH_SEAMS else "mean"
     trusted = kept[reference]  # the test looks at no more than the reference knows
     errors = {}
     for name in CANDIDATES:
