@@ -146,52 +146,51 @@ def add_affine(total, weight, whole, planes, values, origin, shape, matrix, slac
         Samples this far outside of the voxels' centres, voxels, count as the outermost voxels.
     """
     one = np.float32(1.0)
-    sample, tent = np.empty(1, np.float32), np.ones(1, np.float32)
-    p = np.empty(3)
-    first, second, part = np.empty(3, np.int64), np.empty(3, np.int64), np.empty(3, np.float32)
+    nz, ny, nx = values.shape
+    line, sides = np.empty(total.shape[2], np.float32), np.empty(total.shape[2], np.float32)
     for plane in range(planes[0], planes[1]):
         for y in range(total.shape[1]):
+            z0 = matrix[0, 0] * plane + matrix[0, 1] * y + matrix[0, 3]
+            y0 = matrix[1, 0] * plane + matrix[1, 1] * y + matrix[1, 3]
+            x0 = matrix[2, 0] * plane + matrix[2, 1] * y + matrix[2, 3]
+            first = last = 0  # a tile is convex: of each row it covers one piece
             for x in range(total.shape[2]):
-                inside = True
-                side = 1.0
-                for k in range(3):
-                    place = matrix[k, 0] * plane + matrix[k, 1] * y + matrix[k, 2] * x + matrix[k, 3]
-                    inside = inside and -slack <= place <= shape[k] - 1 + slack
-                    p[k] = min(max(place, 0.0), shape[k] - 1.0)
-                    side *= _tent(p[k], shape[k])
-                if not inside:
+                pz, py, px = z0 + matrix[0, 2] * x, y0 + matrix[1, 2] * x, x0 + matrix[2, 2] * x
+                if not (
+                    -slack <= pz <= shape[0] - 1 + slack
+                    and -slack <= py <= shape[1] - 1 + slack
+                    and -slack <= px <= shape[2] - 1 + slack
+                ):
                     continue
+                if last == 0:
+                    first = x
+                last = x + 1
+                pz = min(max(pz, 0.0), shape[0] - 1.0)
+                py = min(max(py, 0.0), shape[1] - 1.0)
+                px = min(max(px, 0.0), shape[2] - 1.0)
+                sides[x] = _tent(pz, shape[0]) * _tent(py, shape[1]) * _tent(px, shape[2])
                 if weights_only:
-                    whole[plane - planes[0], y, x] += np.float32(side)
                     continue
-                for k in range(3):
-                    first[k] = int(p[k])
-                    part[k] = np.float32(p[k] - first[k])
-                    first[k] -= origin[k]
-                    second[k] = min(first[k] + 1, values.shape[k] - 1)
-                value = np.float32(0.0)
-                for corner in range(8):
-                    w = one
-                    z1, y1, x1 = corner >> 2 & 1, corner >> 1 & 1, corner & 1
-                    w *= part[0] if z1 else one - part[0]
-                    w *= part[1] if y1 else one - part[1]
-                    w *= part[2] if x1 else one - part[2]
-                    value += (
-                        w
-                        * values[
-                            second[0] if z1 else first[0],
-                            second[1] if y1 else first[1],
-                            second[2] if x1 else first[2],
-                        ]
-                    )
-                sample[0] = value
+                k, j, i = int(pz), int(py), int(px)
+                fz, fy, fx = np.float32(pz - k), np.float32(py - j), np.float32(px - i)
+                k, j, i = k - origin[0], j - origin[1], i - origin[2]
+                k1, j1, i1 = min(k + 1, nz - 1), min(j + 1, ny - 1), min(i + 1, nx - 1)
+                a = (one - fx) * values[k, j, i] + fx * values[k, j, i1]
+                b = (one - fx) * values[k, j1, i] + fx * values[k, j1, i1]
+                c = (one - fx) * values[k1, j, i] + fx * values[k1, j, i1]
+                d = (one - fx) * values[k1, j1, i] + fx * values[k1, j1, i1]
+                line[x] = (one - fz) * ((one - fy) * a + fy * b) + fz * ((one - fy) * c + fy * d)
+            here = plane - planes[0]
+            if weights_only:
+                whole[here, y, first:last] += sides[first:last]
+            else:
                 _mix_row(
-                    total[plane - planes[0], y, x : x + 1],
-                    weight[plane - planes[0], y, x : x + 1],
-                    whole[plane - planes[0], y, x : x + 1],
-                    sample,
-                    np.float32(side),
-                    tent,
+                    total[here, y, first:last],
+                    weight[here, y, first:last],
+                    whole[here, y, first:last],
+                    line[first:last],
+                    one,
+                    sides[first:last],
                     blend,
                 )
 
