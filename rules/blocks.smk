@@ -2,24 +2,29 @@
 
 
 rule plan_blocks:
-    """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch."""
+    """Cut the fixed grid of a stage into blocks with halos; which batch does which is decided in the batch.
+
+    Where nothing is measured on the stage before, stages are planned, and refused, before the first one starts.
+    """
     input:
         fixed=image_receipt("fixed"),
         moving=image_receipt("moving"),
         fixed_more=further_receipts("fixed"),
         moving_more=further_receipts("moving"),
-        start=previous_stage,
+        start=stage_to_expect_from,
     output:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
     log:
         "<logs>/plan_blocks/{registration}-{stage}.log",
     benchmark:
         "<benchmarks>/plan_blocks/{registration}-{stage}.jsonl"
+    priority: 1
     conda:
         stage_environment
     threads: 1
     resources:
         mem_mb=2000,
+        blocks_mb=memory_given_to_blocks,
     params:
         settings=stage_settings(
             "name",

@@ -175,6 +175,13 @@ def memory_of_blocks(wildcards, input, threads):
     return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
 
 
+def memory_given_to_blocks(wildcards):
+    """MB that register_blocks is held to (`--set-resources`); 0 where it gets what it asks for."""
+    own = workflow.resource_settings.overwrite_resources.get("register_blocks", {})
+    given = own.get("mem_mb")
+    return given if isinstance(given, int) else 0
+
+
 def stage_environment(wildcards):
     """The conda environment of a stage's backend: antspyx, which is heavy, has one of its own."""
     backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
@@ -227,6 +234,14 @@ def further_receipts(role):
 def previous_stage(wildcards):
     stages = PROJECT.stages(wildcards.registration)
     return stage_receipt(wildcards.registration, stages.index(wildcards.stage) - 1)
+
+
+def stage_to_expect_from(wildcards):
+    """The stage before, where the halo of a stage's blocks is made of what that one left; else none."""
+    stage = PROJECT.stage(wildcards.registration, wildcards.stage)
+    first = PROJECT.stages(wildcards.registration)[0] == wildcards.stage
+    measured = stage.overlap == "auto" and stage.expected_displacement is None
+    return previous_stage(wildcards) if measured and not first else []
 
 
 def last_stage(wildcards):

@@ -257,12 +257,19 @@ def test_more_channel_names_than_channels_are_refused(good, project):
 def test_a_block_larger_than_the_volume_is_refused_by_the_plan_of_its_stage(good, project):
     run_script(project.folder, find(good[1], "import_image", image="fixed"))
     job = find(good[1], "plan_blocks", stage="fine")
-    start = project.folder / job.input.start
-    start.parent.mkdir(parents=True)
-    start.write_text("{}")
     sentence = refused(project, job, settings={**job.params.settings, "block": 64})
     assert "stage 'fine': block 64 is larger than the fixed image, which has [48, 48, 48] voxels" in sentence
     assert "wanted a smaller number or `whole`" in sentence
+
+
+@pytest.mark.workflow
+def test_blocks_that_do_not_fit_are_refused_before_the_first_stage(project):
+    target = "results/registrations/pair/stages/fine/transform.json"
+    code, said = project.try_run(target, "--set-resources", "register_blocks:mem_mb=401")
+    assert code
+    assert "stage 'fine': a block takes about" in said or "stage 'coarse': a block takes about" in said
+    assert "the job has mem_mb 401; wanted mem_mb of at least" in said
+    assert not list(project.results.glob("registrations/pair/stages/*/batches"))
 
 
 # ---------------------------------------------------------------------------------- outputs of other input

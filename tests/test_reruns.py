@@ -45,12 +45,12 @@ INVERTED = (
 )  # fmt: skip
 FINE_REDUCED = {f"reduce_transform {NAME} fine"} | INVERTED
 FINE_BLOCKS = batched("register_blocks", f"{NAME} fine") | FINE_REDUCED
-# What a stage leaves to be found sets the next one's halos.
-COARSE_REDUCED = {f"reduce_transform {NAME} coarse", f"plan_blocks {NAME} fine"} | FINE_BLOCKS
+COARSE_REDUCED = {f"reduce_transform {NAME} coarse"} | FINE_BLOCKS
 COARSE_BLOCKS = batched("register_blocks", f"{NAME} coarse") | COARSE_REDUCED
-AFFINE = {f"register_affine {NAME}", f"plan_blocks {NAME} coarse"} | COARSE_BLOCKS
+AFFINE = {f"register_affine {NAME}"} | COARSE_BLOCKS
+# The first stage is planned by itself, as are those whose overlap is given.
 PLANS = {f"plan_blocks {NAME} coarse", f"plan_blocks {NAME} fine"}
-PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | AFFINE
+PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | PLANS | AFFINE
 FUSED = tiled("gather_fused", "check_tiles") | PYRAMIDS
 FUSION = batched("fuse_tiles", "sample", "bits") | FUSED
 POSES = tiled("solve_poses", "check_seams") | FUSION

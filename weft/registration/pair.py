@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import zarr
 
 from weft.config import Affine as AffineStart
 from weft.config import Invert, Reduce, RegistrationSettings, Stage
@@ -19,6 +20,7 @@ from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import check_settings
 from weft.registration.combine import combine_blocks
+from weft.registration.memory import give_back
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
@@ -273,6 +275,7 @@ def _run(job: StageJob, workers: int, processes: bool, client: Any) -> dict[str,
         shared = client.scatter(job, broadcast=True)
         done = client.gather([client.submit(_block, shared, name, pure=False) for name in names])
     elif processes and workers > 1:
+        give_back()
         # Started anew: compiled code and locks do not survive a fork of a process with threads.
         with ProcessPoolExecutor(workers, get_context("spawn"), _keep, (job,)) as pool:
             done = list(pool.map(_kept_block, names))
@@ -292,11 +295,14 @@ _job: StageJob | None = None  # of this worker process
 
 
 def _keep(job: StageJob) -> None:
-    """Remember the job in a new worker process."""
+    """Remember the job in a new worker process, which reads in one thread: every other would hold memory of its own."""
     global _job
+    zarr.config.set({"threading.max_workers": 1})
     _job = job
 
 
 def _kept_block(name: str) -> Outcome:
     assert _job is not None
-    return _job.run(name)
+    outcome = _job.run(name)
+    give_back()
+    return outcome

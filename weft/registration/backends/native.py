@@ -62,7 +62,7 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 10  # per voxel of the finest level: equations, fields and the solver's vectors, on its cells
+FIELD_BYTES = 12  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
 
 
 @dataclass
@@ -75,6 +75,22 @@ class _Level:
     grid: Grid
     field_grid: Grid
     noise: float
+
+
+class _Scratch:
+    """Memory that all levels use in turn: equations and a field, for so many cells."""
+
+    def __init__(self, cells: int) -> None:
+        self._equations = np.empty(9 * cells, np.float32)
+        self._vectors = np.empty(3 * cells, np.float32)
+
+    def equations(self, shape: Shape) -> np.ndarray:
+        """(9, Z, Y, X) float32."""
+        return self._equations[: 9 * math.prod(shape)].reshape(9, *shape)
+
+    def vectors(self, shape: Shape) -> np.ndarray:
+        """(3, Z, Y, X) float32."""
+        return self._vectors[: 3 * math.prod(shape)].reshape(3, *shape)
 
 
 def register(
@@ -138,14 +154,15 @@ def register(
         return _unchanged(initial, result_grid)
     levels = _together(found)
     u = _start(initial, levels[0])
+    scratch = _Scratch(math.prod(levels[-1].field_grid.shape))
     metrics = []
     for n, level in enumerate(levels):
         if n:
             u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
-        u, record = _refine(level, u, options)
+        u, record = _refine(level, u, options, scratch)
         metrics.append(record)
-    scratch = np.empty((9, *levels[-1].field_grid.shape), np.float32)
-    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, scratch)
+    equations = scratch.equations(levels[-1].field_grid.shape)
+    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, equations)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
     if after <= max(before, CHANCE):
@@ -429,12 +446,12 @@ def _unchanged(initial: Initial, grid: Grid) -> Result:
     return Result(u, grid, minimal_jacobian=minimal_jacobian(u, grid.spacing))
 
 
-def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.ndarray, dict[str, Any]]:
-    """Run one level from u; returns the new u and the level's record."""
-    shape = level.field_grid.shape
-    equations = np.empty((9, *shape), np.float32)
-    moved = np.empty((3, *shape), np.float32)
-    spare = np.empty((3, *shape), np.float32)
+def _refine(
+    level: _Level, u: np.ndarray, options: NativeSettings, scratch: _Scratch
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Run one level from u; returns the new u, which may lie in the scratch, and the level's record."""
+    equations = scratch.equations(level.field_grid.shape)
+    moved = scratch.vectors(level.field_grid.shape)
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
@@ -457,7 +474,7 @@ def _refine(level: _Level, u: np.ndarray, options: NativeSettings) -> tuple[np.n
         alpha = uncertainty.prior_strength(stiffness)
         step = solve_with_prior(
             equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
-            moved, spare,
+            moved,
         )  # fmt: skip
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0

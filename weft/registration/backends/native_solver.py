@@ -43,8 +43,7 @@ def solve_with_prior(
     tension: float,
     volume: float,
     longest: float,
-    second: np.ndarray,
-    third: np.ndarray,
+    scratch: np.ndarray,
 ) -> np.ndarray:
     """The step v of the whole field: (H / 8 + damping I + alpha K + D'wD)^-1 (r / 8 - alpha K u - D'wg).
 
@@ -56,23 +55,23 @@ def solve_with_prior(
     Parameters
     ----------
     equations
-        (9, Z, Y, X) float32, smoothed: sums over the 8 voxels of a cell.
+        (9, Z, Y, X) float32, smoothed: sums over the 8 voxels of a cell. Overwritten.
     u
         (3, Z, Y, X) float32, voxels.
     longest
         Vectors of v are shortened to at most this, voxels.
-    second, third
-        Scratch, (3, Z, Y, X) float32 each, overwritten.
+    scratch
+        (3, Z, Y, X) float32, overwritten.
 
     Returns
     -------
     v, (3, Z, Y, X) float32, in place of the last three equations.
     """
     moments = np.zeros(2 * SOLVER_STEPS)
-    _sweep(equations, u, damping, alpha, tension, volume, second, third, moments)
+    _sweep(equations, u, damping, alpha, tension, volume, scratch, moments)
     a, b, c = _coefficients(moments)
     v = equations[6:]
-    _combine(a, b, c, v, second, third, np.float32(longest))
+    _combine(a, b, c, v, scratch, equations[:3], np.float32(longest))
     return v
 
 
@@ -103,8 +102,8 @@ def _coefficients(moments: np.ndarray) -> np.ndarray:
 
 
 @njit(**JIT)
-def _sweep(equations, u, damping, alpha, tension, volume, second, third, moments):
-    """z_0 -> equations[6:], z_1 -> second, z_2 -> third, and the moments."""
+def _sweep(equations, u, damping, alpha, tension, volume, second, moments):
+    """z_0 -> equations[6:], z_1 -> second, z_2 -> equations[:3], and the moments."""
     _, Z, Y, X = u.shape
     alpha = np.float32(alpha)
     tension = np.float32(tension)
@@ -113,6 +112,7 @@ def _sweep(equations, u, damping, alpha, tension, volume, second, third, moments
     # The diagonal of L is 6 and that of L^2 6^2 + 6.
     own = damping + alpha * (np.float32(42) + np.float32(6) * tension)
     first = equations[6:]
+    third = equations[:3]
     B = np.zeros(SCRATCH, np.float32)
     # Rings of planes; u and its Laplacian and volumes come last. Rows have room for a cell more at either end, and are
     # filled up so that loops end with whole vectors.
@@ -144,7 +144,8 @@ def _sweep(equations, u, damping, alpha, tension, volume, second, third, moments
                     _hold(bent[3], held[3], z, y, x, n, Z, alpha, tension, B)
                     moments[0] += _first_residual(n, B)
                     for c in range(3):
-                        _copy_from(U(P + c * PITCH), B, n, x, first[c, z, y], vectors[0, z % 3, c, y])
+                        _copy_from(U(P + c * PITCH), B, n, first[c, z, y, x:])
+                        _copy_from(U(P + c * PITCH), B, _whole(n), vectors[0, z % 3, c, y, LEFT + x :])
                 for c in range(3):
                     _repeat_ends(vectors[0, z % 3, c, y], X)
         for k in range(SOLVER_STEPS):
@@ -163,13 +164,20 @@ def _sweep(equations, u, damping, alpha, tension, volume, second, third, moments
                         _load(equations, weights[z % 7, y], own, z, y, x, n, B)
                         for c in range(3):
                             _copy_to(p[z % 3, c, y, LEFT:], x, _whole(n), U(P + c * PITCH), B)
+                        if k + 1 == SOLVER_STEPS:
+                            # Nothing looks at the matrix here any more.
+                            for c in range(3):
+                                _copy_from(U(P + c * PITCH), B, n, third[c, z, y, x:])
                         _hold(bent[k], held[k], z, y, x, n, Z, alpha, tension, B)
                         moments[2 * k + 1] += _multiply(damping, n, B)
                         if k + 1 < SOLVER_STEPS:
                             moments[2 * k + 2] += _precondition(n, B)
                             for c in range(3):
-                                out = second[c, z, y] if k == 0 else third[c, z, y]
-                                _copy_from(U(P + c * PITCH), B, n, x, out, vectors[k + 1, z % 3, c, y])
+                                if k == 0:
+                                    _copy_from(U(P + c * PITCH), B, n, second[c, z, y, x:])
+                                _copy_from(
+                                    U(P + c * PITCH), B, _whole(n), vectors[k + 1, z % 3, c, y, LEFT + x :]
+                                )
                     if k + 1 < SOLVER_STEPS:
                         for c in range(3):
                             _repeat_ends(vectors[k + 1, z % 3, c, y], X)
@@ -206,13 +214,9 @@ def _copy_to(p, x0, n, o, B):
 
 
 @njit(**INLINED)
-def _copy_from(o, B, n, x0, out, ring):
-    """n cells in the scratch -> a row from x0 on, and one of a ring."""
-    out = out[x0:]
+def _copy_from(o, B, n, out):
+    """n cells in the scratch -> a row."""
     for i in range(n):
-        out[i] = B[o + U(i)]
-    out = ring[LEFT + x0 :]
-    for i in range(_whole(n)):
         out[i] = B[o + U(i)]
 
 

@@ -20,6 +20,7 @@ U = np.uint64
 TILE_X = 128  # cells of 2 voxels: the longest row
 PITCH = 2 * TILE_X + 16  # floats from row to row of the scratch
 PAD = 4  # floats before a row's first voxel
+LINE = 16  # floats of a line of the cache
 AXES = 3  # rows of scratch for the coordinates, and for the displacement on cells
 
 
@@ -104,6 +105,11 @@ def warp_row(z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narr
     m01 = m00[Xm:]
     m10 = m00[pitch_z:]
     m11 = m00[pitch_z + Xm :]
+    # What is new to the cache lies at the last corner: its lines are asked for at once, not one by one.
+    touched = zero
+    for k in range(0, count, LINE):
+        touched += m11[U(offsets[U(k)])]
+    C[PITCH - 1] = touched
     for k in range(count):
         x = U(k)
         i = U(offsets[x])
