@@ -7,12 +7,13 @@ from pathlib import Path
 
 import fusion_cases
 import illumination_cases
+import illumination_real
 import link_cases
 import report
 
 SEEDS = (101, 202, 303, 404, 505)  # settings were chosen on seeds 0 and 1
 SIZES = (16, 64)
-CASES = illumination_cases.CASES | link_cases.CASES | fusion_cases.CASES
+CASES = illumination_cases.CASES | illumination_real.CASES | link_cases.CASES | fusion_cases.CASES
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -75,14 +75,14 @@ _SCENES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]]
 }
 
 
-def tile_set(arrays: np.ndarray, corners: np.ndarray) -> TileSet:
-    """Tiles in memory, (n, z, y, x), at corners (n, 3) in voxels of 1 um."""
+def tile_set(arrays: Sequence[np.ndarray] | np.ndarray, corners: np.ndarray) -> TileSet:
+    """Tiles in memory, (z, y, x) each, at corners (n, 3) in voxels of 1 um."""
 
     def read(tile: int, channel: int, region: tuple[slice, slice, slice]) -> np.ndarray:
         return arrays[tile][region]
 
     tiles = tuple(Tile(f"T{n}", (float(z), float(y), float(x))) for n, (z, y, x) in enumerate(corners))
-    return TileSet(tiles, arrays.shape[1:], (1.0, 1.0, 1.0), arrays.dtype, ("0",), read)
+    return TileSet(tiles, arrays[0].shape, (1.0, 1.0, 1.0), arrays[0].dtype, ("0",), read)
 
 
 def synthetic(given: argparse.Namespace) -> list[Row]:
@@ -97,12 +97,10 @@ def synthetic(given: argparse.Namespace) -> list[Row]:
                 tiles = tile_set(arrays[:, None], side_by_side)
                 fitted = []
                 costs.append(
-                    cpu_seconds(
-                        lambda tiles=tiles, fitted=fitted: fitted.append(fit_illumination(tiles, 0, dark=0))
-                    )
+                    cpu_seconds(lambda tiles=tiles, fitted=fitted: fitted.append(fit_illumination(tiles, 0)))
                 )
-                errors.append(_rmse(fitted[0].gain, gain))
-                nothing.append(_rmse(np.ones_like(gain), gain))
+                errors.append(rmse(fitted[0].gain, gain))
+                nothing.append(rmse(np.ones_like(gain), gain))
             best = BEST.get((scene, count))
             name = f"illumination.{scene}.{count}"
             rows += [
@@ -114,7 +112,8 @@ def synthetic(given: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _rmse(found: np.ndarray, true: np.ndarray) -> float:
+def rmse(found: np.ndarray, true: np.ndarray) -> float:
+    """RMS difference of gains of mean 1."""
     return float(np.sqrt(np.mean((found / found.mean() - true) ** 2)))
 
 

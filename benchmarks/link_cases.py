@@ -42,7 +42,9 @@ def synthetic(given: argparse.Namespace) -> list[Row]:
         found: dict[str, list[float]] = {}
         for seed in given.seeds:
             scan = tile_scans.synthetic(name, seed)
-            measure_link(scan.tiles, 5, 6, 0, search_voxels=SEARCH)  # the kernels compile once
+            # The kernels compile once.
+            first = measure_link(scan.tiles, 5, 6, 0, search_voxels=SEARCH)
+            solve_poses(scan.tiles.positions(), [first], UM)
             poses: list[Poses] = []
             links: list[Link] = []
 

@@ -18,6 +18,8 @@ HELPERS = {
     "fusion_cases.py",
     "fusion_job.py",
     "illumination_cases.py",
+    "illumination_picture.py",
+    "illumination_real.py",
     "known_truth.py",
     "mvs_fusion.py",
     "pairs.py",

@@ -3,11 +3,25 @@
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from scipy import ndimage
 
-from weft.illumination import Illumination, fit_illumination, read_once, read_profile, resolve_dark
-from weft.image import Tile, TileSet
+from weft.grid import Grid
+from weft.illumination import (
+    Bias,
+    Illumination,
+    corrected,
+    equalise,
+    find_defects,
+    fit_bias,
+    fit_illumination,
+    read_once,
+    read_profile,
+    resolve_dark,
+)
+from weft.image import Image, Level, Tile, TileSet
 from weft.links import Link
+from weft.pyramid import downsample
 
 SIDE, DEPTH, STEP = 96, 40, 80
 
@@ -134,6 +148,14 @@ def test_a_given_profile_serves_another_sample(scan, tmp_path):
     )
     assert light.report["accepted"]
     np.testing.assert_allclose(light.gain, gain, rtol=1e-5)
+    # What another sample left holds its dark as well; a plane per channel.
+    for name, plane in (("gain", gain), ("dark", np.full(gain.shape, 110, np.float32))):
+        zarr.create_array(str(tmp_path / "illumination.zarr" / name), data=np.stack([plane, plane]))
+    saved = {"method": "profile", "profile": tmp_path / "illumination.zarr", "search_voxels": SEARCH}
+    again = fit_illumination(tiles, 0, **saved)
+    assert (again.dark == 110).all()
+    np.testing.assert_allclose(again.gain, gain, rtol=1e-5)
+    assert (fit_illumination(tiles, 0, dark=108.0, **saved).dark == 108).all()
     np.save(tmp_path / "small.npy", np.ones((3, 3)))
     with pytest.raises(ValueError, match=r"small\.npy"):
         read_profile(tmp_path / "small.npy", 0, gain.shape)
@@ -292,3 +314,66 @@ def test_every_voxel_is_read_once_at_most(scan):
     resolve_dark("empty_tiles", once, 0)
     fit_illumination(once, 0, dark=110.0, search_voxels=SEARCH)
     assert count.max() == 1
+
+
+# ------------------------------------------------------------------------------- tiles, seams, whole images
+def test_bad_tiles_are_named(scan):
+    tiles, _, _ = scan
+    arrays = np.stack([tiles.read(k) for k in range(6)])
+    arrays[1] = 110
+    arrays[3] = arrays[0]
+    arrays[4] = np.minimum(arrays[4].astype(int) * 8, 4095)  # a 12-bit camera, exposed for too long
+    found = find_defects(tile_set(arrays, tiles.positions()[:6]), 0)
+    assert found == {"dead": ["T1"], "saturated": ["T4"], "doubled": [["T0", "T3"]]}
+    clean = find_defects(tile_set(arrays[[0, 2, 5]], tiles.positions()[:3]), 0)
+    assert clean == {"dead": [], "saturated": [], "doubled": []}
+
+
+def test_tiles_are_equalised_from_their_overlaps(scan):
+    tiles, gain, true = scan
+    factors = np.exp(np.random.default_rng(5).normal(0, 0.2, 9))
+    factors[8] = 1.0  # an empty tile has no say, and none in it
+    arrays = np.stack([110 + (tiles.read(k) - 110.0) * f for k, f in enumerate(factors)])
+    light = Illumination(gain, np.full(gain.shape, 110, np.float32))
+    found, report = equalise(tile_set(arrays, tiles.positions()), 0, light, true.astype(float))
+    error = np.log(found / factors)[:8]
+    assert np.abs(error - error.mean()).max() < 0.01
+    assert report["pairs"] >= 10
+    assert report["after"] < 0.1 * report["before"]
+    even, _ = equalise(tiles, 0, light, true.astype(float))
+    assert np.abs(np.log(even)).max() < 0.01
+
+
+def test_the_bias_of_a_whole_image_is_divided_out_where_it_is_read(tmp_path):
+    rng = np.random.default_rng(3)
+    shape = (24, 48, 48)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    truth = np.exp(0.35 * y - 0.3 * x * y + 0.2 * z)
+    texture = np.exp(0.05 * ndimage.gaussian_filter(rng.standard_normal(shape), 1) * 8)
+    inside = z**2 + y**2 + x**2 < 0.9
+    raw = np.rint(800 * texture * truth * inside).astype(np.uint16)
+    fine, coarse = Grid(shape, (2.0, 2.0, 2.0)), Grid(shape, (2.0, 2.0, 2.0)).coarsen((1, 2, 2))
+    levels = Level(raw[None], fine), Level(downsample(raw, (1, 2, 2))[None], coarse)
+    image = Image(levels)
+    bias = fit_bias(image, 4.0)
+    assert bias.log_gain.shape == coarse.shape
+    left = np.log(truth / bias.gain(fine, (0, 0, 0), shape))[inside]
+    assert left.std() < 0.35 * np.log(truth)[inside].std()
+    bias.save(tmp_path / "bias.zarr")
+    lazy = corrected(image, Bias.load(tmp_path / "bias.zarr"))
+    region = (slice(5, 9), slice(10, 30), slice(3, 40))
+    np.testing.assert_allclose(
+        lazy.levels[0].read(0, region),
+        (raw / bias.gain(fine, (0, 0, 0), shape))[region],
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="empty"):
+        fit_bias(Image((Level(np.zeros((1, *shape), np.uint16), fine),)), 4.0)
+
+
+def test_correcting_neither_wraps_nor_clips():
+    # A bright voxel in a dim corner leaves the range of the raw type: it stays a number, and fusion counts it.
+    light = Illumination(np.array([[0.4, 1.6]], np.float32), np.full((1, 2), 100, np.float32))
+    np.testing.assert_allclose(
+        light.correct(np.array([[[60000, 90]]], np.uint16)), [[[149750, -6.25]]], rtol=1e-6
+    )

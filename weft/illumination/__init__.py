@@ -1,6 +1,9 @@
 """Illumination: the gain and dark of a microscope, estimated from its raw tiles."""
 
+from weft.illumination.bias import Bias, corrected, fit_bias
 from weft.illumination.dark import resolve_dark
+from weft.illumination.defects import find_defects
+from weft.illumination.equalise import equalise
 from weft.illumination.estimate import METHODS, POLICIES, fit_illumination
 from weft.illumination.model import Illumination
 from weft.illumination.profile import read_profile
@@ -9,7 +12,12 @@ from weft.illumination.reading import read_once
 __all__ = [
     "METHODS",
     "POLICIES",
+    "Bias",
     "Illumination",
+    "corrected",
+    "equalise",
+    "find_defects",
+    "fit_bias",
     "fit_illumination",
     "read_once",
     "read_profile",

@@ -25,6 +25,8 @@ _BANDS = ((1,), (2,), (3, 4), (5, 6))
 _AS_GOOD = 1.1
 # A difference whose square is this many times what scatter explains is bias.
 _SIGNIFICANT = 4.0
+# Tiles that are enough for their layout to average out of the mean: a small mosaic has its tissue in the middle.
+_ENOUGH_TILES = 12
 # Seams that say enough to choose by.
 _ENOUGH_SEAMS = 4
 
@@ -84,8 +86,8 @@ def choose(samples: Samples, seams: Sequence[Seam], seed: int) -> tuple[Estimate
     """The estimator with the least expected error, and the expected errors of all candidates (RMS, log gain).
 
     The variance of an estimate comes from a delete-a-group jackknife over tiles. Its bias comes from a test of
-    specification (Hausman, Econometrica 1978): the mean of all samples is noisy but assumes least, so what an
-    estimate significantly differs from it, beyond the jackknife's scatter of that difference, is counted as its bias. Where there are
+    specification (Hausman, Econometrica 1978): the mean of all samples is noisy but assumes least (where there are
+    enough seams, or too few tiles for a mean, `gradients` assumes less), so what an estimate significantly differs from it, beyond the jackknife's scatter of that difference, is counted as its bias. Where there are
     enough seams, only estimators count that leave held-out seams about as flat as the best does.
     """
     fits = estimators(50)
@@ -96,11 +98,13 @@ def choose(samples: Samples, seams: Sequence[Seam], seed: int) -> tuple[Estimate
         found[name], scatter[name] = smooth.coefficients, _replicates(fits[name], samples, seams, seed)
     variance = {name: _jackknife_variance(scatter[name]) for name in CANDIDATES}
     kept = {name: _agreed(found[name], variance[name]) for name in CANDIDATES}
-    trusted = kept["mean"]  # the test looks at no more than the mean knows
+    few = len(np.unique(samples.tile)) < _ENOUGH_TILES
+    reference = "gradients" if few or len(seams) >= _ENOUGH_SEAMS else "mean"
+    trusted = kept[reference]  # the test looks at no more than the reference knows
     errors = {}
     for name in CANDIDATES:
-        apart = _power((found[name] - found["mean"]) * trusted)
-        expected = _rms(_jackknife_variance(scatter[name] - scatter["mean"]) * trusted**2) ** 2
+        apart = _power((found[name] - found[reference]) * trusted)
+        expected = _rms(_jackknife_variance(scatter[name] - scatter[reference]) * trusted**2) ** 2
         bias = apart - expected if apart > _SIGNIFICANT * expected else 0.0
         errors[name] = float(np.sqrt(bias + _rms(variance[name] * kept[name]) ** 2))
         if not found[name].any():  # nothing to fit to

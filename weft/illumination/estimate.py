@@ -70,7 +70,7 @@ def fit_illumination(
     percentile
         For ``"percentile"``.
     profile
-        For ``"profile"``: see `read_profile`.
+        For ``"profile"``: see `read_profile`. The dark that is saved with it is used where none is given.
     samples
         Planes to read, stratified over tiles and depth.
     seed
@@ -102,6 +102,14 @@ def fit_illumination(
     if given.shape not in ((), shape):
         raise ValueError(f"the dark must be a number or a plane {shape} (y, x); found {given.shape}")
     plane = np.broadcast_to(given, shape).copy()
+    if method == "profile":
+        if profile is None:
+            raise ValueError(
+                "illumination.method 'profile' needs illumination.profile: an image or an illumination.zarr"
+            )
+        profile_gain, profile_dark = read_profile(profile, channel, shape)
+        if dark is None and profile_dark is not None:
+            dark = plane = profile_dark
     report: dict[str, Any] = {"asked": method, "method": method, "planes": 0, "seams": 0, "accepted": False}
     if not tiles.tiles or (method == "none" and dark is not None):
         return Illumination.identity(shape, plane, **report, reason="no gain asked for")
@@ -131,7 +139,8 @@ def fit_illumination(
         found, report["expected_errors"] = choose(drawn, seams, seed)
         report["method"] = found.method
     elif method == "profile":
-        found = _from_profile(profile, channel, shape)
+        y, x = (np.arange(n, dtype=float) for n in shape)
+        found = Estimate(method, OnBlocks(np.log(profile_gain), y, x), None, None)
     else:
         found = estimate(method, estimators(percentile)[method], drawn, seams, seed)
     gain = gain_plane(found.log_gain, shape)
@@ -146,16 +155,6 @@ def fit_illumination(
         return identity(reason)
     report["accepted"] = True
     return Illumination(gain, darkened(gain), {**report, "reason": reason and f"forced although {reason}"})
-
-
-def _from_profile(path: str | Path | None, channel: int, shape: tuple[int, int]) -> Estimate:
-    if path is None:
-        raise ValueError(
-            "illumination.method 'profile' needs illumination.profile: an image or an illumination.zarr"
-        )
-    gain, _ = read_profile(path, channel, shape)
-    y, x = (np.arange(n, dtype=float) for n in shape)
-    return Estimate("profile", OnBlocks(np.log(gain), y, x), None, None)
 
 
 def _objection(

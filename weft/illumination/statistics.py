@@ -8,7 +8,8 @@ from weft.illumination import basis
 from weft.illumination.log_gain import Smooth
 from weft.illumination.samples import Samples
 
-# Pull of a coefficient towards zero, times its degree squared: as much as so many blocks of mean brightness.
+# Pull of a coefficient towards zero, times its degree to the sixth power (as of a spline whose third derivatives
+# cost): as much as so many blocks of mean brightness.
 _RIDGE = 0.1
 _ITERATIONS = 30
 
@@ -26,7 +27,7 @@ def mean(samples: Samples) -> Smooth:
     level = max(plane.mean(), 1e-3)
     coefficients = np.zeros(terms.shape[1])
     coefficients[0] = np.log(level)
-    ridge = np.diag(np.r_[0.0, basis.DEGREES**2]) * _RIDGE * level
+    ridge = np.diag(np.r_[0.0, basis.DEGREES**6]) * _RIDGE * level
     for _ in range(_ITERATIONS):
         expected = np.exp(np.clip(terms @ coefficients, -30, 30))
         working = terms @ coefficients + (plane - expected) / expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import zarr
 
 from weft import receipts
-from weft.illumination import Illumination, read_once, read_profile, resolve_dark
+from weft.illumination import Illumination, find_defects, read_once, read_profile, resolve_dark
 from weft.illumination import fit_illumination as fit
 from weft.illumination.basic import require_basic
 from weft.logs import log
@@ -42,8 +43,8 @@ def fit_illumination(
     facts = [
         [tile_digests(index, channel) for channel in channels],
         tile_places(index),
-        [None if plane is None else receipts.array_digest(plane) for plane in darks],
-        [receipts.array_digest(read_profile(profile, c, raw.shape[1:])[0]) for c in channels if profile],
+        _digests(darks),
+        [_digests(read_profile(profile, c, raw.shape[1:])) for c in channels if profile],
         [settings[name] for name in ("method", "policy", "planes", "percentile")],
     ]
     key = receipts.digest([facts, code, receipts.environment(*packages)])
@@ -65,9 +66,11 @@ def fit_illumination(
                 planes = np.stack([getattr(value, name) for value in fitted])
                 zarr.create_array(str(store.path / name), data=planes, zarr_format=3, overwrite=True)
                 shards[name] = receipts.array_digest(planes)
-            store.finish("all", shards, reports=[value.report for value in fitted])
+            defects = [find_defects(raw, channel) for channel in channels]
+            store.finish("all", shards, reports=[value.report for value in fitted], defects=defects)
             log.info("fitted %d channels", len(fitted))
         records = store.records(["all"])
+        _tell(index["image"], raw.channels, records["all"])
         store.publish(receipt)
         receipts.write_provenance(receipt, key=store.key, settings=settings, code=code)
         receipts.write(
@@ -76,6 +79,22 @@ def fit_illumination(
                 "store": store.public.name,
                 "channels": list(raw.channels),
                 "reports": records["all"]["reports"],
+                "defects": records["all"]["defects"],
                 "data": store.data_digest(records),
             },
         )
+
+
+def _digests(planes: Iterable[np.ndarray | None]) -> list[str | None]:
+    return [None if plane is None else receipts.array_digest(plane) for plane in planes]
+
+
+def _tell(image: str, channels: Sequence[str], record: dict[str, Any]) -> None:
+    """Say which corrections were refused and which tiles are bad."""
+    for channel, report, defects in zip(channels, record["reports"], record["defects"], strict=True):
+        if report["reason"] and report["asked"] != "none":
+            used = "used" if report["accepted"] else "replaced by 1"
+            log.warning("%s, channel %s: gain %s: %s", image, channel, used, report["reason"])
+        for kind, found in defects.items():
+            if found:
+                log.warning("%s, channel %s: %s tiles: %s", image, channel, kind, found)

@@ -79,7 +79,7 @@ def _image_section(folder: Path, name: str) -> Section:
         status=list(status),
         links=pairs,
         residuals=residuals,
-        used=np.array([row["used"] != "no" for row in solved_links], bool),
+        used=np.array([row["used"] != "no" for row in solved_links[: len(links)]], bool),
     )
     lights = [load_illumination(folder / "illumination.json", c) for c in range(len(tiles["channels"]))]
     illumination(

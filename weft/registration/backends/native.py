@@ -39,7 +39,7 @@ from weft.registration.backends.native_images import (
     scale,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_prior import prior_strength
+from weft.registration.backends.native_prior import Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, Masks, Result
@@ -234,7 +234,7 @@ def image_statistics(
 
 
 def smoothing_radius(settings: Mapping[str, Any]) -> int:
-    """Voxels around a voxel that its finest step sees: a window, and two widths of the Gaussian over the equations."""
+    """Voxels around a voxel that its finest step sees: a window, and two usual widths of the Gaussian over the equations."""
     options = NativeSettings.from_mapping(settings)
     finest = options.levels[-1]
     return math.ceil((2 + 2 * CELL[0] * options.at(options.sigma, finest)) * 2**finest)
@@ -242,7 +242,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "4"
+    return "5"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
@@ -452,13 +452,10 @@ def _refine(
     """Run one level from u; returns the new u, which may lie in the scratch, and the level's record."""
     equations = scratch.equations(level.field_grid.shape)
     moved = scratch.vectors(level.field_grid.shape)
-    # The more of the images is white noise, the wider the sums, and the stricter on windows that fit badly.
-    sigma = options.at(options.sigma, level.number) * float(np.sqrt(1 + 3 * min(level.noise, MOST_NOISE)))
+    # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
-    taps = gaussian_taps(_widths(sigma, level.grid.shape))
-    # The solver expects sums over the 2^3 voxels of a cell; across a plane there is one.
-    taps[np.asarray(level.grid.shape) == 1] *= 2
+    taps: np.ndarray | None = None
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
@@ -467,8 +464,14 @@ def _refine(
         if weight <= 0:
             break
         scores.append(score / weight)
+        uncertainty = Uncertainty.measure(equations, u, 1 - scores[-1], level.noise)
+        if taps is None:
+            # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
+            finest = level.number == options.levels[-1]
+            wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
+            taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
         _smooth_each(equations, taps)
-        alpha = prior_strength(equations, u, 1 - scores[-1], level.noise, stiffness)
+        alpha = uncertainty.prior_strength(stiffness)
         step = solve_with_prior(
             equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
             moved,
@@ -490,6 +493,13 @@ def _refine(
         "limited": limited,
         "minimal_jacobian": minimal_jacobian(u, CELL),
     }
+
+
+def _taps(sigma: float, shape: Shape) -> np.ndarray:
+    """The Gaussian over the equations; the solver expects sums over a cell's 2^3 voxels: across a plane there is one."""
+    taps = gaussian_taps(_widths(sigma, shape))
+    taps[np.asarray(shape) == 1] *= 2
+    return taps
 
 
 def _smooth_each(equations: np.ndarray, taps: np.ndarray) -> None:

@@ -17,11 +17,16 @@ alpha ~ s^2 / t^2 (an empirical prior, as Szeliski, 1990, for surfaces). Both ar
 on: t^2 is the mean squared Laplacian of the u found so far, s^2 the share of the images' variance that is white noise and a part
 of the share that is not explained, 1 - rho^2. Noise counts more than what is not explained otherwise, as it leaves nothing to match.
 A u too smooth so far makes for a small t^2, which would keep it smooth; the square root weakens that loop.
+At the finest level, where u is known but for detail, the same two say how widely the equations are best averaged: the smoother
+the displacement, and the less the images tell of it, the wider.
 The quartic term hardly acts on usual changes of volume: unlike a stronger alpha it bounds the few that are implausible
 and leaves the rest free (after Yanovsky et al., 2007, who penalise log J; here its tails).
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -30,30 +35,60 @@ from weft.registration.backends.native_jit import INLINED, JIT
 
 MISFIT = 0.2  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
+MOST_WIDENING = 1.6
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 
 
-def prior_strength(
-    equations: np.ndarray, u: np.ndarray, unexplained: float, noise: float, stiffness: float
-) -> float:
-    """alpha = stiffness sqrt(s^2 / 8 t^2), at most `STRONGEST`; s^2 = 8 noise^2 + MISFIT unexplained.
+@dataclass(frozen=True)
+class Uncertainty:
+    """What the images leave open and how much the displacement bends: it sets the prior's strength and the width of the sums.
 
     Parameters
     ----------
-    equations
-        (9, Z, Y, X) float32 of `native_pass.normal_equations`: cells without texture do not count for t^2.
-    u
-        (3, Z, Y, X) float32, voxels.
-    unexplained
-        Mean of 1 - rho^2.
-    noise
-        Share of white noise in both images' local variance (`native_images.Statistics`).
+    variance
+        s^2 = 8 noise^2 + MISFIT (1 - rho^2): of what the local fits leave.
+    bending
+        t^2: 8 times the mean squared Laplacian of u, per component, over the cells with texture (a cell has 8
+        voxels); 0 where u does not bend.
     """
-    bent, weight = _curvature(equations, u)
-    if bent <= 0 or weight <= 0:
-        return STRONGEST
-    variance = 8 * noise**2 + MISFIT * unexplained
-    return min(stiffness * float(np.sqrt(variance * 3 * weight / (8 * bent))), STRONGEST)
+
+    variance: float
+    bending: float
+
+    @classmethod
+    def measure(cls, equations: np.ndarray, u: np.ndarray, unexplained: float, noise: float) -> Uncertainty:
+        """Measure both.
+
+        Parameters
+        ----------
+        equations
+            (9, Z, Y, X) float32 of `native_pass.normal_equations`: cells without texture do not count for t^2.
+        u
+            (3, Z, Y, X) float32, voxels.
+        unexplained
+            Mean of 1 - rho^2.
+        noise
+            Share of white noise in both images' local variance (`native_images.Statistics`).
+        """
+        bent, weight = _curvature(equations, u)
+        return cls(8 * noise**2 + MISFIT * unexplained, 8 * bent / (3 * weight) if weight > 0 else 0.0)
+
+    def prior_strength(self, stiffness: float) -> float:
+        """alpha = stiffness s / t, at most `STRONGEST`."""
+        if self.bending <= 0:
+            return STRONGEST
+        return min(stiffness * math.sqrt(self.variance / self.bending), STRONGEST)
+
+    def widening(self) -> float:
+        """How many times wider the sums over the equations are best made: (s^2 / t^2)^(1/7), from 1 to `MOST_WIDENING`.
+
+        Averaging over a width h costs a variance of s^2 / h^3 and, where u bends, a bias of h^4 t^2: together
+        they are least at the seventh root (bandwidth of a local average in three dimensions: Fan and Gijbels, 1996).
+        Narrower sums, where u bends much, would fit what is not explained besides noise.
+        """
+        if self.bending <= 0:
+            return 1.0
+        return min(max((self.variance / self.bending) ** (1 / 7), 1.0), MOST_WIDENING)
 
 
 @njit(**INLINED)

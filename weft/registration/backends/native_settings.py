@@ -26,7 +26,8 @@ class NativeSettings:
         Most steps per level.
     sigma
         Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
-        voxels of the level), for images without noise: white noise, as it is measured, widens it up to 1.4 times.
+        voxels of the level). Noise widens it on coarser levels, up to 1.4 times; at the finest one it is up
+        to 1.6 times wider, the more the images leave open and the less the displacement bends (`native_prior`).
     presmoothing
         Width of a Gaussian, in voxels, over the images of level 0 (coarser ones are averages already): it
         halves the noise that correlation and gradients see. 0 leaves it out.
@@ -77,9 +78,9 @@ class NativeSettings:
     damping: float = 0.005
     stiffness: tuple[float, ...] = (0.0008,)
     tension: float = 1.0
-    volume: float = 0.028
-    noise_floor: float = 0.005
-    robustness: tuple[float, ...] = (0.6, 0.2, 0.05)
+    volume: float = 0.04
+    noise_floor: float = 0.002
+    robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
     tolerance: float = 0.001
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
