@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import fusion_cases
@@ -28,33 +29,20 @@ def main() -> None:
         more=add_options,
     )
     print(f"assembly ({report.load()})\n", flush=True)
-    rows: list[report.Row] = []
-    for name in given.cases:
-        part = CASES[name](given)
-        report.show(part)
-        rows += part
-        report.write(rows, given.json)
+    report.measure([partial(CASES[name], given) for name in given.cases], given.json)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark alone."""
-    cases = list(CASES)
-    parser.add_argument(
-        "--cases", nargs="+", choices=cases, metavar="CASE", default=cases, help=f"default: {' '.join(cases)}"
-    )
+    report.add_cases(parser, list(CASES))
     parser.add_argument(
         "--mvs-python",
+        "--peer-python",
         metavar="PYTHON",
         help="interpreter that has multiview-stitcher, to measure beside; left out without it",
     )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="the real data sets; without it their cases are left out"
-    )
-    parser.add_argument(
-        "--peer-python",
-        type=Path,
-        metavar="PYTHON",
-        help="a Python that has multiview-stitcher; without it, it is left out",
     )
 
 

@@ -60,8 +60,8 @@ def synthetic(given: argparse.Namespace) -> list[Row]:
                 error = _errors(positions, scan)
                 found.setdefault(f"{key}rms", []).append(float(np.sqrt(np.mean(error**2))))
                 found.setdefault(f"{key}max", []).append(float(error.max()))
-            if given.peer_python:
-                for key, value in _peer(given.peer_python, scan).items():
+            if given.mvs_python:
+                for key, value in _peer(given.mvs_python, scan).items():
                     found.setdefault(f"multiview_stitcher.{key}", []).append(value)
         bars = {"rms": rms, "max": largest, "cpu_seconds": SECONDS}
         for key, values in found.items():
@@ -79,13 +79,13 @@ def _errors(positions: np.ndarray, scan: tile_scans.Scan) -> np.ndarray:
     return np.linalg.norm((off - np.median(off[shows], axis=0))[shows], axis=1)
 
 
-def _peer(python: Path, scan: tile_scans.Scan) -> dict[str, float]:
+def _peer(python: str, scan: tile_scans.Scan) -> dict[str, float]:
     """The same scan through multiview-stitcher, in a process of the Python that has it."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/tiles.npy", np.stack([scan.tiles.read(n) for n in range(len(scan.tiles.tiles))]))
         np.save(f"{folder}/stage.npy", scan.tiles.positions())
         script = Path(__file__).with_name("multiview_links.py")
-        subprocess.run([str(python), str(script), folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([python, str(script), folder], check=True, stdout=subprocess.DEVNULL)
         costs = json.loads(Path(f"{folder}/result.json").read_text())
         error = _errors(np.load(f"{folder}/positions.npy"), scan)
     return {

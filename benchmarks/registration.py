@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import known_truth
@@ -31,20 +32,13 @@ def main() -> None:
     )
     print(f"registration ({report.load()})\n", flush=True)
     trials = Trials(given.out / "results", given.peers, given.ants_python)
-    rows: list[report.Row] = []
-    for name in given.cases:
-        part = CASES[name](given, trials)
-        report.show(part)
-        rows += part
-        report.write(rows, given.json)
+    report.measure([partial(CASES[name], given, trials) for name in given.cases], given.json)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark alone."""
-    cases, programs = list(CASES), list(peers.PACKAGES)
-    parser.add_argument(
-        "--cases", nargs="+", choices=cases, metavar="CASE", default=cases, help=f"default: {' '.join(cases)}"
-    )
+    programs = list(peers.PACKAGES)
+    report.add_cases(parser, list(CASES))
     parser.add_argument(
         "--peers",
         nargs="*",

@@ -106,6 +106,23 @@ def options(
     return given
 
 
+def add_cases(parser: argparse.ArgumentParser, cases: Sequence[str]) -> None:
+    """Add the option ``--cases`` of a benchmark that has several: all of them by default."""
+    parser.add_argument(
+        "--cases", nargs="+", choices=cases, metavar="CASE", default=cases, help=f"default: {' '.join(cases)}"
+    )
+
+
+def measure(cases: Sequence[Callable[[], list[Row]]], path: Path | None) -> None:
+    """Run cases one after the other; each is shown, and what there is so far written, as soon as it ends."""
+    rows: list[Row] = []
+    for case in cases:
+        part = case()
+        show(part)
+        rows += part
+        write(rows, path)
+
+
 def cpu_seconds(work: Callable[[], object]) -> float:
     """CPU seconds, user and system, that a call takes in this process and in children that end within it."""
     before = os.times()

@@ -1,8 +1,8 @@
 """The native deformable engine: local correlation, Gauss-Newton steps, coarse to fine, one thread.
 
 Each level repeats: sum the normal equations of the local affine-intensity fit in one pass over the images
-(`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement for a step v
-(`native_prior`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
+(`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement (`native_prior`)
+for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
 squared correlation gains less than `NativeSettings.tolerance`. The prior, its strength measured on the pair, is what
 keeps noise from being fitted; at the default stiffness very noisy pairs still gain from the early stop.
