@@ -60,8 +60,8 @@ rule check_quality:
     """Measure a registration before and after, as a whole, block by block and place by place; collect all its gates."""
     input:
         parts=registration_parts,
-        fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        fixed=compared_receipt("fixed"),
+        moving=compared_receipt("moving"),
         fixed_labels=compared_labels("labels"),
         moving_labels=compared_labels("moving_labels"),
         affine="<results>/registrations/{registration}/affine.json",

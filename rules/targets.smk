@@ -20,8 +20,12 @@ def image_targets():
                     "fused.json",
                 )
             ]
+            if SETTINGS.fusion.equalise != "none":
+                paths.append(f"{base}/brightness.json")
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.bias.images:
+            paths.append(f"{base}/bias.json")
         if name in SETTINGS.isotropic:
             paths.append(f"{base}/isotropic.json")
         if name in SETTINGS.terastitcher:

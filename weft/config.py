@@ -193,6 +193,11 @@ class Fusion(Model):
     dtype: Literal["uint8", "uint16", "float32"] = Field(
         "uint16", description="Type of the fused image; values are rounded and clipped, and both are counted."
     )
+    equalise: Literal["none", "check", "force"] = Field(
+        "none",
+        description="Tiles that are brighter than their neighbours show the same content (a lamp that drifts, a dye that bleaches) are "
+        "divided by a factor each. `check`: unless that leaves overlaps that the fit did not see no more alike; `force`: in any case.",
+    )
     offset: float = Field(
         0.0, ge=0, description="Added to every voxel, counts: keeps noise around zero from being clipped."
     )
@@ -203,6 +208,27 @@ class Pyramid(Model):
 
     smallest: Count = Field(
         64, description="No further level is made once the longest axis is at most this long."
+    )
+
+
+class Bias(Model):
+    """Correction of what varies slowly over a whole image, found by N4 on a coarse level and divided out where voxels are read."""
+
+    images: list[Name] = Field(
+        default_factory=list, description="Images that are seen through it; none by default."
+    )
+    policy: Literal["check", "force"] = Field(
+        "check",
+        description="`check`: unless two halves of the image do not agree on it, or it makes the intensities of neither more alike; `force`: in any case.",
+    )
+    use: Literal["registration", "everything"] = Field(
+        "registration",
+        description="`registration`: only what compares images sees them so, and what is measured and exported stays as it was; `everything`: warped and exported images, and "
+        "what is measured of regions, too (as float32).",
+    )
+    spacing: Positive | None = Field(
+        None,
+        description="Voxel size, um, of the level that it is found on (default: the pyramid's coarsest). 50 voxels along an axis are plenty.",
     )
 
 
@@ -566,6 +592,7 @@ class Config(RegistrationSettings):
     poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
     fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
     pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    bias: Bias = Field(default_factory=Bias, description="What varies over a whole image.")
     isotropic: dict[Name, Positive] = Field(
         default_factory=dict,
         description="Images of which a copy with cubic voxels is made as well (`isotropic.ome.zarr`), and their edge, um: "
