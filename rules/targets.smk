@@ -108,7 +108,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination", "seams"):
+        if kind in ("positions", "illumination", "seams", "flat_field"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]
