@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from matplotlib import image as pictures
 from workflow_jobs import plan_jobs, run_script
 from workflow_project import OVERLAP, TILE, Project, make_project
 
@@ -109,6 +110,9 @@ def test_registration_sees_an_image_through_its_bias(tmp_path):
     copy, _ = open_received(image / "isotropic.json")
     assert str(copy.dtype) == "float32"
     assert verify_results(project.results)[1] == []
+    page = (project.results / "report.html").read_text()
+    assert "<h3>How the bias was found</h3>" in page
+    assert (image / "figures/bias.png").stat().st_size > 5000
     before = (image / "bias.json").read_bytes()
     (image / "bias.json").unlink()
     shutil.rmtree(image / "bias.zarr")
@@ -135,6 +139,36 @@ def test_an_excluded_tile_is_placed_and_not_fused(tmp_path, plain):
     assert len(seams) == 3
     assert "LOC003" not in set(seams.tile_a) | set(seams.tile_b)
     assert receipts.read(image / "quality/poses.json")["values"]["tiles_without_link_fraction"] == 0
+
+
+def test_bad_tiles_are_named_by_a_gate(tmp_path, plain):
+    assert [row for row in receipts.read(plain / "quality.json")["gates"] if row["name"] == "bad_tiles"][0][
+        "holds"
+    ]
+    project = stitched(tmp_path / "bad", gates={"bad_tiles": {"max": 0, "policy": "warn"}})
+    folder = project.folder / "data/sample/VW0"
+    for path in folder.rglob("*CHN00*.tif"):
+        if path.parent.name == "LOC000":
+            tifffile.imwrite(path, np.full(TILE[1:], DARK, np.uint16), metadata=None)
+        if path.parent.name == "LOC002":  # plane by plane the tile above it
+            shutil.copy(str(path).replace("LOC002", "LOC001"), path)
+    for job in plan_jobs(project.folder):
+        if job.rule.name in ("index_tiles", "fit_illumination"):
+            run_script(project.folder, job)
+    image = project.results / "images" / "sample"
+    (gate,) = receipts.read(image / "quality/illumination.json")["gates"]
+    assert (gate["name"], gate["value"], gate["holds"]) == ("bad_tiles", 3, False)
+    words = "LOC000 (dead), LOC001 (the same as LOC002), LOC002 (the same as LOC001)"
+    assert gate["where"] == words
+
+
+def test_report_shows_what_was_corrected(plain):
+    page = (plain.parents[1] / "report.html").read_text()
+    for words in ("Tiles before and after correction", "How the gain was found", "Bad tiles"):
+        assert f"<h3>{words}</h3>" in page
+    assert "How the bias was found" not in page
+    picture = pictures.imread(plain / "figures/flat_field.png")[..., :3]
+    assert len(np.unique((255 * picture[..., 0]).astype(int))) > 100
 
 
 def test_no_tile_left_is_refused(tmp_path):
