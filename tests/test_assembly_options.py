@@ -142,9 +142,8 @@ def test_an_excluded_tile_is_placed_and_not_fused(tmp_path, plain):
 
 
 def test_bad_tiles_are_named_by_a_gate(tmp_path, plain):
-    assert [row for row in receipts.read(plain / "quality.json")["gates"] if row["name"] == "bad_tiles"][0][
-        "holds"
-    ]
+    gates = receipts.read(plain / "quality.json")["gates"]
+    assert next(row for row in gates if row["name"] == "bad_tiles")["holds"]
     project = stitched(tmp_path / "bad", gates={"bad_tiles": {"max": 0, "policy": "warn"}})
     folder = project.folder / "data/sample/VW0"
     for path in folder.rglob("*CHN00*.tif"):
