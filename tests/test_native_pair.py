@@ -167,3 +167,18 @@ def test_spans_widen_and_tiles_hold_them():
     assert tiles[:, 4].min() == 97
     assert tiles[:, 5].max() == 402
     assert tiles_of(np.zeros_like(spans)).shape == (0, 6)
+
+
+def test_cells_of_mere_noise_are_not_visited():
+    rng = np.random.default_rng(3)
+    inside = np.s_[10:30, 10:30, 40:80]
+    fixed = rng.normal(0, 0.1, (40, 40, 120)).astype(np.float32)
+    fixed[inside] += noise((20, 20, 40))
+    spans, _ = active_spans(fixed, NO_MASK, 1e-4, 0.1**2)
+    holds = np.zeros((20, 20, 60), bool)
+    holds[5:15, 5:15, 20:40] = True
+    z, y, x = np.nonzero(holds)
+    assert np.all((spans[z, y, 0] <= x) & (x < spans[z, y, 1]))
+    assert (spans[..., 1] - spans[..., 0]).sum() < 2 * holds.sum()
+    spans, _ = active_spans(fixed, NO_MASK, 1e-4)
+    assert (spans[..., 1] - spans[..., 0]).sum() == holds.size

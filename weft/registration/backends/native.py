@@ -373,7 +373,7 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
     to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
     flat = [a == b == 1 for a, b in zip(grid.shape, from_grid.shape, strict=True)]
     to_index[:3][flat] = 0.0  # planes are compared wherever they lie
-    variances, noises = zip(
+    variances, noises, (background, _) = zip(
         *[
             s.variance_and_noise(image, weight if weight.size else None, number)
             for s, image, weight in zip(statistics, images, weights, strict=True)
@@ -382,7 +382,8 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
     )
     if not number and options.presmoothing:
         for image in images:
-            _presmooth(image, options.presmoothing)
+            left = _presmooth(image, options.presmoothing)
+        background *= left
     pair = Pair(
         fixed=images[0],
         moving=_at_least_two(images[1]),
@@ -392,6 +393,8 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
         shift=np.ascontiguousarray(to_index[:3, 3]),
         floor_fixed=options.noise_floor * variances[0],
         floor_moving=options.noise_floor * variances[1],
+        # Coarser levels cost little, and what they see of the background belongs to when they end.
+        background=background if number == options.levels[-1] else 0.0,
     )
     return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
 
@@ -404,8 +407,8 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _presmooth(image: np.ndarray, width: float) -> None:
-    """Smooth an image slightly, in place, by what of the Gaussian lies inside."""
+def _presmooth(image: np.ndarray, width: float) -> float:
+    """Smooth an image slightly, in place, by what of the Gaussian lies inside; returns the share of white noise left."""
     taps = gaussian_taps(_widths(width, image.shape))
     smooth(image[None], taps)
     for axis, half in enumerate(taps):
@@ -413,6 +416,7 @@ def _presmooth(image: np.ndarray, width: float) -> None:
         inside = np.convolve(np.ones(n), [*half[:0:-1], *half])[len(half) - 1 :][:n]
         for k in np.flatnonzero(inside < 1 - 1e-6):
             np.moveaxis(image, axis, 0)[k] /= np.float32(inside[k])
+    return float(np.prod(2 * (taps**2).sum(1) - taps[:, 0] ** 2))
 
 
 def _start(initial: Initial, level: _Level) -> np.ndarray:

@@ -29,6 +29,8 @@ class Pair:
         (3, 3) and (3,) float64: fixed index -> moving index, i -> linear i + shift.
     floor_fixed, floor_moving
         Noise floors: variances added to the local ones.
+    background
+        Variance of white noise in the background of `fixed`.
     """
 
     fixed: np.ndarray
@@ -39,11 +41,12 @@ class Pair:
     shift: np.ndarray
     floor_fixed: float
     floor_moving: float
+    background: float = 0.0
     spans: np.ndarray = field(init=False)
     share: float = field(init=False)
 
     def __post_init__(self) -> None:
-        spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed)
+        spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed, self.background)
         self.visit(spans)
 
     def visit(self, spans: np.ndarray) -> None:
