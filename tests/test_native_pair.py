@@ -8,7 +8,7 @@ import pytest
 from weft.__main__ import main
 from weft.grid import Grid
 from weft.registration.backends.native import register
-from weft.registration.backends.native_field import gaussian_taps, smooth
+from weft.registration.backends.native_field import gaussian_taps, smooth, smooth_within
 from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_tiles import TILE_Z, active_spans, tiles_of, widen
 from weft.registration.contract import Initial
@@ -182,3 +182,21 @@ def test_cells_of_mere_noise_are_not_visited():
     assert (spans[..., 1] - spans[..., 0]).sum() < 2 * holds.sum()
     spans, _ = active_spans(fixed, NO_MASK, 1e-4)
     assert (spans[..., 1] - spans[..., 0]).sum() == holds.size
+
+
+def test_smoothing_within_spans_is_smoothing_of_what_is_zero_outside():
+    rng = np.random.default_rng(5)
+    shape = (14, 18, 40)
+    spans = np.zeros((*shape[:2], 2), np.int64)
+    spans[3:9, 4:12] = 11, 27
+    spans[5, 6] = 2, 39
+    inside = (spans[..., :1] <= np.arange(40)) & (np.arange(40) < spans[..., 1:])
+    values = rng.standard_normal((2, *shape)).astype(np.float32)
+    wanted = np.where(inside, values, np.float32(0))
+    taps = gaussian_taps(1.1)
+    reached = widen(spans, taps.shape[1] - 1, shape[2])
+    smooth_within(values, taps, spans, reached)
+    smooth(wanted, taps)
+    known = (reached[..., :1] <= np.arange(40)) & (np.arange(40) < reached[..., 1:])
+    assert np.all(wanted[:, ~known] == 0)
+    np.testing.assert_allclose(values[:, known], wanted[:, known], atol=1e-6)

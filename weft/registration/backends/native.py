@@ -29,6 +29,7 @@ from weft.registration.backends.native_field import (
     interpolate,
     minimal_jacobian,
     smooth,
+    smooth_within,
     upsample,
 )
 from weft.registration.backends.native_images import (
@@ -42,6 +43,7 @@ from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
+from weft.registration.backends.native_tiles import widen
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
 
@@ -459,25 +461,26 @@ def _refine(
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
-    taps: np.ndarray | None = None
+    taps = reached = None
+    spans = level.pair.spans
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
-        equations.fill(0.0)
         score, weight = level.pair.normal_equations(u, robustness, equations)
         if weight <= 0:
             break
         scores.append(score / weight)
-        uncertainty = Uncertainty.measure(equations, u, 1 - scores[-1], level.noise)
-        if taps is None:
+        uncertainty = Uncertainty.measure(equations, spans, u, 1 - scores[-1], level.noise)
+        if taps is None or reached is None:
             # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
             finest = level.number == options.levels[-1]
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
             taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
-        _smooth_each(equations, taps)
+            reached = widen(spans, taps.shape[1] - 1, u.shape[3])
+        _smooth_each(equations, taps, spans, reached)
         alpha = uncertainty.prior_strength(stiffness)
         step = solve_with_prior(
-            equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
+            equations, reached, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
             moved,
         )  # fmt: skip
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
@@ -506,11 +509,11 @@ def _taps(sigma: float, shape: Shape) -> np.ndarray:
     return taps
 
 
-def _smooth_each(equations: np.ndarray, taps: np.ndarray) -> None:
+def _smooth_each(equations: np.ndarray, taps: np.ndarray, spans: np.ndarray, reached: np.ndarray) -> None:
     """Smooth each equation, in the block's threads."""
 
     def work(k: int) -> None:
-        smooth(equations[k : k + 1], taps)
+        smooth_within(equations[k : k + 1], taps, spans, reached)
 
     share_out(work, range(len(equations)))
 

@@ -31,61 +31,92 @@ def gaussian_taps(sigma: float | Triple) -> np.ndarray:
     return taps.astype(np.float32)
 
 
-@njit(**JIT)
-def smooth(a, taps):
+def smooth(a: np.ndarray, taps: np.ndarray) -> None:
     """Convolve (C, Z, Y, X) float32 in place, separably; beyond the edges there is zero.
 
     Normal equations smoothed so need no correction at the edges: both sides lose the same share.
     """
+    _, Z, Y, X = a.shape
+    all_cells = np.empty((Z, Y, 2), np.int64)
+    all_cells[:] = 0, X
+    smooth_within(a, taps, all_cells, all_cells)
+
+
+@njit(**JIT)
+def smooth_within(a, taps, spans, reached):
+    """`smooth` of what is zero outside some cells, whatever lies there.
+
+    Parameters
+    ----------
+    spans
+        (Z, Y, 2) int64: first and last + 1 cell of each row that is not zero.
+    reached
+        Those to be computed: `native_tiles.widen` of `spans` by the taps. The others are left alone; they are zero.
+    """
     C, Z, Y, X = a.shape
     r = taps.shape[1] - 1
     depth = 2 * r + 1
+    zero = np.float32(0)
     ring = np.zeros((depth, Y, X), np.float32)
-    plane = np.empty((Y + 2 * r, X), np.float32)
-    plane[:r] = np.float32(0)
-    plane[Y + r :] = np.float32(0)
-    row = np.zeros(X + 2 * r, np.float32)
+    plane = np.zeros((Y + 2 * r, X), np.float32)
+    row = np.empty(X + 2 * r, np.float32)
     for c in range(C):
         for z in range(-r, Z):
-            # The ring holds the unsmoothed planes z - r .. z + r, zero outside the volume.
-            if z + r < Z:
-                ring[(z + r) % depth] = a[c, z + r]
-            else:
-                ring[(z + r) % depth] = np.float32(0)
+            # The ring holds the unsmoothed planes z - r .. z + r, zero outside the spans and the volume.
+            k = z + r
+            for y in range(Y):
+                ring[k % depth, y] = zero
+                if k < Z:
+                    first, last = spans[k, y]
+                    ring[k % depth, y, first:last] = a[c, k, y, first:last]
             if z < 0:
                 if z == -r:
-                    for k in range(1, r + 1):
-                        ring[(-k) % depth] = np.float32(0)
+                    ring[r + 1 :] = zero
                 continue
             for y in range(Y):
-                out = plane[y + r]
-                _weigh(ring[z % depth, y], taps[0, 0], out)
-                for k in range(1, r, 2):
-                    _add_pairs(
-                        ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[0, k],
-                        ring[(z - k - 1) % depth, y], ring[(z + k + 1) % depth, y], taps[0, k + 1], out,
-                    )  # fmt: skip
-                if r & 1:
-                    _add_pair(ring[(z - r) % depth, y], ring[(z + r) % depth, y], taps[0, r], out)
+                plane[y + r] = zero
+                first, last = reached[z, y]
+                if first < last:
+                    _sum_planes(ring, z, y, first, last, taps[0], plane[y + r, first:last])
             for y in range(Y):
-                inner = row[r : r + X]
-                _weigh(plane[y + r], taps[1, 0], inner)
-                for k in range(1, r, 2):
-                    _add_pairs(
-                        plane[y + r - k], plane[y + r + k], taps[1, k],
-                        plane[y + r - k - 1], plane[y + r + k + 1], taps[1, k + 1], inner,
-                    )  # fmt: skip
-                if r & 1:
-                    _add_pair(plane[y], plane[y + 2 * r], taps[1, r], inner)
-                out = a[c, z, y]
-                _weigh(inner, taps[2, 0], out)
-                for k in range(1, r, 2):
-                    _add_pairs(
-                        row[r - k : r - k + X], row[r + k : r + k + X], taps[2, k],
-                        row[r - k - 1 : r - k - 1 + X], row[r + k + 1 : r + k + 1 + X], taps[2, k + 1], out,
-                    )  # fmt: skip
-                if r & 1:
-                    _add_pair(row[:X], row[2 * r : 2 * r + X], taps[2, r], out)
+                first, last = reached[z, y]
+                if first < last:
+                    row[:] = zero
+                    inner = row[r + first : r + last]
+                    _weigh(plane[y + r, first:last], taps[1, 0], inner)
+                    for k in range(1, r, 2):
+                        _add_pairs(
+                            plane[y + r - k, first:last], plane[y + r + k, first:last], taps[1, k],
+                            plane[y + r - k - 1, first:last], plane[y + r + k + 1, first:last], taps[1, k + 1], inner,
+                        )  # fmt: skip
+                    if r & 1:
+                        _add_pair(plane[y, first:last], plane[y + 2 * r, first:last], taps[1, r], inner)
+                    out = a[c, z, y, first:last]
+                    n = last - first
+                    o = row[first:]
+                    _weigh(inner, taps[2, 0], out)
+                    for k in range(1, r, 2):
+                        _add_pairs(
+                            o[r - k : r - k + n], o[r + k : r + k + n], taps[2, k],
+                            o[r - k - 1 : r - k - 1 + n], o[r + k + 1 : r + k + 1 + n], taps[2, k + 1], out,
+                        )  # fmt: skip
+                    if r & 1:
+                        _add_pair(o[:n], o[2 * r : 2 * r + n], taps[2, r], out)
+
+
+@njit(**INLINED)
+def _sum_planes(ring, z, y, first, last, taps, out):
+    """out = the weighted sum of row y over the planes of the ring."""
+    depth = ring.shape[0]
+    r = depth // 2
+    _weigh(ring[z % depth, y, first:last], taps[0], out)
+    for k in range(1, r, 2):
+        _add_pairs(
+            ring[(z - k) % depth, y, first:last], ring[(z + k) % depth, y, first:last], taps[k],
+            ring[(z - k - 1) % depth, y, first:last], ring[(z + k + 1) % depth, y, first:last], taps[k + 1], out,
+        )  # fmt: skip
+    if r & 1:
+        _add_pair(ring[(z - r) % depth, y, first:last], ring[(z + r) % depth, y, first:last], taps[r], out)
 
 
 @njit(**INLINED)
@@ -286,22 +317,32 @@ def _jacobian_below(u, scale, limit):
     _, Z, Y, X = u.shape
     lowest = np.float32(np.inf)
     one = np.float32(1)
+    # The largest |difference|^2 to the rows behind: of the next plane, at z - 1 and at z, and of the next row.
+    below = np.zeros(Y, np.float32)
+    above = np.zeros(Y, np.float32)
+    beside = np.zeros(Y + 1, np.float32)
     for z in range(Z):
         for y in range(Y):
-            steepest = _steepest(u, z, max(z - 1, 0), y, y, scale[0])
-            steepest = max(steepest, _steepest(u, z, min(z + 1, Z - 1), y, y, scale[0]))
-            along_y = _steepest(u, z, z, y, max(y - 1, 0), scale[1])
-            steepest += max(along_y, _steepest(u, z, z, y, min(y + 1, Y - 1), scale[1]))
+            if z < Z - 1:
+                above[y] = _steepest(u, z, z + 1, y, y, scale[0])
+            if y < Y - 1:
+                beside[y + 1] = _steepest(u, z, z, y, y + 1, scale[1])
+        beside[Y] = np.float32(0)
+        for y in range(Y):
             along_x = np.float32(0)
             for x in range(X - 1):
                 a = u[0, z, y, x + 1] - u[0, z, y, x]
                 b = u[1, z, y, x + 1] - u[1, z, y, x]
                 c = u[2, z, y, x + 1] - u[2, z, y, x]
                 along_x = max(along_x, a * a + b * b + c * c)
+            steepest = max(below[y], above[y]) + max(beside[y], beside[y + 1])
             norm = np.sqrt(steepest + along_x * scale[2] * scale[2])
             # Somewhat less, as all this is rounded.
-            if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > limit):
+            if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > min(limit, lowest)):
                 lowest = min(lowest, _jacobian_of_row(u, z, y, scale))
+        below, above = above, below
+        if z == Z - 2:
+            above[:] = np.float32(0)
     return lowest
 
 

@@ -7,6 +7,7 @@ int64 array (Zc, Yc, 2). Rows without anything have first = last = 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -69,6 +70,13 @@ def widen(spans: np.ndarray, reach: int, width: int) -> np.ndarray:
         ],
         -1,
     )
+
+
+def hull(spans: Sequence[np.ndarray]) -> np.ndarray:
+    """The narrowest spans that hold all the given ones."""
+    first = np.min([np.where(s[..., 0] < s[..., 1], s[..., 0], ROW_END) for s in spans], 0)
+    last = np.max([np.where(s[..., 0] < s[..., 1], s[..., 1], 0) for s in spans], 0)
+    return np.stack([np.where(last == 0, 0, first), last], -1)
 
 
 def active_spans(
