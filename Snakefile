@@ -4,6 +4,8 @@ min_version("9.20")
 
 
 include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/targets.smk"
 
 
 pathvars:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,14 @@ class TileSet:
             slice(*part.indices(n)) for part, n in zip(region or (slice(None),) * 3, self.shape, strict=True)
         )
         return self.reader(tile, channel, full)  # type: ignore[arg-type]
+
+    def part(self, chosen: Sequence[int]) -> TileSet:
+        """The tiles at these places in ``tiles``, in this order."""
+
+        def read(tile: int, channel: int, region: Region) -> np.ndarray:
+            return self.reader(chosen[tile], channel, region)
+
+        return replace(self, tiles=tuple(self.tiles[n] for n in chosen), reader=read)
 
     def positions(self) -> np.ndarray:
         """Stage positions, (n, 3) float64 um."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from weft.config import Model, Name
+from weft.config.base import Model, Name
 from weft.refusals import ConfigError, parse, suggest
 
 
@@ -16,7 +16,7 @@ class Override(Model):
 
     image: Name = Field(description="Image that the tiles belong to.")
     action: Literal["pin", "exclude", "force"] = Field(
-        description="`pin`: hold a tile at a position; `exclude`: do not use a pair's link, or any link of a tile; `force`: believe a pair's displacement."
+        description="`pin`: hold a tile at a position; `exclude`: do not use a pair's link, or any link of a tile, which is not fused either; `force`: believe a pair's displacement."
     )
     tile_a: str = Field(min_length=1, description="A tile, by its name in tiles.json.")
     tile_b: str | None = Field(None, description="The other tile of a pair.")

@@ -21,6 +21,7 @@ STATUS_COLOURS = {
     "solved": "#cfe5dc",
     "empty": "#e8ebee",
     "unlinked": "#fbe3c0",
+    "excluded": "#ffffff",
     "": "#cfe5dc",
 }
 OTHER = "#f5c9c3"

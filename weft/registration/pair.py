@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from weft.config import Affine as AffineStart
-from weft.config import Invert, Reduce, RegistrationSettings, Stage
+from weft.config.registration import Affine as AffineStart
+from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
@@ -102,13 +102,13 @@ def register(
         Where the images count in the stages: an `Image` in the same space, or an array on the image's grid; above 0,
         or by weights of 0 to 1 (a float type).
     affine
-        Where to start: a (4, 4) matrix, um, z, y, x, fixed to moving; or settings of `weft.config.Affine` for the
+        Where to start: a (4, 4) matrix, um, z, y, x, fixed to moving; or settings of `weft.config.registration.Affine` for the
         search of one (default: its defaults).
     stages
-        `weft.config.Stage`, or mappings of its fields, coarse to fine; the default of the config when None; empty
+        `weft.config.registration.Stage`, or mappings of its fields, coarse to fine; the default of the config when None; empty
         for an affine alone.
     reduce, invert
-        `weft.config.Reduce` and `weft.config.Invert`, or mappings of their fields.
+        `weft.config.registration.Reduce` and `weft.config.Invert`, or mappings of their fields.
     inverse
         Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers

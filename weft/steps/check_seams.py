@@ -14,7 +14,7 @@ from weft.links.seams import Seam, seam
 from weft.logs import log, progress
 from weft.steps.illumination import load_illumination
 from weft.steps.sources import channel_of, open_tiles
-from weft.steps.tile_tables import read_poses, read_rows
+from weft.steps.tile_tables import read_fused, read_poses, read_rows
 
 COLUMNS = ("tile_a", "tile_b", "status", "used", "residual_um", "ncc_stage", "ncc_solved")
 MEASURED, DRAWN = 200, 8
@@ -44,7 +44,9 @@ def check_seams(
     light = load_illumination(illumination, number)
     places = {tile["name"]: n for n, tile in enumerate(index["tiles"])}
     stage, solved = raw.positions(), read_poses(poses)
-    rows = sorted(read_rows(solved_links), key=_urgency)[:MEASURED]
+    fused = {index["tiles"][n]["name"] for n in read_fused(poses)}
+    links = [row for row in read_rows(solved_links) if {row["tile_a"], row["tile_b"]} <= fused]
+    rows = sorted(links, key=_urgency)[:MEASURED]
     drawn: list[SeamPicture] = []
     lines: list[list[str]] = []
     for row in progress(rows, len(rows), "check_seams: seams"):

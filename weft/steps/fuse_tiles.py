@@ -18,7 +18,7 @@ from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
 from weft.steps.regions import check_complete, one_key, split_name
 from weft.steps.sources import open_tiles
-from weft.steps.tile_tables import read_linear, read_poses
+from weft.steps.tile_tables import read_fused, read_linear, read_poses
 from weft.stores.ome_zarr import metadata_digest, open_level
 
 
@@ -40,11 +40,14 @@ def fuse_tiles(
     """Fuse one batch of regions into the image's level 0; a region that is there under this key is left alone."""
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
-    positions, linear = read_poses(poses), read_linear(poses)
+    kept = read_fused(poses)
+    raw = raw.part(kept)
+    positions, linear = read_poses(poses)[kept], read_linear(poses)
+    linear = None if linear is None else linear[kept]
     lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
     grid = output_grid(positions, raw.shape, raw.spacing, linear)
     facts = [
-        [tile["data"] for tile in index["tiles"]],
+        [index["tiles"][n]["data"] for n in kept],
         receipts.read(illumination)["data"],
         [receipts.array_digest(positions), None if linear is None else receipts.array_digest(linear)],
         grid.to_json(),

@@ -12,7 +12,7 @@ from weft import receipts
 from weft.poses import PoseSettings, apply_overrides
 from weft.poses import solve_poses as solve
 from weft.steps.quality import write_quality
-from weft.steps.tile_tables import LINEAR, read_links
+from weft.steps.tile_tables import EXCLUDED, LINEAR, read_links
 
 COLUMNS = ("tile", "z", "y", "x", "stage_z", "stage_y", "stage_x", "status", "component", "residual_um")
 LINK_COLUMNS = ("tile_a", "tile_b", "status", "used", "weight", "votes", "residual_um")
@@ -44,6 +44,8 @@ def solve_poses(
         stage, measured, index["spacing"], pins=pins, shape=index["shape"], settings=PoseSettings(**settings)
     )
     believed = solved.weight > PoseSettings.used
+    excluded = {row["tile_a"] for row in overrides if row["action"] == "exclude" and row["tile_b"] is None}
+    status = [EXCLUDED if n in excluded else s for n, s in zip(names, solved.status, strict=True)]
     worst = np.zeros(len(names))
     for link, residual in zip(np.array(measured)[believed], solved.residual[believed], strict=True):
         worst[[link.i, link.j]] = np.maximum(worst[[link.i, link.j]], residual)
@@ -52,7 +54,7 @@ def solve_poses(
         table.writerow([*COLUMNS, *(LINEAR if solved.linear is not None else ())])
         for n, name in enumerate(names):
             numbers = [f"{v:.6f}" for v in (*solved.positions[n], *stage[n])]
-            cells = [name, *numbers, solved.status[n], str(solved.component[n]), f"{worst[n]:.6f}"]
+            cells = [name, *numbers, status[n], str(solved.component[n]), f"{worst[n]:.6f}"]
             linear = () if solved.linear is None else solved.linear[n].ravel()
             table.writerow([*cells, *(f"{v:.9f}" for v in linear)])
     with Path(solved_links).open("w", newline="") as handle:
@@ -68,7 +70,7 @@ def solve_poses(
     values = {
         "link_residual_p95_voxel": float(np.percentile(residuals, 95)) / edge if residuals.size else 0.0,
         "links_rejected_fraction": float((good & ~believed).sum() / max(good.sum(), 1)),
-        "tiles_without_link_fraction": float(np.mean([s not in ("ok", "pinned") for s in solved.status])),
+        "tiles_without_link_fraction": float(np.mean([s not in ("ok", "pinned", EXCLUDED) for s in status])),
         "components": float(len(set(solved.component))),
     }
     write_quality(quality, "solve_poses", index["image"], values, gates)

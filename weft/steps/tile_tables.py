@@ -8,6 +8,8 @@ import numpy as np
 
 from weft.links.model import Link
 
+# Status of a tile that the table of overrides excludes: it has a position, and is not fused.
+EXCLUDED = "excluded"
 LINEAR = tuple(f"linear_{i}{j}" for i in "zyx" for j in "zyx")
 
 
@@ -52,6 +54,22 @@ def read_poses(path: str) -> np.ndarray:
         return np.array(
             [[float(row[axis]) for axis in "zyx"] for row in csv.DictReader(handle, delimiter="\t")]
         )
+
+
+def read_fused(path: str) -> list[int]:
+    """Places of the tiles that are to be fused: all but those that a person excluded.
+
+    Raises
+    ------
+    ValueError
+        When none is left.
+    """
+    kept = [n for n, row in enumerate(read_rows(path)) if row["status"] != EXCLUDED]
+    if not kept:
+        raise ValueError(
+            f"{path}: the table of overrides excludes every tile; wanted one at least to be fused"
+        )
+    return kept
 
 
 def read_linear(path: str) -> np.ndarray | None:
