@@ -424,7 +424,8 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
     if initial.field is None or initial.field_grid is None:
         return np.zeros((3, *level.field_grid.shape), np.float32)
     u = resample_field(initial.field, initial.field_grid, level.field_grid)
-    return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+    u /= np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+    return u
 
 
 def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
