@@ -361,17 +361,17 @@ def _jacobian_of_row(u, z, y, scale, B):
     _, Z, Y, X = u.shape
     for c in range(3):
         p = u[c, z, y]
-        for k in range(2):
+        for side in range(2):
             own = np.float32(1) if c == 0 else np.float32(0)
-            q = u[c, min(max(z + 2 * k - 1, 0), Z - 1), y]
-            sign = scale[0] if k else -scale[0]
-            o = U((3 * k + c) * X)
+            q = u[c, min(max(z + 2 * side - 1, 0), Z - 1), y]
+            sign = scale[0] if side else -scale[0]
+            o = U((3 * side + c) * X)
             for x in range(X):
                 B[o + U(x)] = own + sign * (q[x] - p[x])
             own = np.float32(1) if c == 1 else np.float32(0)
-            q = u[c, z, min(max(y + 2 * k - 1, 0), Y - 1)]
-            sign = scale[1] if k else -scale[1]
-            o = U((6 + 3 * k + c) * X)
+            q = u[c, z, min(max(y + 2 * side - 1, 0), Y - 1)]
+            sign = scale[1] if side else -scale[1]
+            o = U((6 + 3 * side + c) * X)
             for x in range(X):
                 B[o + U(x)] = own + sign * (q[x] - p[x])
         own = np.float32(1) if c == 2 else np.float32(0)
