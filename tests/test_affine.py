@@ -271,6 +271,15 @@ def test_same_input_same_bytes():
 
 
 # ------------------------------------------------------------------------------------------- bad input
+def test_a_voxel_size_in_millimetres_is_named_before_anything_is_searched():
+    fixed, moving = np.random.default_rng(0).random((2, 20, 30, 30), np.float32)
+    grids = Grid(fixed.shape, (25.0,) * 3), Grid(moving.shape, (0.025,) * 3)
+    with pytest.raises(
+        ValueError, match=r"moving image is 0\.75 um long and the fixed image 750 um, 1000 times .* in um\?"
+    ):
+        register_affine(fixed, grids[0], moving, grids[1])
+
+
 def test_bad_input_is_refused_in_one_sentence():
     fixed = specimen()
     with pytest.raises(ValueError, match="moving image has the same value everywhere"):

@@ -11,7 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
-from weft.config import GATES, Config, RegistrationSettings
+from weft.config import Config
+from weft.config.gates import GATES
+from weft.config.registration import RegistrationSettings
 from weft.project import Project
 from weft.reference import reference, write_reference
 from weft.refusals import ConfigError, parse

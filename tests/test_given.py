@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 from test_affine import GRID, error, moved, specimen, truth
 
-from weft.config import Affine as AffineConfig
+from weft.config.registration import Affine as AffineConfig
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.refusals import ConfigError, parse

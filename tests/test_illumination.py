@@ -1,5 +1,7 @@
 """Illumination against the gain and dark that synthetic tiles were made with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
@@ -19,8 +21,12 @@ from weft.illumination import (
     read_profile,
     resolve_dark,
 )
+from weft.illumination.background import Background
+from weft.illumination.choose import with_or_without_background
+from weft.illumination.samples import draw
+from weft.illumination.seams import read_shared
 from weft.image import Image, Level, Tile, TileSet
-from weft.links import Link
+from weft.links import Link, candidate_links
 from weft.pyramid import downsample
 
 SIDE, DEPTH, STEP = 96, 40, 80
@@ -369,6 +375,30 @@ def test_the_bias_of_a_whole_image_is_divided_out_where_it_is_read(tmp_path):
     )
     with pytest.raises(ValueError, match="empty"):
         fit_bias(Image((Level(np.zeros((1, *shape), np.uint16), fine),)), 4.0)
+
+
+@pytest.mark.parametrize(("dark", "plane", "kept"), [(110.0, (40.0, 30.0), False), (0.0, (110.0, 0.0), True)])
+def test_overlaps_tell_a_background_from_dim_content(dark, plane, kept):
+    """Overlaps agree better without the camera's offset, and worse without a plane that is not there."""
+    arrays, stage, true = mosaic(4, gain_plane((0.15, -0.1), 1.5))
+    tiles = tile_set(arrays, stage)
+    drawn = draw(tiles, 0, np.full((SIDE, SIDE), dark, np.float32), 90, np.random.default_rng(0))
+    drawn = drawn.with_background()
+    coefficients = np.zeros(15)
+    coefficients[[0, 5]] = plane  # a constant, and what rises along y
+    background = Background(coefficients, drawn.camera_noise, 0.2)
+    ground = background.at(drawn.y[:, None], drawn.x[None], drawn.shape).astype(np.float32)
+    without = replace(drawn, signal=drawn.signal - ground, background=background)
+    links = [
+        Link(i, j, (true[j] - true[i]).astype(float), 1.0, 0.0, 0.1, "ok", 1.0)
+        for i, j in candidate_links(stage.astype(float), arrays.shape[1:], (1.0, 1.0, 1.0))
+    ]
+    shared = read_shared(tiles, 0, np.full((SIDE, SIDE), dark, np.float32), drawn, links, (6.0, 6.0, 6.0))
+    found, seams = with_or_without_background(without, shared)
+    assert (found.background is not None) == kept
+    assert len(seams) >= 8
+    if not kept:
+        np.testing.assert_allclose(found.signal, drawn.signal, rtol=1e-5, atol=1e-3)
 
 
 def test_correcting_neither_wraps_nor_clips():

@@ -72,6 +72,21 @@ def test_sub_voxel_displacement_under_shading_and_noise(seed):
             assert 0.1 < link.overlap < 0.6
 
 
+def test_tiles_that_show_the_same_voxels_are_placed_exactly():
+    """Tiles cut at whole voxels from one volume, read noise aside: the borders of thin overlaps must not pull."""
+    volume, rng = specimen(3).astype(np.float32), np.random.default_rng(3)
+    true = STAGE + rng.integers(-2, 3, STAGE.shape)
+    arrays = []
+    for place in (true + 8).astype(int):
+        voxels = volume[tuple(slice(p, p + n) for p, n in zip(place, SHAPE, strict=True))]
+        arrays.append(np.rint(voxels + rng.normal(100, 4, SHAPE)).astype(np.uint16))
+    tiles, _ = tile_set(arrays)
+    for i, j in ((0, 1), (0, 2)):
+        link = measure_link(tiles, i, j, 0, search_voxels=SEARCH)
+        assert link.status == "ok"
+        assert error(link, true) < 0.02
+
+
 def test_reads_just_what_may_overlap():
     tiles, reads = tile_set(cut(specimen(0), STAGE))
     measure_link(tiles, 0, 1, 0, search_um=(6.0, 6.0, 6.0))

@@ -33,6 +33,7 @@ def predicted_memory(fixed_shape, moving_shape, settings):
 # The most memory, bytes, that a fresh process takes for a block of 112^3 beside what it takes for a small one.
 MEASURE = """
 import numpy as np, re
+from scipy.ndimage import gaussian_filter
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration.plan import block_regions, plan_stage
@@ -44,7 +45,11 @@ def peak():
 def run(edge, overlap):
     grid = Grid((3 * edge,) * 3, (10.0,) * 3)
     rng = np.random.default_rng(0)
-    images = [Image((Level(rng.integers(100, 4000, (1, *grid.shape), "u2"), grid),)) for _ in range(2)]
+    # Smooth: a block of noise would end before it takes its memory.
+    smooth = gaussian_filter(rng.normal(size=grid.shape), 2)
+    pixels = (2000 + 10000 * smooth).astype("u2")[None]
+    images = [Image((Level(pixels, grid),)), Image((Level(np.roll(pixels, 1, axis=3), grid),))]
+    del smooth
     plan = plan_stage(grid, {"name": "a", "level": 10.0, "block": edge, "overlap": overlap})
     settings = {"backend": "native", "settings": {"iterations": [2]}, "min_content": 0.0}
     open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far: that of compiling
@@ -133,4 +138,4 @@ def test_blocks_run_side_by_side_as_memory_holds():
 def test_the_memory_of_a_block_is_what_was_predicted():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     predicted = block_memory((80, 80, 80), 16, "native", {})
-    assert 0.4 * predicted < int(done.stdout) < predicted
+    assert 0.5 * predicted < int(done.stdout) < predicted

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from weft.config import GATES
+from weft.config.gates import GATES
 from weft.quality import QualityError, evaluate, read_quality_table, write_quality_table
 from weft.quality.gates import LOOK_AT
 from weft.quality.metrics import (

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from weft.config import Model, Name
+from weft.config.base import Model, Name
 from weft.refusals import ConfigError, parse, suggest
 
 

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import yaml
 
-from weft.config import NAME, Config, RegistrationSettings, Stage
+from weft.config import Config
+from weft.config.base import NAME
+from weft.config.registration import RegistrationSettings, Stage
 from weft.overrides import read_overrides
 from weft.plugins import import_plugins
 from weft.readers import detect_format, tiled_formats

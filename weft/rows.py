@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, WithJsonSchema, field_validator
 
-from weft.config import CODE, Channel, Model, Name
+from weft.config.base import CODE, Channel, Model, Name
 from weft.readers import formats, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
 from weft.registration.orientation import validate_orientation

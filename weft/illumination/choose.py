@@ -14,7 +14,7 @@ from weft.illumination.log_fit import gradients, log_irls
 from weft.illumination.log_gain import LogGain, Smooth
 from weft.illumination.n4 import n4_mean
 from weft.illumination.samples import Samples
-from weft.illumination.seams import Seam
+from weft.illumination.seams import Seam, Shared, seams_of
 from weft.illumination.statistics import mean, percentile, quantile_regression
 
 # Parts of the tiles that are left out one after the other.
@@ -80,6 +80,25 @@ def estimate(method: str, fit: Estimator, samples: Samples, seams: Sequence[Seam
     variance = _jackknife_variance(_replicates(fit, samples, seams, seed))
     kept = _agreed(found.coefficients, variance)
     return Estimate(method, Smooth(found.coefficients * kept), kept, _rms(variance * kept))
+
+
+def with_or_without_background(samples: Samples, shared: Sequence[Shared]) -> tuple[Samples, list[Seam]]:
+    """Samples and seams without what was taken for a background, or with it where overlaps agree better then.
+
+    A background may be light that the camera or the lamp adds everywhere, which has to go, or dim content, which the
+    lamp shades as it does any other: seams tell, by the part of their unevenness that `gradients` leaves on those
+    that it did not see. Where seams are few, it goes.
+    """
+    seams = seams_of(shared, samples)
+    if samples.background is None or len(seams) < _ENOUGH_SEAMS:
+        return samples, seams
+    whole = samples.with_background()
+    others = seams_of(shared, whole)
+    left = []
+    for drawn, found in ((samples, seams), (whole, others)):
+        before, after = held_out_seams(gradients, drawn, found)
+        left.append(after / max(before, 1e-9))
+    return (samples, seams) if left[0] <= left[1] else (whole, others)
 
 
 def choose(samples: Samples, seams: Sequence[Seam], seed: int) -> tuple[Estimate, dict[str, float]]:

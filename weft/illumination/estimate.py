@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from weft.illumination.check import Estimator, held_out_seams, held_out_shading
-from weft.illumination.choose import Estimate, choose, estimate, estimators
+from weft.illumination.choose import Estimate, choose, estimate, estimators, with_or_without_background
 from weft.illumination.dark import regress_dark
 from weft.illumination.log_gain import OnBlocks, gain_plane
 from weft.illumination.model import Illumination
 from weft.illumination.profile import read_profile
 from weft.illumination.reading import read_once
 from weft.illumination.samples import Samples, draw
-from weft.illumination.seams import Seam, find_seams
+from weft.illumination.seams import Seam, read_shared
 from weft.image import TileSet
 from weft.links.model import Link
 
@@ -132,8 +132,11 @@ def fit_illumination(
     if method != "profile" and useful < min(_LEAST_PLANES, len(tiles.tiles) * tiles.shape[0] // 2):
         return identity("too few planes with tissue")
     wants_seams = policy != "off" or method in ("auto", "log_irls", "gradients")
-    seams = find_seams(tiles, channel, plane, drawn, links, search_voxels) if wants_seams else []
+    shared = read_shared(tiles, channel, plane, drawn, links, search_voxels) if wants_seams else []
+    found_background = drawn.background is not None
+    drawn, seams = with_or_without_background(drawn, shared)
     report["seams"] = len(seams)
+    report["background"] = "taken off" if drawn.background else "content" if found_background else "none"
 
     if method == "auto":
         found, report["expected_errors"] = choose(drawn, seams, seed)

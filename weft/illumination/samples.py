@@ -42,6 +42,8 @@ class Samples:
         Of a tile, (y, x).
     noise
         Standard deviation of a block without tissue.
+    camera_noise
+        The same by the pixels' noise alone.
     planes
         Planes read.
     background
@@ -55,6 +57,7 @@ class Samples:
     x: np.ndarray
     shape: tuple[int, int]
     noise: float
+    camera_noise: float
     planes: int
     background: Background | None
 
@@ -65,6 +68,15 @@ class Samples:
     def part(self, chosen: np.ndarray) -> Samples:
         """The samples of a boolean choice (n,)."""
         return replace(self, signal=self.signal[chosen], tissue=self.tissue[chosen], tile=self.tile[chosen])
+
+    def with_background(self) -> Samples:
+        """The same light, with what was taken for a background counted as content."""
+        if self.background is None:
+            return self
+        ground = self.background.at(self.y[:, None], self.x[None], self.shape).astype(np.float32)
+        signal = self.signal + ground
+        noise = self.camera_noise
+        return replace(self, signal=signal, tissue=_tissue(signal, noise), noise=noise, background=None)
 
     def background_on(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | float:
         """The background at blocks centred on ``rows`` (h,) and ``columns`` (w,) of the camera."""
@@ -98,11 +110,11 @@ def draw(tiles: TileSet, channel: int, dark: np.ndarray, planes: int, rng: np.ra
     shape = (tiles.shape[1], tiles.shape[2])
     y, x = (centres(n, f) for n, f in zip(shape, block[1:], strict=True))
     background = find_background(stack, y, x, shape)
-    noise = float(np.quantile(noises, 0.1) / np.prod(block) ** 0.5)
+    noise = camera = float(np.quantile(noises, 0.1) / np.prod(block) ** 0.5)
     if background is not None:
         noise = background.noise
         stack -= background.at(y[:, None], x[None], shape).astype(np.float32)
-    facts = np.array(owner), y, x, shape, noise, len(owner) * block[0], background
+    facts = np.array(owner), y, x, shape, noise, camera, len(owner) * block[0], background
     return Samples(stack, _tissue(stack, noise), *facts)
 
 

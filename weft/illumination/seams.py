@@ -27,6 +27,34 @@ _PLANES = 48
 _MOST_READ = 0.5
 
 
+Places = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two tiles show of the same content, on blocks of their overlap.
+
+    Parameters
+    ----------
+    light
+        float32, (2, n, h, w): block means of raw minus dark of tiles i and j, by slab.
+    places
+        Centres of the blocks on the camera, pixels: y and x in tile i, then y and x in tile j.
+    """
+
+    light: np.ndarray
+    places: Places
+
+    def seam(self, samples: Samples) -> Seam:
+        """The ratio of both, with the background and the noise of these samples."""
+        grounds = samples.background_on(*self.places[:2]), samples.background_on(*self.places[2:])
+        signal = [light - np.float32(ground) for light, ground in zip(self.light, grounds, strict=True)]
+        weight = [above_noise(np.stack(pair), samples.noise, 3).all(0) for pair in zip(*signal, strict=True)]
+        low = max(samples.noise, 1e-3)
+        first, second = (np.log(np.maximum(v, low)) for v in signal)
+        return Seam((first - second).astype(np.float32), np.stack(weight), self.places)
+
+
 @dataclass(frozen=True)
 class Seam:
     """Log of the ratio of the same content in two tiles, on blocks of their overlap.
@@ -43,18 +71,24 @@ class Seam:
 
     ratio: np.ndarray
     weight: np.ndarray
-    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    places: Places
 
 
-def find_seams(
+def seams_of(shared: Sequence[Shared], samples: Samples) -> list[Seam]:
+    """The seams on which enough blocks stand out of the background of these samples."""
+    seams = [pair.seam(samples) for pair in shared]
+    return [seam for seam in seams if seam.weight.sum() > _LEAST_BLOCKS]
+
+
+def read_shared(
     tiles: TileSet,
     channel: int,
     dark: np.ndarray,
     samples: Samples,
     links: Sequence[Link] | None,
     search_voxels: tuple[float, float, float],
-) -> list[Seam]:
-    """The seams of measured links; without links, of some candidates, spread evenly, that are measured here.
+) -> list[Shared]:
+    """What measured links share; without links, what some candidates do, spread evenly and measured here.
 
     Each overlap is read once, over as many planes as its measurement needs, where the samples of both
     tiles hold most tissue.
@@ -82,8 +116,8 @@ def find_seams(
             else measure_link(near, i, j, channel, plain, search_voxels=search_voxels)
         )
         if link.status == "ok":
-            found.append(_seam(near, channel, dark, link, samples))
-    return [seam for seam in found if seam is not None and seam.weight.sum() > _LEAST_BLOCKS]
+            found.append(_shared(near, channel, dark, link))
+    return [pair for pair in found if pair is not None]
 
 
 def _window(tiles: TileSet, start: int, depth: int) -> TileSet:
@@ -110,8 +144,8 @@ def _best_start(samples: Samples, pair: tuple[int, int], planes: int, depth: int
     return int(np.clip(middle - depth / 2, 0, planes - depth))
 
 
-def _seam(tiles: TileSet, channel: int, dark: np.ndarray, link: Link, samples: Samples) -> Seam | None:
-    """Compare the two tiles of a link where they overlap; None without overlap."""
+def _shared(tiles: TileSet, channel: int, dark: np.ndarray, link: Link) -> Shared | None:
+    """Read what the two tiles of a link share; None without overlap."""
     block = block_shape(tiles.shape)
     shift = np.round(link.displacement / tiles.spacing).astype(int)
     size = np.asarray(tiles.shape) - np.abs(shift)
@@ -121,16 +155,13 @@ def _seam(tiles: TileSet, channel: int, dark: np.ndarray, link: Link, samples: S
     slots = int(size[0]) // block[0]
     y, x = (centres(int(n), f) for n, f in zip(size[1:], block[1:], strict=True))
     places = (y + first[1], x + first[2], y + second[1], x + second[2])
-    grounds = samples.background_on(*places[:2]), samples.background_on(*places[2:])
-    ratio, weight = [], []
-    low = max(samples.noise, 1e-3)
+    light = []
     for z in depths(slots, min(slots, _SLABS_PER_SEAM), None) * block[0]:
         pair = []
-        for tile, corner, ground in ((link.i, first, grounds[0]), (link.j, second, grounds[1])):
+        for tile, corner in ((link.i, first), (link.j, second)):
             start = int(corner[0] + z)
             rows, columns = (slice(int(c), int(c + n)) for c, n in zip(corner[1:], size[1:], strict=True))
             raw = tiles.read(tile, channel, (slice(start, start + block[0]), rows, columns))
-            pair.append(downsample(raw.astype(np.float32) - dark[rows, columns], block)[0] - ground)
-        weight.append(above_noise(np.stack(pair), samples.noise, 3).all(0))
-        ratio.append(np.log(np.maximum(pair[0], low)) - np.log(np.maximum(pair[1], low)))
-    return Seam(np.stack(ratio).astype(np.float32), np.stack(weight), places)
+            pair.append(downsample(raw.astype(np.float32) - dark[rows, columns], block)[0])
+        light.append(pair)
+    return Shared(np.stack(light, axis=1).astype(np.float32), places)

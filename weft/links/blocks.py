@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from weft.image import Region, box
+from weft.links.kernels import band_pass
 from weft.links.model import LinkSettings
-from weft.links.search import parabola, search
+from weft.links.search import balanced, parabola, search
 
 # Largest block, voxels (z, y, x); an axis of few voxels is taken whole.
 _BLOCK = np.array([48, 128, 128])
 # Blocks of one link differ by less than this from their median, voxels, unless their tiles are deformed.
 _AGREE = 1.5
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def match_blocks(
@@ -24,7 +23,8 @@ def match_blocks(
     limits: tuple[Region, Region],
     margin: int,
     structure: Callable[[Region], float],
-    volumes: Callable[[Region, Region], Pair],
+    logs: Callable[[Region, Region], Sequence[np.ndarray]],
+    boxes: tuple[int, int],
     blocks: int,
     settings: LinkSettings,
 ) -> np.ndarray:
@@ -46,8 +46,10 @@ def match_blocks(
         How far the displacement may still be off, voxels.
     structure
         How much there is to see in a region of tile i.
-    volumes
-        Band-passed voxels of a region of tile i and of one of tile j.
+    logs
+        Voxels of a region of tile i and of one of tile j, on a logarithmic scale.
+    boxes
+        Of the band-pass.
     blocks
         How many, at most.
     settings
@@ -72,13 +74,15 @@ def match_blocks(
         stop_j = np.minimum(stop - d + margin, bounds_j[1])
         if (stop_j - start_j < np.minimum(size, 4)).any():
             continue
-        a, b = volumes(box(start, stop), box(start_j, stop_j))
+        pair = logs(box(start, stop), box(start_j, stop_j))
+        a, b = (band_pass(v, *boxes) for v in pair)
         # Voxel 0 of b lies here in a, if the displacement so far is right.
         center = (start_j + d - start).astype(float)
         shift, _, ratio = search(a, b, center, np.full(3, float(margin)), settings, binned=False)
         if shift is None or ratio > settings.max_peak_ratio:
             continue
         part, ncc = parabola(a, b, shift)
+        part = balanced(pair, boxes, shift, part)
         if ncc >= settings.min_ncc:
             found.append([*((start + stop - 1) / 2), *(d + shift + part - center), ncc])
     return np.array(found).reshape(-1, 7)

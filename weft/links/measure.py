@@ -13,7 +13,7 @@ from weft.links.blocks import agreed, match_blocks
 from weft.links.kernels import band_pass
 from weft.links.mip_ncc import mip_ncc
 from weft.links.model import Link, LinkSettings, Status
-from weft.links.search import climb, parabola, search
+from weft.links.search import balanced, climb, parabola, search
 from weft.links.signals import corrected_signals, crops, log_signals, most_structured, noise_variance
 
 if TYPE_CHECKING:  # the illumination room measures links itself
@@ -52,7 +52,8 @@ def measure_link(
     The parts of both tiles that may overlap within the search window are read, corrected, brought to a
     logarithmic scale (so that a gain becomes an offset) and band-passed (which removes it). The highest
     peaks of their phase correlation inside the window are scored by the NCC of the band-passed overlap;
-    the best is followed uphill at full resolution and interpolated by a parabola per axis. Large crops are
+    the best is followed uphill at full resolution and placed between voxels by what pulls either way (see
+    `balanced`). Large crops are
     read some planes at a time and binned for this; then a few blocks, spread over the overlap where it shows
     most, are read and matched at full resolution. So memory is bounded by ``settings.whole``.
 
@@ -157,6 +158,7 @@ class _Overlap:
         least = settings.min_shared * min(a.size, b.size)
         shift, ncc = climb(a, b, shift, least)
         part, top = parabola(a, b, shift)
+        part = balanced(self.logs, boxes, shift, part)
         displacement = (shift + part) * self.factors + self.base
         distinct, second = False, None
         if rival is not None and ratio > _RIVAL:
@@ -240,15 +242,14 @@ class _Overlap:
                 ].var()
             )
 
-        def volumes(p: Region, q: Region) -> tuple[np.ndarray, np.ndarray]:
-            first, second = (band_pass(v, *boxes) for v in log_signals(*self.source, (p, q)))
-            return first, second
+        def logs(p: Region, q: Region) -> list[np.ndarray]:
+            return log_signals(*self.source, (p, q))
 
         slack = self.settings.slack if self.settings.matches else 0
         margin = max(2 * int(self.factors.max()) + 1, slack)
         blocks = self.settings.blocks * (_MORE if self.settings.matches else 1)
         return match_blocks(
-            displacement, self.shape, self.regions, margin, structure, volumes, blocks, self.settings
+            displacement, self.shape, self.regions, margin, structure, logs, boxes, blocks, self.settings
         )
 
     def _none(self, status: Status) -> Link:

@@ -109,9 +109,15 @@ class System:
         self.anchor = np.where(self.pinned, PINNED, 1e-6)
         self.pulls = np.where(self.pinned[:, None], PINNED * (pins - start), 0.0)
 
-    def solve(self, weights: np.ndarray) -> np.ndarray:
-        """Positions, (n, 3) voxels, for a weight of each claim; their mean is the stage's where none is pinned."""
-        laplacian = self.incidence.T @ sparse.diags(weights + self.stage) @ self.incidence
+    def solve(self, weights: np.ndarray, tied: np.ndarray | None = None) -> np.ndarray:
+        """Positions, (n, 3) voxels, for a weight of each claim; their mean is the stage's where none is pinned.
+
+        Weak edges between tiles that links tie together (``tied``, one number per set) are left out.
+        """
+        stage = self.stage
+        if tied is not None:
+            stage = np.where(tied[self.claims.ends[:, 0]] == tied[self.claims.ends[:, 1]], 0.0, stage)
+        laplacian = self.incidence.T @ sparse.diags(weights + stage) @ self.incidence
         pulls = self.incidence.T @ (weights[:, None] * (self.claims.measured - self.claims.expected))
         factors = splu(
             sparse.csc_matrix(laplacian + sparse.diags(self.anchor)),

@@ -28,8 +28,8 @@ def solve_poses(
     """Solve one position per tile.
 
     Weighted least squares over the links that the method believes (see `robust_weights`). Every pair that
-    has a link, trusted or not, is also tied by a weak edge of the stage's own displacement: it places what
-    no link ties to the rest. The mean position is the stage's, unless tiles are pinned.
+    has a link, trusted or not, is also tied by a weak edge of the stage's own displacement: it helps to tell which
+    links are right, and places what none of these ties to the rest. The mean position is the stage's, unless tiles are pinned.
 
     Parameters
     ----------
@@ -84,9 +84,10 @@ def solve_poses(
     system = System(start, claims, 0.5 / settings.stage_sigma**2, held)
     find = robust_weights if settings.method == "robust" else spanning_tree_weights
     weights, votes = find(system, claims, settings)
-    positions = system.solve(weights / settings.link_sigma**2)
-
     used = weights > settings.used
+    together = components(n, claims.ends[used])
+    positions = system.solve(weights / settings.link_sigma**2, together)
+
     tied = np.zeros(n, bool)
     tied[claims.ends[used].ravel()] = True
     near = np.zeros(n, bool)
@@ -109,7 +110,7 @@ def solve_poses(
         weight=np.round(np.minimum(weights, 1.0)[speaks], 9),
         rival=claims.rival[speaks],
         votes=votes[speaks],
-        component=components(n, claims.ends[used]),
+        component=together,
     )
 
 

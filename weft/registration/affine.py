@@ -29,6 +29,7 @@ _FINER = 0.85  # share of the level from which a finer one is worth its cost
 _KEPT_SCORE = 0.9  # share of its score at the search level that a fine affine must keep
 _FEWEST = 40_000  # voxels of tissue at the search level: a thin slab's length alone would ask for few
 _FINE_SAMPLES = 200_000
+_LARGEST_RATIO = 32.0  # of the lengths of the two images: half of the search level's `longest_axis`
 
 _Seen = tuple[np.ndarray, Grid, np.ndarray | None]  # an image, its grid, and where it counts
 
@@ -178,13 +179,15 @@ def register_affine(
     Raises
     ------
     ValueError
-        When a code or a setting is not valid, an image is empty or of another shape than its grid, or one is a
-        plane and the other a volume.
+        When a code or a setting is not valid, an image is empty or of another shape than its grid, one is a
+        plane and the other a volume, or one is more than 32 times as long as the other and no start is given.
     """
     settings = settings or AffineSettings()
     tell = progress or (lambda _: None)
     _check(fixed, fixed_grid, masks[0], "fixed")
     _check(moving, moving_grid, masks[1], "moving")
+    if start is None:
+        _check_sizes(fixed_grid, moving_grid)
     images = (fixed, fixed_grid, masks[0]), (moving, moving_grid, masks[1])
     model = LinearModel(settings.model, is_planar(fixed_grid, moving_grid))
     orientations, notes = possible_orientations(
@@ -337,6 +340,21 @@ def _check(array: np.ndarray, grid: Grid, counts: np.ndarray | None, name: str) 
         raise ValueError(f"the {name} mask leaves nothing of its image; wanted one that is above 0 somewhere")
     if not np.ptp(array if counts is None else array[counts]) > 0:
         raise ValueError(f"the {name} image has the same value everywhere; wanted an image of a specimen")
+
+
+def _check_sizes(fixed_grid: Grid, moving_grid: Grid) -> None:
+    """Refuse images of which one would be a voxel or two of the search level: somebody's unit is not um."""
+    lengths = {"fixed": float(fixed_grid.extent.max()), "moving": float(moving_grid.extent.max())}
+    small, large = sorted(lengths, key=lambda name: lengths[name])
+    ratio = lengths[large] / lengths[small]
+    if ratio > _LARGEST_RATIO:
+        short, long = (
+            np.format_float_positional(lengths[name], 4, fractional=False) for name in (small, large)
+        )
+        raise ValueError(
+            f"the {small} image is {short.rstrip('.')} um long and the {large} image {long.rstrip('.')} um, {ratio:.0f} "
+            f"times as much; wanted at most {_LARGEST_RATIO:g} times: are both voxel sizes in um?"
+        )
 
 
 def _refine_fine(

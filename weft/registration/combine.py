@@ -77,7 +77,7 @@ def combine_blocks(
     before
         Displacements of the stage before.
     settings
-        As `weft.config.Reduce`.
+        As `weft.config.registration.Reduce`.
     attempt
         Registers a region again: `weft.registration.stage.StageJob.attempt`; None for no second try.
     out

@@ -32,7 +32,7 @@ def given_start(
     ----------
     start
         Exactly one of ``matrix``, ``motion``, ``landmarks`` and ``transform`` (and ``unit``), as in
-        `weft.config.Start`.
+        `weft.config.registration.Start`.
     fixed, moving
         Grids of the images at full resolution.
     codes

@@ -23,7 +23,7 @@ SLACK = (
 def plan_stage(
     image: Grid, settings: Mapping[str, Any], residual: float | None = None, channels: int = 1
 ) -> dict[str, Any]:
-    """The plan of a stage of `weft.config.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``memory_mb`` (of a
+    """The plan of a stage of `weft.config.registration.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``memory_mb`` (of a
     block, predicted), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
 
     Parameters

@@ -27,7 +27,7 @@ class StageJob:
     plan
         As `weft.registration.plan.plan_stage` makes it.
     settings
-        ``backend``, ``settings`` and ``min_content`` of `weft.config.Stage`.
+        ``backend``, ``settings`` and ``min_content`` of `weft.config.registration.Stage`.
     fixed, moving
         Image and index of its channel; of several channels, those of one place are compared with each other.
     affine, start

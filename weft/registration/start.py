@@ -41,7 +41,7 @@ def find_affine(
         As `weft.registration.affine.register_affine`.
 
     start
-        A given start instead of a search: fields of `weft.config.Start`, its files where they lie.
+        A given start instead of a search: fields of `weft.config.registration.Start`, its files where they lie.
     masks
         Images, in the spaces of the fixed and of the moving image, that say where these count
         (`weft.sampling.read_mask`, from a half on).

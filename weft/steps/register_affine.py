@@ -76,7 +76,11 @@ def register_affine(
         fixed_image, moving_image = ((image, pick[role]) for role, (image, _) in images.items())
         masks = open_mask(fixed_mask), open_mask(moving_mask)
         seed = int(key[:8], 16)
-        found = find_affine(fixed_image, moving_image, wanted, seed, log.info, start=given, masks=masks)
+        try:
+            found = find_affine(fixed_image, moving_image, wanted, seed, log.info, start=given, masks=masks)
+        except ValueError as error:
+            pair = f"the affine of {names['moving']!r} onto {names['fixed']!r}"
+            raise ValueError(f"{Path(receipt).parent}: {pair}: {error}") from error
         return _plain(found)
 
     record, _ = receipts.cached(f"{cache}/affine", key, make)
