@@ -24,8 +24,7 @@ JIT: dict[str, Any] = {
 INLINED = {**JIT, "forceinline": True}
 
 
-@intrinsic
-def prefetch(typing, array, index):
+def _prefetch(typing, array, index):
     """Ask for the line of the cache that holds a number of a 1-D array, without waiting for it.
 
     The index, uint64, is not checked: of what lies outside nothing is read.
@@ -44,3 +43,6 @@ def prefetch(typing, array, index):
         return context.get_dummy_value()
 
     return types.void(array, types.uint64), generate
+
+
+prefetch: Any = intrinsic(_prefetch)
