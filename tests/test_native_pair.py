@@ -8,7 +8,7 @@ import pytest
 from weft.__main__ import main
 from weft.grid import Grid
 from weft.registration.backends.native import register
-from weft.registration.backends.native_field import gaussian_taps, smooth
+from weft.registration.backends.native_field import gaussian_taps, smooth, smooth_within
 from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_tiles import TILE_Z, active_spans, tiles_of, widen
 from weft.registration.contract import Initial
@@ -167,3 +167,36 @@ def test_spans_widen_and_tiles_hold_them():
     assert tiles[:, 4].min() == 97
     assert tiles[:, 5].max() == 402
     assert tiles_of(np.zeros_like(spans)).shape == (0, 6)
+
+
+def test_cells_of_mere_noise_are_not_visited():
+    rng = np.random.default_rng(3)
+    inside = np.s_[10:30, 10:30, 40:80]
+    fixed = rng.normal(0, 0.1, (40, 40, 120)).astype(np.float32)
+    fixed[inside] += noise((20, 20, 40))
+    spans, _ = active_spans(fixed, NO_MASK, 1e-4, 0.1**2)
+    holds = np.zeros((20, 20, 60), bool)
+    holds[5:15, 5:15, 20:40] = True
+    z, y, x = np.nonzero(holds)
+    assert np.all((spans[z, y, 0] <= x) & (x < spans[z, y, 1]))
+    assert (spans[..., 1] - spans[..., 0]).sum() < 2 * holds.sum()
+    spans, _ = active_spans(fixed, NO_MASK, 1e-4)
+    assert (spans[..., 1] - spans[..., 0]).sum() == holds.size
+
+
+def test_smoothing_within_spans_is_smoothing_of_what_is_zero_outside():
+    rng = np.random.default_rng(5)
+    shape = (14, 18, 40)
+    spans = np.zeros((*shape[:2], 2), np.int64)
+    spans[3:9, 4:12] = 11, 27
+    spans[5, 6] = 2, 39
+    inside = (spans[..., :1] <= np.arange(40)) & (np.arange(40) < spans[..., 1:])
+    values = rng.standard_normal((2, *shape)).astype(np.float32)
+    wanted = np.where(inside, values, np.float32(0))
+    taps = gaussian_taps(1.1)
+    reached = widen(spans, taps.shape[1] - 1, shape[2])
+    smooth_within(values, taps, spans, reached)
+    smooth(wanted, taps)
+    known = (reached[..., :1] <= np.arange(40)) & (np.arange(40) < reached[..., 1:])
+    assert np.all(wanted[:, ~known] == 0)
+    np.testing.assert_allclose(values[:, known], wanted[:, known], atol=1e-6)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import zarr
 
 from weft.config.registration import Affine as AffineStart
 from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
@@ -20,17 +17,15 @@ from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import check_settings
 from weft.registration.combine import combine_blocks
-from weft.registration.memory import give_back
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
 from weft.registration.survey import survey_images
-from weft.registration.threads import block_threads
+from weft.registration.workers import run_blocks
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
 Source = Image | np.ndarray | tuple[Image, str | int]
-Outcome = tuple[np.ndarray | None, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -161,12 +156,18 @@ def register(
             weights=None if channel_weights is None else tuple(channel_weights),
             masks=masks,
         )
-        outcomes = _run(job, workers, processes, client)
-        records = {name: record for name, (_, record) in outcomes.items()}
-        fields = {name: u for name, (u, _) in outcomes.items()}
-        combined = combine_blocks(
-            job.plan, fields.__getitem__, records, displacements, settings.reduce.model_dump(), job.attempt
-        )
+        with TemporaryDirectory(prefix="weft-") as folder:
+            outcomes = run_blocks(job, workers, processes, client, folder)
+            records = {name: record for name, (_, record) in outcomes.items()}
+            fields = {name: u for name, (u, _) in outcomes.items()}
+            combined = combine_blocks(
+                job.plan,
+                fields.__getitem__,
+                records,
+                displacements,
+                settings.reduce.model_dump(),
+                job.attempt,
+            )
         displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks
     if displacements is None:
@@ -264,45 +265,3 @@ def _both_ways(u: Displacements, v: Displacements, matrix: np.ndarray) -> Sequen
     forward = Sequence((u, Affine(matrix)), "fixed", "moving", lambda: backward)
     backward = Sequence((Affine(matrix).inverse, v), "moving", "fixed", lambda: forward)
     return forward
-
-
-# ---------------------------------------------------------------------------------- the blocks, side by side
-def _run(job: StageJob, workers: int, processes: bool, client: Any) -> dict[str, Outcome]:
-    """What became of every block."""
-    names = list(job.plan["ids"])
-    if client is not None:
-        # Sent once to every worker, not once with every block.
-        shared = client.scatter(job, broadcast=True)
-        done = client.gather([client.submit(_block, shared, name, pure=False) for name in names])
-    elif processes and workers > 1:
-        give_back()
-        # Started anew: compiled code and locks do not survive a fork of a process with threads.
-        with ProcessPoolExecutor(workers, get_context("spawn"), _keep, (job,)) as pool:
-            done = list(pool.map(_kept_block, names))
-    else:
-        with ThreadPoolExecutor(workers) as threads:
-            share = max(1, workers // max(1, len(names)))
-            done = list(threads.map(partial(_block, job, share=share), names))
-    return dict(zip(names, done, strict=True))
-
-
-def _block(job: StageJob, name: str, share: int = 1) -> Outcome:
-    with block_threads(share):
-        return job.run(name)
-
-
-_job: StageJob | None = None  # of this worker process
-
-
-def _keep(job: StageJob) -> None:
-    """Remember the job in a new worker process, which reads in one thread: every other would hold memory of its own."""
-    global _job
-    zarr.config.set({"threading.max_workers": 1})
-    _job = job
-
-
-def _kept_block(name: str) -> Outcome:
-    assert _job is not None
-    outcome = _job.run(name)
-    give_back()
-    return outcome

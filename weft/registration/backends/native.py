@@ -26,9 +26,9 @@ from weft.registration.backends.native_field import (
     find_folds,
     folds,
     gaussian_taps,
-    interpolate,
     minimal_jacobian,
     smooth,
+    smooth_within,
     upsample,
 )
 from weft.registration.backends.native_images import (
@@ -42,8 +42,10 @@ from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
+from weft.registration.backends.native_tiles import widen
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
+from weft.transforms.interpolate import resample_field
 
 __all__ = [
     "NativeSettings",
@@ -171,14 +173,12 @@ def register(
             _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
         )
 
-    jacobian = metrics[-1]["minimal_jacobian"]
     coarser = levels[-1].field_grid
     for grid, factors in _halvings(fixed_grid, levels[-1].number)[-2::-1]:
         finer = grid.coarsen((2, 2, 2))
         u = _finer(u, coarser, finer, factors)
         coarser = finer
-    if levels[-1].number:
-        jacobian = minimal_jacobian(u, CELL)
+    jacobian = minimal_jacobian(u, CELL)
     u *= np.asarray(fixed_grid.spacing, np.float32)[:, None, None, None]
     return Result(
         displacement=u,
@@ -330,7 +330,7 @@ def _finer(u: np.ndarray, coarse: Grid, fine: Grid, factors: Shape) -> np.ndarra
     """u in voxels of a level, on its displacement grid `coarse`, for the level that was halved by `factors`."""
     if factors == (2, 2, 2):
         return upsample(u, fine.shape, 2.0)
-    return interpolate(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
+    return resample_field(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
 
 
 def _widths(sigma: float, shape: Shape) -> Triple:
@@ -373,7 +373,7 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
     to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
     flat = [a == b == 1 for a, b in zip(grid.shape, from_grid.shape, strict=True)]
     to_index[:3][flat] = 0.0  # planes are compared wherever they lie
-    variances, noises = zip(
+    variances, noises, (background, _) = zip(
         *[
             s.variance_and_noise(image, weight if weight.size else None, number)
             for s, image, weight in zip(statistics, images, weights, strict=True)
@@ -382,7 +382,8 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
     )
     if not number and options.presmoothing:
         for image in images:
-            _presmooth(image, options.presmoothing)
+            left = _presmooth(image, options.presmoothing)
+        background *= left
     pair = Pair(
         fixed=images[0],
         moving=_at_least_two(images[1]),
@@ -392,6 +393,8 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
         shift=np.ascontiguousarray(to_index[:3, 3]),
         floor_fixed=options.noise_floor * variances[0],
         floor_moving=options.noise_floor * variances[1],
+        # Coarser levels cost little, and what they see of the background belongs to when they end.
+        background=background if number == options.levels[-1] else 0.0,
     )
     return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
 
@@ -404,8 +407,8 @@ def _at_least_two(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _presmooth(image: np.ndarray, width: float) -> None:
-    """Smooth an image slightly, in place, by what of the Gaussian lies inside."""
+def _presmooth(image: np.ndarray, width: float) -> float:
+    """Smooth an image slightly, in place, by what of the Gaussian lies inside; returns the share of white noise left."""
     taps = gaussian_taps(_widths(width, image.shape))
     smooth(image[None], taps)
     for axis, half in enumerate(taps):
@@ -413,14 +416,16 @@ def _presmooth(image: np.ndarray, width: float) -> None:
         inside = np.convolve(np.ones(n), [*half[:0:-1], *half])[len(half) - 1 :][:n]
         for k in np.flatnonzero(inside < 1 - 1e-6):
             np.moveaxis(image, axis, 0)[k] /= np.float32(inside[k])
+    return float(np.prod(2 * (taps**2).sum(1) - taps[:, 0] ** 2))
 
 
 def _start(initial: Initial, level: _Level) -> np.ndarray:
     """The start field on a level's displacement grid, in voxels of the level."""
     if initial.field is None or initial.field_grid is None:
         return np.zeros((3, *level.field_grid.shape), np.float32)
-    u = interpolate(initial.field, initial.field_grid, level.field_grid)
-    return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+    u = resample_field(initial.field, initial.field_grid, level.field_grid)
+    u /= np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+    return u
 
 
 def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
@@ -433,7 +438,7 @@ def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, fl
     if initial.field is not None:
         both = _finer(u - _start(initial, coarse), *grids)
         both += _start(initial, level)
-        if minimal_jacobian(both, CELL) >= floor:
+        if not folds(both, CELL, floor):
             return both
     return _finer(u, *grids)
 
@@ -442,7 +447,7 @@ def _unchanged(initial: Initial, grid: Grid) -> Result:
     """The start as result: for a block with nothing to compare."""
     if initial.field is None or initial.field_grid is None:
         return Result(np.zeros((3, *grid.shape), np.float32), grid)
-    u = interpolate(initial.field, initial.field_grid, grid)
+    u = resample_field(initial.field, initial.field_grid, grid)
     return Result(u, grid, minimal_jacobian=minimal_jacobian(u, grid.spacing))
 
 
@@ -455,25 +460,26 @@ def _refine(
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
-    taps: np.ndarray | None = None
+    taps = reached = None
+    spans = level.pair.spans
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
-        equations.fill(0.0)
         score, weight = level.pair.normal_equations(u, robustness, equations)
         if weight <= 0:
             break
         scores.append(score / weight)
-        uncertainty = Uncertainty.measure(equations, u, 1 - scores[-1], level.noise)
-        if taps is None:
+        uncertainty = Uncertainty.measure(equations, spans, u, 1 - scores[-1], level.noise)
+        if taps is None or reached is None:
             # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
             finest = level.number == options.levels[-1]
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
             taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
-        _smooth_each(equations, taps)
+            reached = widen(spans, taps.shape[1] - 1, u.shape[3])
+        _smooth_each(equations, taps, spans, reached)
         alpha = uncertainty.prior_strength(stiffness)
         step = solve_with_prior(
-            equations, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
+            equations, reached, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
             moved,
         )  # fmt: skip
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
@@ -491,7 +497,6 @@ def _refine(
         "before": scores[0] if scores else 0.0,
         "after": scores[-1] if scores else 0.0,
         "limited": limited,
-        "minimal_jacobian": minimal_jacobian(u, CELL),
     }
 
 
@@ -502,11 +507,11 @@ def _taps(sigma: float, shape: Shape) -> np.ndarray:
     return taps
 
 
-def _smooth_each(equations: np.ndarray, taps: np.ndarray) -> None:
+def _smooth_each(equations: np.ndarray, taps: np.ndarray, spans: np.ndarray, reached: np.ndarray) -> None:
     """Smooth each equation, in the block's threads."""
 
     def work(k: int) -> None:
-        smooth(equations[k : k + 1], taps)
+        smooth_within(equations[k : k + 1], taps, spans, reached)
 
     share_out(work, range(len(equations)))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weft.registration.backends.native_pair import Pair
+from weft.registration.backends.native_tiles import hull
 
 
 @dataclass
@@ -27,11 +28,17 @@ class Channels:
     pairs: Sequence[Pair]
     weights: Sequence[float]
 
+    @property
+    def spans(self) -> np.ndarray:
+        """The cells that some channel is compared in; see `Pair.visit`."""
+        return hull([pair.spans for pair in self.pairs])
+
     def normal_equations(
         self, u: np.ndarray, robustness: float, equations: np.ndarray
     ) -> tuple[float, float]:
-        """Add the weighted normal equations of all channels to `equations`; see `Pair.normal_equations`."""
+        """The weighted sum of the normal equations of all channels; see `Pair.normal_equations`."""
         sums = np.zeros(2)
+        equations.fill(0.0)
         part = np.empty_like(equations)
         for pair, weight in zip(self.pairs, self.weights, strict=True):
             part.fill(0.0)

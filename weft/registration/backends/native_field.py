@@ -11,8 +11,10 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.grid import Grid, Triple
+from weft.grid import Triple
 from weft.registration.backends.native_jit import INLINED, JIT
+
+U = np.uint64  # offsets without a sign: loops over them are vectorised
 
 
 def gaussian_taps(sigma: float | Triple) -> np.ndarray:
@@ -31,61 +33,92 @@ def gaussian_taps(sigma: float | Triple) -> np.ndarray:
     return taps.astype(np.float32)
 
 
-@njit(**JIT)
-def smooth(a, taps):
+def smooth(a: np.ndarray, taps: np.ndarray) -> None:
     """Convolve (C, Z, Y, X) float32 in place, separably; beyond the edges there is zero.
 
     Normal equations smoothed so need no correction at the edges: both sides lose the same share.
     """
+    _, Z, Y, X = a.shape
+    all_cells = np.empty((Z, Y, 2), np.int64)
+    all_cells[:] = 0, X
+    smooth_within(a, taps, all_cells, all_cells)
+
+
+@njit(**JIT)
+def smooth_within(a, taps, spans, reached):
+    """`smooth` of what is zero outside some cells, whatever lies there.
+
+    Parameters
+    ----------
+    spans
+        (Z, Y, 2) int64: first and last + 1 cell of each row that is not zero.
+    reached
+        Those to be computed: `native_tiles.widen` of `spans` by the taps. The others are left alone; they are zero.
+    """
     C, Z, Y, X = a.shape
     r = taps.shape[1] - 1
     depth = 2 * r + 1
+    zero = np.float32(0)
     ring = np.zeros((depth, Y, X), np.float32)
-    plane = np.empty((Y + 2 * r, X), np.float32)
-    plane[:r] = np.float32(0)
-    plane[Y + r :] = np.float32(0)
-    row = np.zeros(X + 2 * r, np.float32)
+    plane = np.zeros((Y + 2 * r, X), np.float32)
+    row = np.empty(X + 2 * r, np.float32)
     for c in range(C):
         for z in range(-r, Z):
-            # The ring holds the unsmoothed planes z - r .. z + r, zero outside the volume.
-            if z + r < Z:
-                ring[(z + r) % depth] = a[c, z + r]
-            else:
-                ring[(z + r) % depth] = np.float32(0)
+            # The ring holds the unsmoothed planes z - r .. z + r, zero outside the spans and the volume.
+            k = z + r
+            for y in range(Y):
+                ring[k % depth, y] = zero
+                if k < Z:
+                    first, last = spans[k, y]
+                    ring[k % depth, y, first:last] = a[c, k, y, first:last]
             if z < 0:
                 if z == -r:
-                    for k in range(1, r + 1):
-                        ring[(-k) % depth] = np.float32(0)
+                    ring[r + 1 :] = zero
                 continue
             for y in range(Y):
-                out = plane[y + r]
-                _weigh(ring[z % depth, y], taps[0, 0], out)
-                for k in range(1, r, 2):
-                    _add_pairs(
-                        ring[(z - k) % depth, y], ring[(z + k) % depth, y], taps[0, k],
-                        ring[(z - k - 1) % depth, y], ring[(z + k + 1) % depth, y], taps[0, k + 1], out,
-                    )  # fmt: skip
-                if r & 1:
-                    _add_pair(ring[(z - r) % depth, y], ring[(z + r) % depth, y], taps[0, r], out)
+                plane[y + r] = zero
+                first, last = reached[z, y]
+                if first < last:
+                    _sum_planes(ring, z, y, first, last, taps[0], plane[y + r, first:last])
             for y in range(Y):
-                inner = row[r : r + X]
-                _weigh(plane[y + r], taps[1, 0], inner)
-                for k in range(1, r, 2):
-                    _add_pairs(
-                        plane[y + r - k], plane[y + r + k], taps[1, k],
-                        plane[y + r - k - 1], plane[y + r + k + 1], taps[1, k + 1], inner,
-                    )  # fmt: skip
-                if r & 1:
-                    _add_pair(plane[y], plane[y + 2 * r], taps[1, r], inner)
-                out = a[c, z, y]
-                _weigh(inner, taps[2, 0], out)
-                for k in range(1, r, 2):
-                    _add_pairs(
-                        row[r - k : r - k + X], row[r + k : r + k + X], taps[2, k],
-                        row[r - k - 1 : r - k - 1 + X], row[r + k + 1 : r + k + 1 + X], taps[2, k + 1], out,
-                    )  # fmt: skip
-                if r & 1:
-                    _add_pair(row[:X], row[2 * r : 2 * r + X], taps[2, r], out)
+                first, last = reached[z, y]
+                if first < last:
+                    row[:] = zero
+                    inner = row[r + first : r + last]
+                    _weigh(plane[y + r, first:last], taps[1, 0], inner)
+                    for k in range(1, r, 2):
+                        _add_pairs(
+                            plane[y + r - k, first:last], plane[y + r + k, first:last], taps[1, k],
+                            plane[y + r - k - 1, first:last], plane[y + r + k + 1, first:last], taps[1, k + 1], inner,
+                        )  # fmt: skip
+                    if r & 1:
+                        _add_pair(plane[y, first:last], plane[y + 2 * r, first:last], taps[1, r], inner)
+                    out = a[c, z, y, first:last]
+                    n = last - first
+                    o = row[first:]
+                    _weigh(inner, taps[2, 0], out)
+                    for k in range(1, r, 2):
+                        _add_pairs(
+                            o[r - k : r - k + n], o[r + k : r + k + n], taps[2, k],
+                            o[r - k - 1 : r - k - 1 + n], o[r + k + 1 : r + k + 1 + n], taps[2, k + 1], out,
+                        )  # fmt: skip
+                    if r & 1:
+                        _add_pair(o[:n], o[2 * r : 2 * r + n], taps[2, r], out)
+
+
+@njit(**INLINED)
+def _sum_planes(ring, z, y, first, last, taps, out):
+    """out = the weighted sum of row y over the planes of the ring."""
+    depth = ring.shape[0]
+    r = depth // 2
+    _weigh(ring[z % depth, y, first:last], taps[0], out)
+    for k in range(1, r, 2):
+        _add_pairs(
+            ring[(z - k) % depth, y, first:last], ring[(z + k) % depth, y, first:last], taps[k],
+            ring[(z - k - 1) % depth, y, first:last], ring[(z + k + 1) % depth, y, first:last], taps[k + 1], out,
+        )  # fmt: skip
+    if r & 1:
+        _add_pair(ring[(z - r) % depth, y, first:last], ring[(z + r) % depth, y, first:last], taps[r], out)
 
 
 @njit(**INLINED)
@@ -209,30 +242,6 @@ def upsample(u, shape, factor):
     return out
 
 
-def interpolate(field: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
-    """A field on another grid of the same space, linearly; points outside take the value at the border.
-
-    Parameters
-    ----------
-    field
-        (3, z, y, x) on `grid`.
-
-    Returns
-    -------
-    (3, z, y, x) float32 on `target`.
-    """
-    out = np.asarray(field, np.float32)
-    for axis in range(3):
-        n = grid.shape[axis]
-        points = target.origin[axis] + target.spacing[axis] * np.arange(target.shape[axis])
-        index = np.clip((points - grid.origin[axis]) / grid.spacing[axis], 0, n - 1)
-        lower = np.minimum(index.astype(np.intp), max(n - 2, 0))
-        weight = (index - lower).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        upper = np.minimum(lower + 1, n - 1)
-        out = np.take(out, lower, axis + 1) * (1 - weight) + np.take(out, upper, axis + 1) * weight
-    return np.ascontiguousarray(out, np.float32)
-
-
 def minimal_jacobian(u: np.ndarray, spacing: tuple[float, float, float]) -> float:
     """Smallest Jacobian determinant of x -> x + u(x) on the grid of u.
 
@@ -286,22 +295,33 @@ def _jacobian_below(u, scale, limit):
     _, Z, Y, X = u.shape
     lowest = np.float32(np.inf)
     one = np.float32(1)
+    # The largest |difference|^2 to the rows behind: of the next plane, at z - 1 and at z, and of the next row.
+    below = np.zeros(Y, np.float32)
+    above = np.zeros(Y, np.float32)
+    beside = np.zeros(Y + 1, np.float32)
+    B = np.empty(15 * X, np.float32)
     for z in range(Z):
         for y in range(Y):
-            steepest = _steepest(u, z, max(z - 1, 0), y, y, scale[0])
-            steepest = max(steepest, _steepest(u, z, min(z + 1, Z - 1), y, y, scale[0]))
-            along_y = _steepest(u, z, z, y, max(y - 1, 0), scale[1])
-            steepest += max(along_y, _steepest(u, z, z, y, min(y + 1, Y - 1), scale[1]))
+            if z < Z - 1:
+                above[y] = _steepest(u, z, z + 1, y, y, scale[0])
+            if y < Y - 1:
+                beside[y + 1] = _steepest(u, z, z, y, y + 1, scale[1])
+        beside[Y] = np.float32(0)
+        for y in range(Y):
             along_x = np.float32(0)
             for x in range(X - 1):
                 a = u[0, z, y, x + 1] - u[0, z, y, x]
                 b = u[1, z, y, x + 1] - u[1, z, y, x]
                 c = u[2, z, y, x + 1] - u[2, z, y, x]
                 along_x = max(along_x, a * a + b * b + c * c)
+            steepest = max(below[y], above[y]) + max(beside[y], beside[y + 1])
             norm = np.sqrt(steepest + along_x * scale[2] * scale[2])
             # Somewhat less, as all this is rounded.
-            if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > limit):
-                lowest = min(lowest, _jacobian_of_row(u, z, y, scale))
+            if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > min(limit, lowest)):
+                lowest = min(lowest, _jacobian_of_row(u, z, y, scale, B))
+        below, above = above, below
+        if z == Z - 2:
+            above[:] = np.float32(0)
     return lowest
 
 
@@ -322,27 +342,63 @@ def _steepest(u, z0, z1, y0, y1, scale):
 @njit(**JIT)
 def _jacobian_of_rows(u, scale):
     """(Z, Y) float32: the smallest determinant at the samples of each row (z, y)."""
-    _, Z, Y, _ = u.shape
+    _, Z, Y, X = u.shape
     out = np.empty((Z, Y), np.float32)
+    B = np.empty(15 * X, np.float32)
     for z in range(Z):
         for y in range(Y):
-            out[z, y] = _jacobian_of_row(u, z, y, scale)
+            out[z, y] = _jacobian_of_row(u, z, y, scale, B)
     return out
 
 
 @njit(**INLINED)
-def _jacobian_of_row(u, z, y, scale):
-    """The smallest determinant at the samples of one row."""
+def _jacobian_of_row(u, z, y, scale, B):
+    """The smallest determinant at the samples of one row; B is scratch of 15 rows.
+
+    First the columns of I + grad u, from the differences to either side along z and y, and along x; then the
+    determinants at both ends of every step along x.
+    """
     _, Z, Y, X = u.shape
+    for c in range(3):
+        p = u[c, z, y]
+        for side in range(2):
+            own = np.float32(1) if c == 0 else np.float32(0)
+            q = u[c, min(max(z + 2 * side - 1, 0), Z - 1), y]
+            sign = scale[0] if side else -scale[0]
+            o = U((3 * side + c) * X)
+            for x in range(X):
+                B[o + U(x)] = own + sign * (q[x] - p[x])
+            own = np.float32(1) if c == 1 else np.float32(0)
+            q = u[c, z, min(max(y + 2 * side - 1, 0), Y - 1)]
+            sign = scale[1] if side else -scale[1]
+            o = U((6 + 3 * side + c) * X)
+            for x in range(X):
+                B[o + U(x)] = own + sign * (q[x] - p[x])
+        own = np.float32(1) if c == 2 else np.float32(0)
+        o = U((12 + c) * X)
+        for x in range(X - 1):
+            B[o + U(x)] = own + scale[2] * (p[x + 1] - p[x])
     lowest = np.float32(np.inf)
-    for dz in range(-1, 2, 2):
-        for dy in range(-1, 2, 2):
-            if 0 <= z + dz < Z and 0 <= y + dy < Y:
-                lowest = min(lowest, _determinant(u, z, y, dz, dy, 0, 1, scale))
-                lowest = min(lowest, _determinant(u, z, y, dz, dy, X - 1, -1, scale))
-                for x in range(1, X - 1):
-                    lowest = min(lowest, _determinant(u, z, y, dz, dy, x, -1, scale))
-                    lowest = min(lowest, _determinant(u, z, y, dz, dy, x, 1, scale))
+    for i in range(2):
+        for j in range(2):
+            if 0 <= z + 2 * i - 1 < Z and 0 <= y + 2 * j - 1 < Y:
+                a = U(3 * i * X)
+                b = U((6 + 3 * j) * X)
+                c0 = U(12 * X)
+                row = U(X)
+                for x in range(X - 1):
+                    k = U(x)
+                    n = k + U(1)
+                    cz = B[c0 + k]
+                    cy = B[c0 + row + k]
+                    cx = B[c0 + row + row + k]
+                    az, ay, ax = B[a + k], B[a + row + k], B[a + row + row + k]
+                    bz, by, bx = B[b + k], B[b + row + k], B[b + row + row + k]
+                    one = cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)
+                    az, ay, ax = B[a + n], B[a + row + n], B[a + row + row + n]
+                    bz, by, bx = B[b + n], B[b + row + n], B[b + row + row + n]
+                    other = cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)
+                    lowest = min(lowest, min(one, other))
     return lowest
 
 

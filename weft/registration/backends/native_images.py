@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from weft.pyramid import downsample, halving
 from weft.registration.backends.native_jit import JIT
 
 Contrast = Literal["linear", "root", "log"]
+WINDOWS = 10_000  # looked at for local variance and noise
+FAINT = 0.002  # of the local variance: windows with less count alike as background
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,25 @@ class Statistics:
 
     def variance_and_noise(
         self, level: np.ndarray, weights: np.ndarray | None, halvings: int
-    ) -> tuple[float, float]:
-        """Local variance of the scaled image after so many halvings, and the share of it that is white noise, 0 to 1.
+    ) -> tuple[float, float, float]:
+        """Local variance of the scaled image after so many halvings, and how much of it is white noise.
 
         The variance is the known one, else the level's own. The noise is that of the level, where `weights` (of
         its shape) are above 0: from the second difference (1, -2, 1) along every axis in turn, which hardly sees what
-        is smooth on the scale of a voxel (Immerkaer, Fast noise variance estimation, 1996), over windows of 5^3 that
-        count by their variance.
+        is smooth on the scale of a voxel (Immerkaer, Fast noise variance estimation, 1996), over windows of 5^3: its
+        share of their variance, 0 to 1, by windows that count by their variance; and its variance in the background,
+        by windows that count by the reciprocal of theirs.
         """
-        v1, v2, vn = _sum_local_variance(level, weights)
-        noise = min(1.0, vn / v2) if v2 > 0 else 0.0
-        if self.local_variance:
-            return self.local_variance[min(halvings, len(self.local_variance) - 1)], noise
+        v, n = _local_variance(level, weights)
+        noise = min(1.0, _ratio((v * n).sum(), (v * v).sum()))
         if weights is not None:
-            v1, v2, _ = _sum_local_variance(level)
-        return (v2 / v1 if v1 > 0 else 0.0), noise
+            v, n = _local_variance(level)
+        variance = _ratio((v * v).sum(), v.sum())
+        faint = 1 / (v + FAINT * variance) if variance > 0 else v
+        background = _ratio((faint * n).sum(), faint.sum())
+        if self.local_variance:
+            variance = self.local_variance[min(halvings, len(self.local_variance) - 1)]
+        return variance, noise, background
 
 
 def intensity_statistics(
@@ -107,11 +114,12 @@ def intensity_statistics(
     for part in parts:
         level, size = scale(part, known), spacing
         for k in range(halvings + 1):
-            sums[k] += _sum_local_variance(level)[:2]
+            v, _ = _local_variance(level)
+            sums[k] += v.sum(), (v * v).sum()
             factors = halving(level.shape, size)
             level = reduced(level, factors)
             size = (size[0] * factors[0], size[1] * factors[1], size[2] * factors[2])
-    variance = [float(v2 / v1) if v1 > 0 else 0.0 for v1, v2 in sums]
+    variance = [_ratio(v2, v1) for v1, v2 in sums]
     for k in range(1, len(variance)):
         variance[k] = variance[k] or variance[k - 1]  # a level too small for a window
     return asdict(replace(known, local_variance=tuple(variance)))
@@ -151,17 +159,26 @@ def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
 
 def _scale_plane(out: np.ndarray, statistics: Statistics) -> None:
     """`scale` of one plane, in place: small enough for the cache."""
-    if statistics.contrast != "linear":
-        np.maximum(out, 0, out=out)
+    mean, factor = np.float32(statistics.mean), np.float32(1 / statistics.std)
     if statistics.contrast == "root":
-        out += np.float32(max(statistics.unit, 0.0))
-        np.sqrt(out, out=out)
-    elif statistics.contrast == "log":
+        _scale_roots(out, np.float32(max(statistics.unit, 0.0)), mean, factor)
+        return
+    if statistics.contrast == "log":
+        np.maximum(out, 0, out=out)
         out *= np.float32(1 / statistics.unit)
         out += np.float32(1)
         np.log(out, out=out)
-    out -= np.float32(statistics.mean)
-    out *= np.float32(1 / statistics.std)
+    out -= mean
+    out *= factor
+
+
+@njit(**JIT)
+def _scale_roots(out, unit, mean, factor):
+    """(sqrt(unit + value) - mean) factor; negative values count as 0."""
+    for y in range(out.shape[0]):
+        row = out[y]
+        for x in range(row.shape[0]):
+            row[x] = (np.sqrt(max(row[x], np.float32(0)) + unit) - mean) * factor
 
 
 def reduced(image: np.ndarray, factors: Shape) -> np.ndarray:
@@ -216,32 +233,39 @@ def _moments(a):
     return a.size, total, total2
 
 
-def _sum_local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float, float]:
-    """`_local_variance` on about 32 planes; an axis shorter than a window is padded by its edges to hold one."""
+def _ratio(a: float, b: float) -> float:
+    return float(a / b) if b > 0 else 0.0
+
+
+def _local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Variance and white noise of about `WINDOWS` windows of 5^3 voxels, two float64 vectors.
+
+    An axis shorter than a window is padded by its edges to hold one.
+    """
     differences = np.array([(0, 1, 0) if n == 1 else (1, -2, 1) for n in image.shape], np.float32)
     differences /= np.sqrt((differences**2).sum(1, keepdims=True))
     pad = [(2, 2) if n < 5 else (0, 0) for n in image.shape]
     if max(pad) > (0, 0):
         image = np.pad(image, pad, mode="edge")
         weights = None if weights is None else np.pad(weights, pad, mode="edge")
+    inner = [n - 4 for n in image.shape]
+    stride = max(1, round((math.prod(inner) / WINDOWS) ** (1 / max(sum(n > 1 for n in inner), 1))))
+    out = np.empty((2, math.prod(-(-n // stride) for n in inner)))
     if weights is None:
         weights = np.ones((1, 1, 1), np.float32)
-    return _local_variance(
-        image, np.broadcast_to(weights, image.shape), max(1, image.shape[0] // 32), differences
-    )
+    count = _visit_windows(image, np.broadcast_to(weights, image.shape), stride, differences, out)
+    return out[0, :count], out[1, :count]
 
 
 @njit(**JIT)
-def _local_variance(a, weights, stride, differences):
-    """Sums of v, of v^2 and of v n over windows of 5^3 at every `stride`-th voxel whose weight is above 0.
+def _visit_windows(a, weights, stride, differences, out):
+    """Write v and n of the windows of 5^3 at every `stride`-th voxel whose weight is above 0 to `out`; returns their number.
 
     v is the window's variance and n that of its white noise, as the product of the `differences` (3, 3) of each axis tells
     at its centre.
     """
     Z, Y, X = a.shape
-    v1 = 0.0
-    v2 = 0.0
-    vn = 0.0
+    count = 0
     for z in range(2, Z - 2, stride):
         for y in range(2, Y - 2, stride):
             for x in range(2, X - 2, stride):
@@ -255,14 +279,13 @@ def _local_variance(a, weights, stride, differences):
                             s += a[k, j, i]
                             q += a[k, j, i] * a[k, j, i]
                 s /= np.float32(125)
-                v = q / np.float32(125) - s * s
                 h = np.float32(0)
                 for k in range(3):
                     for j in range(3):
                         w = differences[0, k] * differences[1, j]
                         for i in range(3):
                             h += w * differences[2, i] * a[z + k - 1, y + j - 1, x + i - 1]
-                v1 += float(v)
-                v2 += float(v * v)
-                vn += float(v * h * h)
-    return v1, v2, vn
+                out[0, count] = max(q / np.float32(125) - s * s, np.float32(0))
+                out[1, count] = h * h
+                count += 1
+    return count

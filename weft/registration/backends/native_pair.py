@@ -12,7 +12,7 @@ from weft.registration.threads import share_out
 
 NO_MASK = np.zeros((0, 0, 0), np.float32)
 NO_FIELD = np.zeros((0, 0, 0, 0), np.float32)
-COMPARED_PLANES = 8  # planes of cells on which the similarity under two displacements is measured
+COMPARED_PLANES = 5  # planes of cells on which the similarity under two displacements is measured
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Pair:
         (3, 3) and (3,) float64: fixed index -> moving index, i -> linear i + shift.
     floor_fixed, floor_moving
         Noise floors: variances added to the local ones.
+    background
+        Variance of white noise in the background of `fixed`.
     """
 
     fixed: np.ndarray
@@ -39,11 +41,12 @@ class Pair:
     shift: np.ndarray
     floor_fixed: float
     floor_moving: float
+    background: float = 0.0
     spans: np.ndarray = field(init=False)
     share: float = field(init=False)
 
     def __post_init__(self) -> None:
-        spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed)
+        spans, self.share = active_spans(self.fixed, self.fixed_mask, self.floor_fixed, self.background)
         self.visit(spans)
 
     def visit(self, spans: np.ndarray) -> None:
@@ -75,7 +78,7 @@ class Pair:
         return self._sum(self._tiles, u, NO_FIELD, robustness, equations)
 
     def similarity(self, start: np.ndarray, u: np.ndarray, scratch: np.ndarray) -> tuple[float, float]:
-        """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level.
+        """Mean of rho^2 under two displacements, with the same weights, on planes spread over the visited cells.
 
         Parameters
         ----------
@@ -84,8 +87,10 @@ class Pair:
         scratch
             (9, Zc, Yc, Xc) float32, overwritten.
         """
-        depth = self.spans.shape[0]
-        planes = range(0, depth, max(1, depth // COMPARED_PLANES))
+        # As many cells before the first of these planes as between any two of them: all hold something.
+        cells = np.cumsum((self.spans[..., 1] - self.spans[..., 0]).sum(1))
+        share = (np.arange(COMPARED_PLANES) + 0.5) / COMPARED_PLANES
+        planes = np.unique(np.searchsorted(cells, share * cells[-1])).tolist()
         thin = [
             (z, z + 1, *tile[2:])
             for z in planes

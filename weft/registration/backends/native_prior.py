@@ -56,13 +56,17 @@ class Uncertainty:
     bending: float
 
     @classmethod
-    def measure(cls, equations: np.ndarray, u: np.ndarray, unexplained: float, noise: float) -> Uncertainty:
+    def measure(
+        cls, equations: np.ndarray, spans: np.ndarray, u: np.ndarray, unexplained: float, noise: float
+    ) -> Uncertainty:
         """Measure both.
 
         Parameters
         ----------
         equations
             (9, Z, Y, X) float32 of `native_pass.normal_equations`: cells without texture do not count for t^2.
+        spans
+            (Z, Y, 2) int64: first and last + 1 cell of each row that they are known of; the others have none.
         u
             (3, Z, Y, X) float32, voxels.
         unexplained
@@ -70,7 +74,7 @@ class Uncertainty:
         noise
             Share of white noise in both images' local variance (`native_images.Statistics`).
         """
-        bent, weight = _curvature(equations, u)
+        bent, weight = _curvature(equations, spans, u)
         return cls(8 * noise**2 + MISFIT * unexplained, 8 * bent / (3 * weight) if weight > 0 else 0.0)
 
     def prior_strength(self, stiffness: float) -> float:
@@ -110,7 +114,7 @@ def _bend(u, c, z, y, out):
 
 
 @njit(**JIT)
-def _curvature(equations, u):
+def _curvature(equations, spans, u):
     """Sum over the cells of weight |L u|^2, and of the weight: 0 to 1 by how much texture a cell has."""
     _, Z, Y, X = u.shape
     row = np.empty(X, np.float32)
@@ -120,6 +124,9 @@ def _curvature(equations, u):
     weight = 0.0
     for z in range(Z):
         for y in range(Y):
+            first, last = spans[z, y]
+            if first >= last:
+                continue
             total[:] = np.float32(0)
             for c in range(3):
                 _bend(u, c, z, y, row)
@@ -127,7 +134,7 @@ def _curvature(equations, u):
                     total[x] += row[x] * row[x]
             row_bent = np.float32(0)
             row_weight = np.float32(0)
-            for x in range(X):
+            for x in range(first, last):
                 trace = equations[0, z, y, x] + equations[3, z, y, x] + equations[5, z, y, x]
                 w = trace / (trace + half)
                 row_bent += w * total[x]

@@ -37,6 +37,7 @@ SCRATCH = 13 * PITCH
 
 def solve_with_prior(
     equations: np.ndarray,
+    reached: np.ndarray,
     u: np.ndarray,
     damping: float,
     alpha: float,
@@ -56,6 +57,8 @@ def solve_with_prior(
     ----------
     equations
         (9, Z, Y, X) float32, smoothed: sums over the 8 voxels of a cell. Overwritten.
+    reached
+        (Z, Y, 2) int64: first and last + 1 cell of each row outside of which they are zero, whatever lies there.
     u
         (3, Z, Y, X) float32, voxels.
     longest
@@ -68,7 +71,7 @@ def solve_with_prior(
     v, (3, Z, Y, X) float32, in place of the last three equations.
     """
     moments = np.zeros(2 * SOLVER_STEPS)
-    _sweep(equations, u, damping, alpha, tension, volume, scratch, moments)
+    _sweep(equations, reached, u, damping, alpha, tension, volume, scratch, moments)
     a, b, c = _coefficients(moments)
     v = equations[6:]
     _combine(a, b, c, v, scratch, equations[:3], np.float32(longest))
@@ -102,7 +105,7 @@ def _coefficients(moments: np.ndarray) -> np.ndarray:
 
 
 @njit(**JIT)
-def _sweep(equations, u, damping, alpha, tension, volume, second, moments):
+def _sweep(equations, reached, u, damping, alpha, tension, volume, second, moments):
     """z_0 -> equations[6:], z_1 -> second, z_2 -> equations[:3], and the moments."""
     _, Z, Y, X = u.shape
     alpha = np.float32(alpha)
@@ -138,9 +141,10 @@ def _sweep(equations, u, damping, alpha, tension, volume, second, moments):
             for y in range(Y):
                 for x in range(0, X, CHUNK):
                     n = min(CHUNK, X - x)
-                    _load(equations, weights[z % 7, y], own, z, y, x, n, B)
+                    first_cell, last_cell = reached[z, y]
+                    _load(equations, first_cell, last_cell, weights[z % 7, y], own, z, y, x, n, B)
                     for c in range(3):
-                        _copy_to(equations[6 + c, z, y], x, n, U(P + c * PITCH), B)
+                        _copy_within(equations[6 + c, z, y], first_cell, last_cell, x, n, U(P + c * PITCH), B)
                     _hold(bent[3], held[3], z, y, x, n, Z, alpha, tension, B)
                     moments[0] += _first_residual(n, B)
                     for c in range(3):
@@ -161,7 +165,8 @@ def _sweep(equations, u, damping, alpha, tension, volume, second, moments):
                 for y in range(Y):
                     for x in range(0, X, CHUNK):
                         n = min(CHUNK, X - x)
-                        _load(equations, weights[z % 7, y], own, z, y, x, n, B)
+                        first_cell, last_cell = reached[z, y]
+                        _load(equations, first_cell, last_cell, weights[z % 7, y], own, z, y, x, n, B)
                         for c in range(3):
                             _copy_to(p[z % 3, c, y, LEFT:], x, _whole(n), U(P + c * PITCH), B)
                         if k + 1 == SOLVER_STEPS:
@@ -314,15 +319,36 @@ def _weigh_divergence(p, z, y, Z, X, w, out):
 
 
 @njit(**INLINED)
-def _load(equations, w, own, z, y, x0, n, B):
+def _copy_within(p, first, last, x0, n, o, B):
+    """n cells of a row from x0 on -> scratch; zero outside first .. last - 1."""
+    a = min(max(first - x0, 0), n)
+    b = min(max(last - x0, a), n)
+    for i in range(a):
+        B[o + U(i)] = np.float32(0)
+    p = p[x0 + a :]
+    q = o + U(a)
+    for i in range(b - a):
+        B[q + U(i)] = p[i]
+    q = o + U(b)
+    for i in range(n - b):
+        B[q + U(i)] = np.float32(0)
+
+
+@njit(**INLINED)
+def _load(equations, first, last, w, own, z, y, x0, n, B):
     """The matrix of the cells x0 .. x0 + n - 1 of row (z, y) -> scratch."""
     eighth = np.float32(0.125)
+    a = min(max(first - x0, 0), n)
+    b = min(max(last - x0, a), n)
+    if b - a < n:
+        for i in range(6 * PITCH):
+            B[U(H) + U(i)] = np.float32(0)
     for k in range(0, 6, 3):
-        h0 = equations[k, z, y, x0:]
-        h1 = equations[k + 1, z, y, x0:]
-        h2 = equations[k + 2, z, y, x0:]
-        o = U(H + k * PITCH)
-        for i in range(n):
+        h0 = equations[k, z, y, x0 + a :]
+        h1 = equations[k + 1, z, y, x0 + a :]
+        h2 = equations[k + 2, z, y, x0 + a :]
+        o = U(H + k * PITCH + a)
+        for i in range(b - a):
             x = o + U(i)
             B[x] = eighth * h0[i]
             B[x + U(PITCH)] = eighth * h1[i]

@@ -7,6 +7,7 @@ int64 array (Zc, Yc, 2). Rows without anything have first = last = 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from weft.registration.backends.native_pass import TILE_Y
 from weft.registration.backends.native_warp import TILE_X
 
 TILE_Z = 32  # cells: a slab of 64 planes, whatever the number of threads
+MERE_NOISE = 2.0  # times the noise's variance: cells with less hold nothing else
 ROW_END = np.iinfo(np.int64).max
 
 
@@ -70,13 +72,23 @@ def widen(spans: np.ndarray, reach: int, width: int) -> np.ndarray:
     )
 
 
-def active_spans(fixed: np.ndarray, mask: np.ndarray, floor: float) -> tuple[np.ndarray, float]:
+def hull(spans: Sequence[np.ndarray]) -> np.ndarray:
+    """The narrowest spans that hold all the given ones."""
+    first = np.min([np.where(s[..., 0] < s[..., 1], s[..., 0], ROW_END) for s in spans], 0)
+    last = np.max([np.where(s[..., 0] < s[..., 1], s[..., 1], 0) for s in spans], 0)
+    return np.stack([np.where(last == 0, 0, first), last], -1)
+
+
+def active_spans(
+    fixed: np.ndarray, mask: np.ndarray, floor: float, noise: float = 0.0
+) -> tuple[np.ndarray, float]:
     """The cells whose windows hold structure of the fixed image.
 
     A window of 5^3 voxels with varF < `floor` counts by s = varF / (varF + floor) < 1/2 and, as noise of
     that size has no partner in the moving image, by rho^2 of a hundredth of that. A cell is left out where this
     holds of the windows of all its 8 voxels: they lie in the 6^3 voxels of the cell and its neighbours, so
-    that their sum of squared deviations is at most that of those.
+    that their sum of squared deviations is at most that of those. Nor does a cell count where the variance of these
+    voxels is less than `MERE_NOISE` times that of the background's white noise.
 
     Parameters
     ----------
@@ -86,6 +98,8 @@ def active_spans(fixed: np.ndarray, mask: np.ndarray, floor: float) -> tuple[np.
         Weights of its voxels, or of size 0. Cells of weight 0 are left out.
     floor
         The noise floor, a variance.
+    noise
+        Variance of white noise in the background.
 
     Returns
     -------
@@ -95,12 +109,13 @@ def active_spans(fixed: np.ndarray, mask: np.ndarray, floor: float) -> tuple[np.
     Z, Y, X = fixed.shape
     shape = ((Z + 1) // 2, (Y + 1) // 2, (X + 1) // 2)
     spans = np.zeros((*shape[:2], 2), np.int64)
-    inside, total = _find_spans(fixed, mask, np.float32(floor), shape[2], spans)
+    bound = max(floor * 125 / 216, MERE_NOISE * noise)
+    inside, total = _find_spans(fixed, mask, np.float32(floor), np.float32(bound), shape[2], spans)
     return spans, inside / total if total > 0 else 0.0
 
 
 @njit(**JIT)
-def _find_spans(fixed, mask, floor, Xc, spans):
+def _find_spans(fixed, mask, floor, bound, Xc, spans):
     """`active_spans`; returns the sums of s over the visited cells and over all."""
     Zc, Yc, _ = spans.shape
     ring = np.empty((3, 2, Yc, Xc), np.float32)  # sums of F and F^2 in the cells of three planes
@@ -108,7 +123,6 @@ def _find_spans(fixed, mask, floor, Xc, spans):
     s = np.empty(Xc, np.float32)
     n = np.float32(1 / 216)
     zero = np.float32(0)
-    bound = floor * np.float32(125 / 216)
     visited = 0.0
     total = 0.0
     for cz in range(Zc):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED
+from weft.registration.backends.native_jit import INLINED, prefetch
 
 # Offsets have no sign: a signed one may count from the end, and loops over such are not vectorised.
 U = np.uint64
@@ -105,11 +105,12 @@ def warp_row(z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narr
     m01 = m00[Xm:]
     m10 = m00[pitch_z:]
     m11 = m00[pitch_z + Xm :]
-    # What is new to the cache lies at the last corner: its lines are asked for at once, not one by one.
-    touched = zero
+    # What the next row is the first to need lies at its last corner: it comes while this one is worked off.
+    ahead = np.int64(np.rint(linear[0, 1])) * pitch_z + np.int64(np.rint(linear[1, 1])) * pitch_y
+    ahead += np.int64(np.rint(linear[2, 1]))
     for k in range(0, count, LINE):
-        touched += m11[U(offsets[U(k)])]
-    C[PITCH - 1] = touched
+        prefetch(m11, U(offsets[U(k)] + ahead))
+    prefetch(m11, U(offsets[U(count - 1)] + ahead))
     for k in range(count):
         x = U(k)
         i = U(offsets[x])
