@@ -98,7 +98,7 @@ rule measure_links:
         path=source_path,
         source=source_settings,
         cache=CACHE,
-        settings=plain(SETTINGS.links, matches=SETTINGS.poses.model != "translation"),
+        settings=plain(SETTINGS.links, matches=SETTINGS.poses.matches),
         batches=SETTINGS.batches.measure_links,
         code=code("measure_links", *READERS),
     script:

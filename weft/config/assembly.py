@@ -110,9 +110,10 @@ class Poses(Model):
         8.0, description="How far the stage is trusted, voxels: the weak prior of every tile."
     )
     link_sigma: Positive = Field(0.5, description="Error expected of a good link, voxels.")
-    model: Literal["translation", "rigid", "similarity", "affine"] = Field(
-        "translation",
-        description="What a tile's pose is. All but `translation` also measure blocks of each link, and take the fusion longer.",
+    model: Literal["auto", "translation", "rigid", "similarity", "affine"] = Field(
+        "auto",
+        description="What a tile's pose is. `auto`: translations, unless the displacements of most overlaps bend and another model predicts them much better. "
+        "`rigid`, `similarity` and `affine` measure blocks of each link, and take the fusion longer.",
     )
     linear_sigma: Positive = Field(
         0.005, description="How far the elements of a linear part are expected from the identity."
@@ -123,6 +124,13 @@ class Poses(Model):
         le=1,
         description="`terastitcher` only: links of less confidence are replaced by the stage's displacement.",
     )
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether blocks of the links are matched: always, never, or (None) where overlaps bend."""
+        if self.model == "translation" or (self.model == "auto" and self.method != "robust"):
+            return False
+        return None if self.model == "auto" else True
 
 
 class Fusion(Model):
