@@ -1,6 +1,6 @@
 """Illumination: the gain and dark of a microscope, estimated from its raw tiles."""
 
-from weft.illumination.bias import Bias, corrected, fit_bias
+from weft.bias import Bias, corrected, fit_bias
 from weft.illumination.dark import resolve_dark
 from weft.illumination.defects import find_defects
 from weft.illumination.equalise import equalise
