@@ -21,10 +21,11 @@ from weft.registration.backends.native import (
     predicted_memory,
     register,
 )
-from weft.registration.backends.native_field import compose, gaussian_taps, interpolate, smooth, upsample
+from weft.registration.backends.native_field import compose, gaussian_taps, smooth, upsample
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, load_backend
 from weft.registration.contract import backend_version as version_of
+from weft.transforms.interpolate import resample_field
 
 NOTHING = (None, None)
 SPACING = (4.0, 4.2, 3.9)
@@ -159,7 +160,7 @@ def test_start_field_is_honoured():
     led = pair.error(pair.register(levels=(0,), field=truth, field_grid=grid))
     assert led.mean() < 0.2 < 1.5 < alone.mean()
     still = pair.register(levels=(0,), iterations=(0,), field=truth, field_grid=grid)
-    assert np.array_equal(still.displacement, interpolate(truth, grid, still.grid))
+    assert np.array_equal(still.displacement, resample_field(truth, grid, still.grid))
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving"])
@@ -286,7 +287,7 @@ def test_nothing_to_compare_returns_the_start(pair, empty):
     result = register(
         fixed, pair.fixed_grid, moving, moving_grid, Initial(np.eye(4), field, grid), masks, {}, 0
     )
-    assert np.array_equal(result.displacement, interpolate(field, grid, result.grid))
+    assert np.array_equal(result.displacement, resample_field(field, grid, result.grid))
     assert result.metric_before == result.metric_after == result.iterations == 0
     assert result.metrics == []
 
@@ -312,8 +313,6 @@ def test_never_folds():
     assert sum(m["limited"] for m in result.metrics) > 0
     assert np.abs(result.displacement).max() > 2
     assert minimal_jacobian(result.displacement, result.grid.spacing) > 0.02
-    finest = result.metrics[-1]
-    assert result.minimal_jacobian == finest["minimal_jacobian"]
 
 
 def smooth_noise(rng, shape):

@@ -10,12 +10,12 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image
+from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.block_affine import register_block_affine
 from weft.registration.contract import Initial, Masks, Result, load_backend
 from weft.registration.ledger import FAILED
 from weft.sampling import read_at, read_mask
 from weft.transforms.interpolate import Field, crop_field, resample_field
-from weft.transforms.jacobian import smallest_determinant
 from weft.warp import moving_region
 
 Channels = Sequence[tuple[Image, int]]
@@ -191,11 +191,16 @@ def attempt_block(
 
 def _content(image: np.ndarray, weights: np.ndarray | None, background: float | Sequence[float]) -> float:
     """Share of voxels that count and are above the background in some channel."""
-    if image.ndim == 4:
-        content = np.logical_or.reduce([v > b for v, b in zip(image, background, strict=True)])  # type: ignore[arg-type]
+    several = image.ndim == 4
+    # Whole numbers are compared as such: with a fraction they would all be converted.
+    limits = np.floor(background) if image.dtype.kind in "ui" else np.asarray(background)
+    if several:
+        content = np.logical_or.reduce([v > b for v, b in zip(image, limits.tolist(), strict=True)])
     else:
-        content = image > background
-    return float(np.mean(content if weights is None else content & (weights > 0)))
+        content = image > limits.tolist()
+    if weights is not None:
+        content &= weights > 0
+    return np.count_nonzero(content) / content.size
 
 
 def parent_record(status: str, seed: int) -> dict[str, Any]:
@@ -238,7 +243,7 @@ def _judge(
     if block.initial.field is not None and block.initial.field_grid is not None:
         start = resample_field(block.initial.field, block.initial.field_grid, grid)
     moved = float(np.sqrt(((u - start) ** 2).sum(0).max()))
-    smallest = float(smallest_determinant(u, grid).min())
+    smallest = minimal_jacobian(u, grid.spacing)
     record |= {"largest_displacement_um": moved, "smallest_jacobian": smallest}
     if moved > 0.5 * float(sorted(block.fixed_grid.extent)[1]):
         return None, {**record, "status": "diverged"}

@@ -111,8 +111,10 @@ def resample_field(field: Field, grid: Grid, new_grid: Grid) -> np.ndarray:
         [lower[0] for lower, _ in steps],
         [min(lower[-1] + 2, n) for (lower, _), n in zip(steps, grid.shape, strict=True)],
     )
+    # A weight of 1 is the upper sample itself, whatever the rounding.
     z_steps, y_steps, x_steps = (
-        (lower - p.start, weight) for (lower, weight), p in zip(steps, part, strict=True)
+        (lower - p.start + (weight == 1), np.where(weight == 1, np.float32(0), weight))
+        for (lower, weight), p in zip(steps, part, strict=True)
     )
     out = np.empty((3, *new_grid.shape), np.float32)
     _resample(_read(field, part), z_steps, y_steps, x_steps, out)
@@ -258,14 +260,29 @@ def interpolate_row(field, z0, fz, y0, fy, row):
 
 @numba.njit(cache=True, nogil=True)
 def _resample(field, z_steps, y_steps, x_steps, out):
+    """Along x first, whole planes of the field; then every row of the result is a mixture of four rows."""
     (z_lower, z_weight), (y_lower, y_weight), (x_lower, x_weight) = z_steps, y_steps, x_steps
-    nx = field.shape[3]
-    row = np.empty((3, nx), np.float32)
-    for z in range(out.shape[1]):
-        for y in range(out.shape[2]):
-            interpolate_row(field, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
-            for c in range(3):
-                for x in range(out.shape[3]):
-                    x0 = x_lower[x]
-                    f = x_weight[x]
-                    out[c, z, y, x] = row[c, x0] * (np.float32(1) - f) + row[c, min(x0 + 1, nx - 1)] * f
+    nz, ny, nx = field.shape[1:]
+    planes = np.empty((2, ny, out.shape[3]), np.float32)
+    held = np.empty(2, np.int64)
+    for c in range(3):
+        held[:] = -1
+        for z in range(out.shape[1]):
+            z0, z1 = z_lower[z], min(z_lower[z] + 1, nz - 1)
+            for k in (z0, z1):
+                if held[k % 2] != k:
+                    held[k % 2] = k
+                    for y in range(ny):
+                        source, line = field[c, k, y], planes[k % 2, y]
+                        for x in range(line.shape[0]):
+                            p = source[x_lower[x]]
+                            line[x] = p + x_weight[x] * (source[min(x_lower[x] + 1, nx - 1)] - p)
+            fz = z_weight[z]
+            for y in range(out.shape[2]):
+                y0, y1 = y_lower[y], min(y_lower[y] + 1, ny - 1)
+                fy = y_weight[y]
+                a, b, d, e = planes[z0 % 2, y0], planes[z0 % 2, y1], planes[z1 % 2, y0], planes[z1 % 2, y1]
+                line = out[c, z, y]
+                for x in range(line.shape[0]):
+                    p = a[x] + fy * (b[x] - a[x])
+                    line[x] = p + fz * (d[x] + fy * (e[x] - d[x]) - p)

@@ -26,7 +26,6 @@ from weft.registration.backends.native_field import (
     find_folds,
     folds,
     gaussian_taps,
-    interpolate,
     minimal_jacobian,
     smooth,
     smooth_within,
@@ -47,6 +46,7 @@ from weft.registration.backends.native_tiles import widen
 from weft.registration.backends.native_validation import confirmed_share, halve_cells, take_share
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
+from weft.transforms.interpolate import resample_field
 
 __all__ = [
     "NativeSettings",
@@ -175,14 +175,12 @@ def register(
             _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
         )
 
-    jacobian = metrics[-1]["minimal_jacobian"]
     coarser = levels[-1].field_grid
     for grid, factors in _halvings(fixed_grid, levels[-1].number)[-2::-1]:
         finer = grid.coarsen((2, 2, 2))
         u = _finer(u, coarser, finer, factors)
         coarser = finer
-    if levels[-1].number:
-        jacobian = minimal_jacobian(u, CELL)
+    jacobian = minimal_jacobian(u, CELL)
     u *= np.asarray(fixed_grid.spacing, np.float32)[:, None, None, None]
     return Result(
         displacement=u,
@@ -334,7 +332,7 @@ def _finer(u: np.ndarray, coarse: Grid, fine: Grid, factors: Shape) -> np.ndarra
     """u in voxels of a level, on its displacement grid `coarse`, for the level that was halved by `factors`."""
     if factors == (2, 2, 2):
         return upsample(u, fine.shape, 2.0)
-    return interpolate(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
+    return resample_field(u, coarse, fine) * np.asarray(factors, np.float32)[:, None, None, None]
 
 
 def _widths(sigma: float, shape: Shape) -> Triple:
@@ -427,8 +425,9 @@ def _start(initial: Initial, level: _Level) -> np.ndarray:
     """The start field on a level's displacement grid, in voxels of the level."""
     if initial.field is None or initial.field_grid is None:
         return np.zeros((3, *level.field_grid.shape), np.float32)
-    u = interpolate(initial.field, initial.field_grid, level.field_grid)
-    return u / np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+    u = resample_field(initial.field, initial.field_grid, level.field_grid)
+    u /= np.asarray(level.grid.spacing, np.float32)[:, None, None, None]
+    return u
 
 
 def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, floor: float) -> np.ndarray:
@@ -441,7 +440,7 @@ def _carry_on(u: np.ndarray, initial: Initial, coarse: _Level, level: _Level, fl
     if initial.field is not None:
         both = _finer(u - _start(initial, coarse), *grids)
         both += _start(initial, level)
-        if minimal_jacobian(both, CELL) >= floor:
+        if not folds(both, CELL, floor):
             return both
     return _finer(u, *grids)
 
@@ -450,7 +449,7 @@ def _unchanged(initial: Initial, grid: Grid) -> Result:
     """The start as result: for a block with nothing to compare."""
     if initial.field is None or initial.field_grid is None:
         return Result(np.zeros((3, *grid.shape), np.float32), grid)
-    u = interpolate(initial.field, initial.field_grid, grid)
+    u = resample_field(initial.field, initial.field_grid, grid)
     return Result(u, grid, minimal_jacobian=minimal_jacobian(u, grid.spacing))
 
 
@@ -504,7 +503,6 @@ def _refine(
         "before": scores[0] if scores else 0.0,
         "after": scores[-1] if scores else 0.0,
         "limited": limited,
-        "minimal_jacobian": minimal_jacobian(u, CELL),
     }
 
 

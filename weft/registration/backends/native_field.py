@@ -11,8 +11,10 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.grid import Grid, Triple
+from weft.grid import Triple
 from weft.registration.backends.native_jit import INLINED, JIT
+
+U = np.uint64  # offsets without a sign: loops over them are vectorised
 
 
 def gaussian_taps(sigma: float | Triple) -> np.ndarray:
@@ -240,30 +242,6 @@ def upsample(u, shape, factor):
     return out
 
 
-def interpolate(field: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
-    """A field on another grid of the same space, linearly; points outside take the value at the border.
-
-    Parameters
-    ----------
-    field
-        (3, z, y, x) on `grid`.
-
-    Returns
-    -------
-    (3, z, y, x) float32 on `target`.
-    """
-    out = np.asarray(field, np.float32)
-    for axis in range(3):
-        n = grid.shape[axis]
-        points = target.origin[axis] + target.spacing[axis] * np.arange(target.shape[axis])
-        index = np.clip((points - grid.origin[axis]) / grid.spacing[axis], 0, n - 1)
-        lower = np.minimum(index.astype(np.intp), max(n - 2, 0))
-        weight = (index - lower).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        upper = np.minimum(lower + 1, n - 1)
-        out = np.take(out, lower, axis + 1) * (1 - weight) + np.take(out, upper, axis + 1) * weight
-    return np.ascontiguousarray(out, np.float32)
-
-
 def minimal_jacobian(u: np.ndarray, spacing: tuple[float, float, float]) -> float:
     """Smallest Jacobian determinant of x -> x + u(x) on the grid of u.
 
@@ -321,6 +299,7 @@ def _jacobian_below(u, scale, limit):
     below = np.zeros(Y, np.float32)
     above = np.zeros(Y, np.float32)
     beside = np.zeros(Y + 1, np.float32)
+    B = np.empty(15 * X, np.float32)
     for z in range(Z):
         for y in range(Y):
             if z < Z - 1:
@@ -339,7 +318,7 @@ def _jacobian_below(u, scale, limit):
             norm = np.sqrt(steepest + along_x * scale[2] * scale[2])
             # Somewhat less, as all this is rounded.
             if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > min(limit, lowest)):
-                lowest = min(lowest, _jacobian_of_row(u, z, y, scale))
+                lowest = min(lowest, _jacobian_of_row(u, z, y, scale, B))
         below, above = above, below
         if z == Z - 2:
             above[:] = np.float32(0)
@@ -363,27 +342,63 @@ def _steepest(u, z0, z1, y0, y1, scale):
 @njit(**JIT)
 def _jacobian_of_rows(u, scale):
     """(Z, Y) float32: the smallest determinant at the samples of each row (z, y)."""
-    _, Z, Y, _ = u.shape
+    _, Z, Y, X = u.shape
     out = np.empty((Z, Y), np.float32)
+    B = np.empty(15 * X, np.float32)
     for z in range(Z):
         for y in range(Y):
-            out[z, y] = _jacobian_of_row(u, z, y, scale)
+            out[z, y] = _jacobian_of_row(u, z, y, scale, B)
     return out
 
 
 @njit(**INLINED)
-def _jacobian_of_row(u, z, y, scale):
-    """The smallest determinant at the samples of one row."""
+def _jacobian_of_row(u, z, y, scale, B):
+    """The smallest determinant at the samples of one row; B is scratch of 15 rows.
+
+    First the columns of I + grad u, from the differences to either side along z and y, and along x; then the
+    determinants at both ends of every step along x.
+    """
     _, Z, Y, X = u.shape
+    for c in range(3):
+        p = u[c, z, y]
+        for side in range(2):
+            own = np.float32(1) if c == 0 else np.float32(0)
+            q = u[c, min(max(z + 2 * side - 1, 0), Z - 1), y]
+            sign = scale[0] if side else -scale[0]
+            o = U((3 * side + c) * X)
+            for x in range(X):
+                B[o + U(x)] = own + sign * (q[x] - p[x])
+            own = np.float32(1) if c == 1 else np.float32(0)
+            q = u[c, z, min(max(y + 2 * side - 1, 0), Y - 1)]
+            sign = scale[1] if side else -scale[1]
+            o = U((6 + 3 * side + c) * X)
+            for x in range(X):
+                B[o + U(x)] = own + sign * (q[x] - p[x])
+        own = np.float32(1) if c == 2 else np.float32(0)
+        o = U((12 + c) * X)
+        for x in range(X - 1):
+            B[o + U(x)] = own + scale[2] * (p[x + 1] - p[x])
     lowest = np.float32(np.inf)
-    for dz in range(-1, 2, 2):
-        for dy in range(-1, 2, 2):
-            if 0 <= z + dz < Z and 0 <= y + dy < Y:
-                lowest = min(lowest, _determinant(u, z, y, dz, dy, 0, 1, scale))
-                lowest = min(lowest, _determinant(u, z, y, dz, dy, X - 1, -1, scale))
-                for x in range(1, X - 1):
-                    lowest = min(lowest, _determinant(u, z, y, dz, dy, x, -1, scale))
-                    lowest = min(lowest, _determinant(u, z, y, dz, dy, x, 1, scale))
+    for i in range(2):
+        for j in range(2):
+            if 0 <= z + 2 * i - 1 < Z and 0 <= y + 2 * j - 1 < Y:
+                a = U(3 * i * X)
+                b = U((6 + 3 * j) * X)
+                c0 = U(12 * X)
+                row = U(X)
+                for x in range(X - 1):
+                    k = U(x)
+                    n = k + U(1)
+                    cz = B[c0 + k]
+                    cy = B[c0 + row + k]
+                    cx = B[c0 + row + row + k]
+                    az, ay, ax = B[a + k], B[a + row + k], B[a + row + row + k]
+                    bz, by, bx = B[b + k], B[b + row + k], B[b + row + row + k]
+                    one = cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)
+                    az, ay, ax = B[a + n], B[a + row + n], B[a + row + row + n]
+                    bz, by, bx = B[b + n], B[b + row + n], B[b + row + row + n]
+                    other = cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)
+                    lowest = min(lowest, min(one, other))
     return lowest
 
 

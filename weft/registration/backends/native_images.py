@@ -15,6 +15,7 @@ from weft.pyramid import downsample, halving
 from weft.registration.backends.native_jit import JIT
 
 Contrast = Literal["linear", "root", "log"]
+WINDOWS = 10_000  # looked at for local variance and noise
 FAINT = 0.002  # of the local variance: windows with less count alike as background
 
 
@@ -158,17 +159,26 @@ def scale(image: np.ndarray, statistics: Statistics) -> np.ndarray:
 
 def _scale_plane(out: np.ndarray, statistics: Statistics) -> None:
     """`scale` of one plane, in place: small enough for the cache."""
-    if statistics.contrast != "linear":
-        np.maximum(out, 0, out=out)
+    mean, factor = np.float32(statistics.mean), np.float32(1 / statistics.std)
     if statistics.contrast == "root":
-        out += np.float32(max(statistics.unit, 0.0))
-        np.sqrt(out, out=out)
-    elif statistics.contrast == "log":
+        _scale_roots(out, np.float32(max(statistics.unit, 0.0)), mean, factor)
+        return
+    if statistics.contrast == "log":
+        np.maximum(out, 0, out=out)
         out *= np.float32(1 / statistics.unit)
         out += np.float32(1)
         np.log(out, out=out)
-    out -= np.float32(statistics.mean)
-    out *= np.float32(1 / statistics.std)
+    out -= mean
+    out *= factor
+
+
+@njit(**JIT)
+def _scale_roots(out, unit, mean, factor):
+    """(sqrt(unit + value) - mean) factor; negative values count as 0."""
+    for y in range(out.shape[0]):
+        row = out[y]
+        for x in range(row.shape[0]):
+            row[x] = (np.sqrt(max(row[x], np.float32(0)) + unit) - mean) * factor
 
 
 def reduced(image: np.ndarray, factors: Shape) -> np.ndarray:
@@ -228,7 +238,7 @@ def _ratio(a: float, b: float) -> float:
 
 
 def _local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Variance and white noise of windows of 5^3 voxels on about 32 planes, two float64 vectors.
+    """Variance and white noise of about `WINDOWS` windows of 5^3 voxels, two float64 vectors.
 
     An axis shorter than a window is padded by its edges to hold one.
     """
@@ -238,8 +248,9 @@ def _local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tup
     if max(pad) > (0, 0):
         image = np.pad(image, pad, mode="edge")
         weights = None if weights is None else np.pad(weights, pad, mode="edge")
-    stride = max(1, image.shape[0] // 32)
-    out = np.empty((2, math.prod(-(-(n - 4) // stride) for n in image.shape)))
+    inner = [n - 4 for n in image.shape]
+    stride = max(1, round((math.prod(inner) / WINDOWS) ** (1 / max(sum(n > 1 for n in inner), 1))))
+    out = np.empty((2, math.prod(-(-n // stride) for n in inner)))
     if weights is None:
         weights = np.ones((1, 1, 1), np.float32)
     count = _visit_windows(image, np.broadcast_to(weights, image.shape), stride, differences, out)

@@ -12,7 +12,7 @@ from weft.registration.threads import share_out
 
 NO_MASK = np.zeros((0, 0, 0), np.float32)
 NO_FIELD = np.zeros((0, 0, 0, 0), np.float32)
-COMPARED_PLANES = 8  # planes of cells on which the similarity under two displacements is measured
+COMPARED_PLANES = 5  # planes of cells on which the similarity under two displacements is measured
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Pair:
         return self._sum(self._tiles, u, NO_FIELD, robustness, equations)
 
     def similarity(self, start: np.ndarray, u: np.ndarray, scratch: np.ndarray) -> tuple[float, float]:
-        """Mean of rho^2 under two displacements, with the same weights, on planes spread over the level.
+        """Mean of rho^2 under two displacements, with the same weights, on planes spread over the visited cells.
 
         Parameters
         ----------
@@ -87,8 +87,10 @@ class Pair:
         scratch
             (9, Zc, Yc, Xc) float32, overwritten.
         """
-        depth = self.spans.shape[0]
-        planes = range(0, depth, max(1, depth // COMPARED_PLANES))
+        # As many cells before the first of these planes as between any two of them: all hold something.
+        cells = np.cumsum((self.spans[..., 1] - self.spans[..., 0]).sum(1))
+        share = (np.arange(COMPARED_PLANES) + 0.5) / COMPARED_PLANES
+        planes = np.unique(np.searchsorted(cells, share * cells[-1])).tolist()
         thin = [
             (z, z + 1, *tile[2:])
             for z in planes
