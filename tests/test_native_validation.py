@@ -25,24 +25,23 @@ def share_of(residuals, spans=None):
     return confirmed_share(equations, spans, whole, half, 0.01)
 
 
-def test_a_displacement_is_confirmed_and_chance_is_not():
-    rng = np.random.default_rng(0)
-    residuals = rng.normal(0, 2.0, (3, *SHAPE))
-    residuals[..., :32] += 1.5  # a shift, in one half of the volume
+def test_where_chance_was_followed_no_step_is_taken():
+    """Left: a shift still to be found. Right: what is left of noise after u has followed it in the mean of few cells."""
+    noise = np.random.default_rng(1).normal(0, 2.0, (3, *SHAPE)).astype(np.float32)
+    followed = noise.copy()
+    smooth(followed, gaussian_taps(1.0))
+    residuals = noise - followed
+    residuals[..., :32] = noise[..., :32] + 1.5
     share = share_of(residuals)
     assert share.shape == tuple(n // BLOCK for n in SHAPE)
-    assert share[..., :6].min() > 0.95
-    assert 0.2 < share[..., -5:].mean() < 0.8  # residuals of chance alone confirm nothing: around 0, the middle
+    assert share[..., :5].min() == 1
+    assert share[..., -3:].max() == 0
 
 
-def test_a_fit_that_follows_chance_is_taken_back():
-    """What one half added to u stands against the other's residuals."""
-    rng = np.random.default_rng(1)
-    noise = rng.normal(0, 2.0, (3, *SHAPE)).astype(np.float32)
-    over = noise.copy()
-    smooth(over, gaussian_taps(0.7))
-    assert share_of(noise - over).mean() < share_of(noise).mean() - 0.2
-    assert share_of(noise - over).max() < 0.3
+def test_chance_alone_confirms_nothing_and_contradicts_nothing():
+    """Halves of noise that nothing has followed agree by chance only: that is the lowest share at which steps are full."""
+    noise = np.random.default_rng(0).normal(0, 2.0, (3, *SHAPE))
+    assert share_of(noise).min() > 0.6
 
 
 def test_only_cells_with_equations_are_read():
@@ -54,7 +53,8 @@ def test_only_cells_with_equations_are_read():
     whole, half = np.zeros((2, 3, *SHAPE), np.float32)
     equations[6:] = residuals
     halve_cells(equations, spans, whole, half)
-    assert np.isfinite(whole).all() and np.isfinite(half).all()
+    assert np.isfinite(whole).all()
+    assert np.isfinite(half).all()
     assert half.sum() == pytest.approx(whole.sum())
     assert np.unique(half).tolist() == [0, 2]
 

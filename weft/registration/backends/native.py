@@ -4,8 +4,9 @@ Each level repeats: sum the normal equations of the local affine-intensity fit i
 (`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement (`native_prior`)
 for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
-squared correlation gains less than `NativeSettings.tolerance`. The prior, its strength measured on the pair, is what
-keeps noise from being fitted; at the default stiffness very noisy pairs still gain from the early stop.
+squared correlation gains less than `NativeSettings.tolerance`. What keeps noise from being fitted is the prior, its
+strength measured on the pair, and that a step is taken only as far as cells that it was not made from confirm it
+(`native_validation`).
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "5"
+    return "6"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:

@@ -8,9 +8,11 @@ colour, and at each cell the step v made from the other colour is judged by how 
     v'Hv - 2 r'v,    least for the multiple  r'v / v'Hv  of v.
 
 Summed over the cells of a neighbourhood of about `WIDTH` cells, r'v / v'Hv is the *confirmed share*: about 1, or more, where
-there is a displacement to be found, and below 0 where u follows chance already, as what one half has added to u stands against the other
-half's residuals. The real step, of all cells, is taken in full where the share is `FULL` or more and not at all where it is
-`NONE` or less. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must be known.
+there is a displacement to be found, and below 0 where u follows chance already: what one half has added to u stands against the other
+half's residuals. That is so from the first steps on a little, as u is made from all cells and not from the other half alone: hence the
+real step, of all cells, is taken in full down to a share of `FULL`, 0, and not at all from `NONE`, -1, where the other half would
+rather go back all the way. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must
+be known.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from weft.registration.backends.native_jit import JIT
 FIELD = 2  # cells along the edge of a field of the chessboard: windows of neighbouring cells share voxels
 BLOCK = 4  # cells along the edge of a block, for each of which there is one share
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
-FULL = 0.5
-NONE = -0.5
+FULL = 0.0
+NONE = -1.0
 
 
 @njit(**JIT)
@@ -123,7 +125,9 @@ def _judge(equations, spans, whole, half, own, sums):
                 here = (z // BLOCK, y // BLOCK, x // BLOCK)
                 sums[0][here] += whole[0, z, y, x] * i + whole[1, z, y, x] * j + whole[2, z, y, x] * k
                 sums[1][here] += (
-                    i * ((a - own) * i + two * (b * j + c * k)) + j * ((d - own) * j + two * e * k) + (f - own) * k * k
+                    i * ((a - own) * i + two * (b * j + c * k))
+                    + j * ((d - own) * j + two * e * k)
+                    + (f - own) * k * k
                 )
 
 
