@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
-from weft.registration.backends.native_jit import JIT
+from weft.registration.backends.native_jit import INLINED, JIT
 
 FIELD = 2  # cells along the edge of a field of the chessboard: windows of neighbouring cells share voxels
 BLOCK = 4  # cells along the edge of a block, for each of which there is one share
@@ -155,7 +155,7 @@ def take_share(step, share):
                     v[x] *= row[x]
 
 
-@njit(**JIT)
+@njit(**INLINED)
 def _between(x, n):
     """The blocks before and after a cell, and the weight of the latter."""
     at = (np.float32(x) + np.float32(0.5)) / np.float32(BLOCK) - np.float32(0.5)
