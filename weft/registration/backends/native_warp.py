@@ -25,12 +25,14 @@ AXES = 3  # rows of scratch for the coordinates, and for the displacement on cel
 
 
 @njit(**INLINED)
-def warp_row(z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narrow, B, C, offsets, R, m, v):
+def warp_row(
+    z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narrow, values, B, C, offsets, R, m, v
+):
     """Pull back the voxels of the cells a .. b - 1 of row (z, y): values -> R[m:], weights -> R[v:].
 
     Values go on by one voxel over the edges of the image. A weight is the product of both masks, and 0
     outside the moving image, which reaches half a voxel beyond its outermost centres (values are clamped
-    there). With `narrow` the weights that R[v:] holds are multiplied by it.
+    there). With `narrow` the weights that R[v:] holds are multiplied by it; without `values` there are weights alone.
 
     Parameters
     ----------
@@ -100,6 +102,8 @@ def warp_row(z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narr
             i = offsets[x] + np.int64(B[x] + half) * pitch_z
             i += np.int64(B[PY + x] + half) * pitch_y
             R[v + x] *= mask[i + np.int64(B[PX + x] + half)]
+    if not values:
+        return
     # The eight corners of a voxel are gathered from four shifted views with the same two offsets.
     m00 = moving.reshape(-1)
     m01 = m00[Xm:]
