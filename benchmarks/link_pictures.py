@@ -1,4 +1,4 @@
-"""The pictures of docs/assembly.md about links and poses: `python benchmarks/link_pictures.py FOLDER`."""
+"""The pictures of docs/links.md: `python benchmarks/link_pictures.py FOLDER [DATA]`; DATA has the real sets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import link_cases
 import tile_scans
 from weft.figures.positions import positions
 from weft.figures.seams import SeamPicture, seams
+from weft.links import LinkSettings, measure_link
 from weft.links.seams import seam
 from weft.poses import solve_poses
 
@@ -43,5 +44,28 @@ def main(folder: Path) -> None:
     seams(drawn, folder / "seams.png", "Two of its seams")
 
 
+def photographs(data: Path, folder: Path) -> None:
+    """What the blocks of three overlaps ask for, beside what others and we made of them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tiles, registered = tile_scans.photographs(data)
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    for axis, n in zip(axes, (0, 4, 6), strict=True):
+        link = measure_link(tiles, n, n + 1, 0, search_voxels=(0, 40, 90), settings=LinkSettings(slack=24))
+        across = link.matches[:, 2] - link.displacement[2]
+        axis.scatter(across, link.matches[:, 5], 14, "0.3", label="blocks")
+        axis.axhline((registered[n + 1] - registered[n])[2], color="tab:orange", label="others")
+        axis.axhline(link.displacement[2], color="tab:blue", label="weft")
+        axis.set(title=f"overlap {n + 1}", xlabel="place across the overlap, pixels")
+    axes[0].set_ylabel("displacement along the row, pixels")
+    axes[0].legend(frameon=False)
+    figure.savefig(folder / "photographs.png", dpi=90)
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        photographs(Path(sys.argv[2]), Path(sys.argv[1]))

@@ -4,8 +4,8 @@
 rule register_affine:
     """Find the affine start of a registration; one that is lost says so."""
     input:
-        fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        fixed=compared_receipt("fixed"),
+        moving=compared_receipt("moving"),
         fixed_mask=image_receipt("fixed_mask"),
         moving_mask=image_receipt("moving_mask"),
         start=start_sources,

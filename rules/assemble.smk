@@ -1,12 +1,39 @@
 """From placed tiles to one volume."""
 
 
+rule equalise_tiles:
+    """Find how much too bright each tile is, from what neighbours saw of the same content (only on request)."""
+    input:
+        tiles="<results>/images/{image}/tiles.json",
+        illumination="<results>/images/{image}/illumination.json",
+        poses="<results>/images/{image}/poses.tsv",
+    output:
+        receipt="<results>/images/{image}/brightness.json",
+    log:
+        "<logs>/equalise_tiles/{image}.log",
+    benchmark:
+        "<benchmarks>/equalise_tiles/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        path=source_path,
+        source=source_settings,
+        policy=SETTINGS.fusion.equalise,
+        code=code("equalise_tiles", *READERS),
+    script:
+        "../scripts/equalise_tiles.py"
+
+
 rule fuse_tiles:
     """Blend the tiles into one batch of output regions."""
     input:
         tiles="<results>/images/{image}/tiles.json",
         illumination="<results>/images/{image}/illumination.json",
         poses="<results>/images/{image}/poses.tsv",
+        factors=brightness_receipt,
     output:
         receipt="<results>/images/{image}/batches/fuse_tiles/{batch}.json",
     log:
@@ -21,7 +48,8 @@ rule fuse_tiles:
     params:
         path=source_path,
         source=source_settings,
-        settings=plain(SETTINGS.fusion),
+        stripes=STRIPES,
+        settings=plain(SETTINGS.fusion, "blend", "dtype", "offset"),
         store=plain(SETTINGS.store),
         batches=SETTINGS.batches.fuse_tiles,
         code=code("fuse_tiles", *READERS),

@@ -7,8 +7,8 @@ rule plan_blocks:
     Where nothing is measured on the stage before, stages are planned, and refused, before the first one starts.
     """
     input:
-        fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        fixed=compared_receipt("fixed"),
+        moving=compared_receipt("moving"),
         fixed_more=further_receipts("fixed"),
         moving_more=further_receipts("moving"),
         start=stage_to_expect_from,
@@ -47,8 +47,8 @@ rule register_blocks:
     """Register one batch of blocks on top of the transform so far."""
     input:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
-        fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        fixed=compared_receipt("fixed"),
+        moving=compared_receipt("moving"),
         fixed_more=further_receipts("fixed"),
         moving_more=further_receipts("moving"),
         start=previous_stage,
@@ -80,8 +80,8 @@ rule reduce_transform:
     """Blend the blocks of a stage into one displacement field; failed blocks get a second try, then fall back."""
     input:
         plan="<results>/registrations/{registration}/stages/{stage}/plan.json",
-        fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        fixed=compared_receipt("fixed"),
+        moving=compared_receipt("moving"),
         fixed_more=further_receipts("fixed"),
         moving_more=further_receipts("moving"),
         batches=batches(

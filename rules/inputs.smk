@@ -22,6 +22,12 @@ def batches(pattern, step):
     return paths
 
 
+def brightness_receipt(wildcards):
+    """How much too bright each tile is, where tiles are to be equalised."""
+    wanted = SETTINGS.fusion.equalise != "none"
+    return f"{RESULTS}/images/{wildcards.image}/brightness.json" if wanted else []
+
+
 def image_receipt(role):
     """Receipt of the image that plays a role in a registration (none where nobody plays it)."""
 
@@ -32,12 +38,38 @@ def image_receipt(role):
     return path
 
 
+def compared_receipt(role):
+    """Receipt of the image that plays a role, as registration sees it: through its bias, where one is asked for."""
+
+    def path(wildcards):
+        return seen(getattr(PROJECT.registrations[wildcards.registration], role))
+
+    return path
+
+
+def seen(image, use=("registration", "everything")):
+    """Receipt of an image through its bias, where one is asked for this use; else as it is."""
+    biased = image in SETTINGS.bias.images and SETTINGS.bias.use in use
+    return f"{RESULTS}/images/{image}/{'bias' if biased else 'image'}.json"
+
+
+def shown_receipt(wildcards):
+    """Receipt of an image as it is warped and exported."""
+    return seen(wildcards.image, use=("everything",))
+
+
+def measured_receipt(wildcards):
+    """Receipt of the moving image as its regions are measured."""
+    moving = PROJECT.registrations[wildcards.registration].moving
+    return seen(moving, use=("everything",))
+
+
 def further_receipts(role):
     """Receipts of the images of the further channels that the stages compare."""
 
     def paths(wildcards):
         row = PROJECT.registrations[wildcards.registration]
-        return [f"{RESULTS}/images/{name}/image.json" for name, _ in row.further(role)]
+        return [seen(name) for name, _ in row.further(role)]
 
     return paths
 

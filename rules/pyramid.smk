@@ -55,10 +55,32 @@ rule import_image:
         "../scripts/import_image.py"
 
 
+rule fit_bias:
+    """Find what varies slowly over a whole image (only on request); nothing is rewritten."""
+    input:
+        image="<results>/images/{image}/image.json",
+    output:
+        receipt="<results>/images/{image}/bias.json",
+    log:
+        "<logs>/fit_bias/{image}.log",
+    benchmark:
+        "<benchmarks>/fit_bias/{image}.jsonl"
+    conda:
+        "../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        settings=plain(SETTINGS.bias, "policy", "spacing"),
+        code=code("fit_bias"),
+    script:
+        "../scripts/fit_bias.py"
+
+
 rule resample_image:
     """Make a copy of an image with cubic voxels (only on request)."""
     input:
-        image="<results>/images/{image}/image.json",
+        image=shown_receipt,
     output:
         receipt="<results>/images/{image}/isotropic.json",
     log:
@@ -82,7 +104,7 @@ rule resample_image:
 rule export_precomputed:
     """Write an image in Neuroglancer's precomputed format."""
     input:
-        image="<results>/images/{image}/image.json",
+        image=shown_receipt,
     output:
         receipt="<results>/images/{image}/precomputed.json",
     log:

@@ -2,15 +2,17 @@
 
 
 rule check_seams:
-    """Correlate what tiles show where they meet, and draw the seams that need a look."""
+    """Correlate what tiles show where they meet; draw the seams that need a look, and tiles before and after correction."""
     input:
         tiles="<results>/images/{image}/tiles.json",
         illumination="<results>/images/{image}/illumination.json",
         poses="<results>/images/{image}/poses.tsv",
         solved_links="<results>/images/{image}/solved_links.tsv",
+        factors=brightness_receipt,
     output:
         table="<results>/images/{image}/seams.tsv",
         picture="<results>/images/{image}/figures/seams.png",
+        flat_field_picture="<results>/images/{image}/figures/flat_field.png",
     log:
         "<logs>/check_seams/{image}.log",
     benchmark:
@@ -24,6 +26,7 @@ rule check_seams:
         path=source_path,
         source=source_settings,
         channel=SETTINGS.links.channel,
+        stripes=STRIPES,
         code=code("check_seams", *READERS),
     script:
         "../scripts/check_seams.py"
@@ -33,6 +36,7 @@ rule check_tiles:
     """Collect the gates of an image's stages."""
     input:
         parts=[
+            "<results>/images/{image}/quality/illumination.json",
             "<results>/images/{image}/quality/links.json",
             "<results>/images/{image}/quality/poses.json",
             "<results>/images/{image}/quality/fusion.json",
@@ -60,8 +64,8 @@ rule check_quality:
     """Measure a registration before and after, as a whole, block by block and place by place; collect all its gates."""
     input:
         parts=registration_parts,
-        fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        fixed=compared_receipt("fixed"),
+        moving=compared_receipt("moving"),
         fixed_labels=compared_labels("labels"),
         moving_labels=compared_labels("moving_labels"),
         affine="<results>/registrations/{registration}/affine.json",
@@ -133,7 +137,7 @@ rule render_report:
     """Draw the pictures and the page that people look at."""
     input:
         receipts=image_targets() + registration_targets(),
-        seams=figures("seams"),
+        seams=figures("seams", "flat_field"),
         parts=quality_tables(),
         table="<results>/quality.tsv",
     output:

@@ -5,7 +5,7 @@ rule export_rois:
     """Measure the regions of the annotation in the moving image's own space."""
     input:
         fixed=image_receipt("fixed"),
-        moving=image_receipt("moving"),
+        moving=measured_receipt,
         labels=roi_labels,
         inverse=f"{RESULTS}/registrations/{{registration}}/inverse.json",
         points=roi_points,

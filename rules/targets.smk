@@ -20,8 +20,12 @@ def image_targets():
                     "fused.json",
                 )
             ]
+            if SETTINGS.fusion.equalise != "none":
+                paths.append(f"{base}/brightness.json")
             if SETTINGS.illumination.corrected_copy:
                 paths.append(f"{base}/corrected.json")
+        if name in SETTINGS.bias.images:
+            paths.append(f"{base}/bias.json")
         if name in SETTINGS.isotropic:
             paths.append(f"{base}/isotropic.json")
         if name in SETTINGS.terastitcher:
@@ -104,7 +108,7 @@ def figures(*names):
     """Pictures of every stitched image or registration, by the kind of picture."""
     paths = []
     for kind in names:
-        if kind in ("positions", "illumination", "seams"):
+        if kind in ("positions", "illumination", "seams", "flat_field"):
             paths += [
                 f"{RESULTS}/images/{name}/figures/{kind}.png" for name in PROJECT.tiled
             ]

@@ -32,6 +32,7 @@ rule fit_illumination:
         tiles="<results>/images/{image}/tiles.json",
     output:
         receipt="<results>/images/{image}/illumination.json",
+        quality="<results>/images/{image}/quality/illumination.json",
     log:
         "<logs>/fit_illumination/{image}.log",
     benchmark:
@@ -46,6 +47,7 @@ rule fit_illumination:
         source=source_settings,
         settings=illumination_settings,
         state=illumination_state,
+        gates=gates("bad_tiles"),
         code=code("fit_illumination", *READERS),
     script:
         "../scripts/fit_illumination.py"
@@ -70,6 +72,7 @@ rule correct_tiles:
     params:
         path=source_path,
         source=source_settings,
+        stripes=STRIPES,
         store=plain(SETTINGS.store),
         code=code("correct_tiles", *READERS),
     script:
@@ -96,7 +99,7 @@ rule measure_links:
         path=source_path,
         source=source_settings,
         cache=CACHE,
-        settings=plain(SETTINGS.links, matches=SETTINGS.poses.model != "translation"),
+        settings=plain(SETTINGS.links, matches=SETTINGS.poses.matches),
         batches=SETTINGS.batches.measure_links,
         code=code("measure_links", *READERS),
     script:

@@ -4,7 +4,7 @@
 rule warp_image:
     """Resample one batch of regions of an image through the transform."""
     input:
-        source="<results>/images/{image}/image.json",
+        source=shown_receipt,
         target=target_receipt,
         transform=direction_receipt,
     output:

@@ -1,5 +1,7 @@
 """Poses with a linear part, from block matches made of known poses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.linalg import expm
@@ -16,7 +18,11 @@ def deformed_scan(model, seed, shape=SHAPE, noise=0.05):
     rng = np.random.default_rng(seed)
     stage = np.array([(0, STEP * r, STEP * c) for r in range(3) for c in range(3)], float)
     true = stage + rng.uniform(-4, 4, stage.shape) * (np.array(shape) > 1)
-    logs = rng.normal(0, 0.008, (9, 3, 3)) * np.outer(np.array(shape) > 1, np.array(shape) > 1)
+    logs = (
+        (model != "translation")
+        * rng.normal(0, 0.008, (9, 3, 3))
+        * np.outer(np.array(shape) > 1, np.array(shape) > 1)
+    )
     if model == "rigid":
         logs = (logs - logs.transpose(0, 2, 1)) / 2**0.5
     linear = np.array([expm(log) for log in logs])
@@ -81,6 +87,35 @@ def test_wrong_blocks_do_not_count():
     settings = PoseSettings(model="affine", linear_sigma=0.01)
     poses = solve_poses(stage, links, SPACING, shape=SHAPE, settings=settings)
     assert corner_errors(poses, true, linear).max() < 1.2
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("model", ["translation", "rigid", "affine"])
+def test_the_model_is_found(model, seed):
+    _, _, stage, links = deformed_scan(model, seed)
+    poses = solve_poses(stage, links, SPACING, shape=SHAPE)
+    if model == "translation":
+        assert poses.linear is None
+        return
+    turned = np.abs(poses.linear @ poses.linear.transpose(0, 2, 1) - np.eye(3)).max()
+    assert turned < 1e-7 if model == "rigid" else turned > 1e-3
+    given = solve_poses(stage, links, SPACING, shape=SHAPE, settings=PoseSettings(model=model))
+    np.testing.assert_array_equal(poses.positions, given.positions)
+
+
+def test_tiles_that_are_distorted_in_other_ways_stay_translations():
+    """Blocks are displaced by up to 4 voxels, each in its own way: no linear part predicts them."""
+    _, _, stage, links = deformed_scan("translation", 3)
+    rng = np.random.default_rng(3)
+    for link in links:
+        link.matches[:, 3:6] += rng.uniform(-4, 4, link.matches[:, 3:6].shape)
+    assert solve_poses(stage, links, SPACING, shape=SHAPE).linear is None
+
+
+def test_few_blocks_choose_no_model():
+    _, _, stage, links = deformed_scan("affine", 0)
+    few = [dataclasses.replace(link, matches=link.matches[:3]) for link in links]
+    assert solve_poses(stage, few, SPACING, shape=SHAPE).linear is None
 
 
 def test_the_shape_of_a_tile_is_needed():

@@ -209,6 +209,18 @@ def test_blocks_follow_a_tile_that_is_stretched():
     np.testing.assert_allclose(found, at - at / 1.02, atol=0.4)
 
 
+def test_blocks_are_matched_by_default_only_where_an_overlap_bends():
+    volume = specimen(5)
+    arrays = cut(volume, STAGE)
+    assert len(measure_link(tile_set(arrays)[0], 0, 1, 0, search_voxels=SEARCH).matches) == 0
+    points = np.stack(np.indices(SHAPE)).astype(float)
+    points[1] *= 1.04
+    place = STAGE[1] + 8
+    signal = ndimage.map_coordinates(volume, points.reshape(3, -1) + place[:, None], order=3, mode="nearest")
+    arrays[1] = np.rint(signal.reshape(SHAPE) + 100).astype(np.uint16)
+    assert len(measure_link(tile_set(arrays)[0], 0, 1, 0, search_voxels=SEARCH).matches) > 0
+
+
 def test_each_gate_says_its_reason():
     settings = LinkSettings()
     tiles, _ = tile_set(cut(specimen(0), STAGE))

@@ -50,10 +50,12 @@ COARSE_BLOCKS = batched("register_blocks", f"{NAME} coarse") | COARSE_REDUCED
 AFFINE = {f"register_affine {NAME}"} | COARSE_BLOCKS
 # The first stage is planned by itself, as are those whose overlap is given.
 PLANS = {f"plan_blocks {NAME} coarse", f"plan_blocks {NAME} fine"}
-PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | PLANS | AFFINE
+BIAS = {"fit_bias sample"} | PLANS | AFFINE
+PYRAMIDS = tiled("build_pyramid") | {"export_precomputed sample"} | BIAS
 FUSED = tiled("gather_fused", "check_tiles") | PYRAMIDS
 FUSION = batched("fuse_tiles", "sample", "bits") | FUSED
-POSES = tiled("solve_poses", "check_seams") | FUSION
+EQUALISED = tiled("equalise_tiles") | FUSION
+POSES = tiled("solve_poses", "check_seams") | EQUALISED
 LINKS = batched("measure_links", "sample", "bits") | tiled("gather_links") | POSES
 LIGHT = tiled("fit_illumination", "correct_tiles") | LINKS
 INDEX = tiled("index_tiles") | LIGHT
@@ -100,6 +102,7 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
     "illumination.corrected_copy": ({"illumination": {"corrected_copy": False}}, SHOWN),
     "links.peaks": ({"links": {"peaks": 3}}, LINKS),
     "poses.stage_sigma": ({"poses": {"stage_sigma": 4.0}}, POSES),
+    "fusion.equalise": ({"fusion": {"equalise": "force"}}, EQUALISED),
     "fusion.blend": ({"fusion": {"blend": "max"}}, FUSION),
     "batches.fuse_tiles": (
         {"batches": {"fuse_tiles": 3}},
@@ -111,6 +114,7 @@ SETTING_EDITS: dict[str, tuple[dict, set[str]]] = {
         - {f"warp_image {NAME} sample 1", f"warp_image {NAME} inverse/ atlas 1"},
     ),
     "pyramid.smallest": ({"pyramid": {"smallest": 32}}, PYRAMIDS | IMPORTS | PLANS),
+    "bias.policy": ({"bias": {"policy": "force"}}, BIAS),
     "isotropic": ({"isotropic": {"sample": 20.0}}, {"resample_image sample"} | SHOWN),
     "precomputed": ({"precomputed": ["sample", "atlas"]}, {"export_precomputed atlas"} | SHOWN),
     "terastitcher": ({"terastitcher": ["bits"]}, {"export_terastitcher bits"} | SHOWN),

@@ -39,6 +39,8 @@ DARK = 100
 SETTINGS: dict[str, Any] = {
     "illumination": {"method": "log_irls", "planes": 96, "dark": DARK, "corrected_copy": True},
     "links": {"search": [6, 6, 6]},
+    "fusion": {"equalise": "check"},
+    "bias": {"images": ["sample"]},
     "isotropic": {"fixed": 15.0, "regions": 15.0},
     "precomputed": ["fixed", "regions"],
     "terastitcher": ["sample"],

@@ -25,8 +25,9 @@ def test_report_shows_the_run_and_loads_nothing(browser, whole_run: WholeRun) ->
     assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}
 
     pictures = browser.evaluate(LOOK_AT_PICTURES)
-    # 3 of each stitched image (positions, seams, gain); overlay, checkerboard, correlation, deformation and 2 stages of the registration
-    assert len(pictures) == 3 * 2 + 4 + 2
+    # 4 of each stitched image (positions, seams, tiles before and after, gain) and the bias of one; overlay,
+    # checkerboard, correlation, deformation and 2 stages of the registration
+    assert len(pictures) == 4 * 2 + 1 + 4 + 2
     for picture in pictures:
         assert picture["colours"] > 50, picture["alt"]
         assert picture["shown"] > 200, picture["alt"]

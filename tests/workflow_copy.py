@@ -30,6 +30,8 @@ SETTINGS = {
     ],
     "links": {"search": [5, 5, 5]},
     "illumination": {"corrected_copy": True},
+    "fusion": {"equalise": "check"},
+    "bias": {"images": ["sample"]},
     "store": {"chunk": [32, 64, 64], "shard": [32, 128, 128]},
     "precomputed": ["sample"],
     "points": {

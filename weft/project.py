@@ -203,12 +203,18 @@ class Project:
     def _check_names(self) -> None:
         named = [(f"precomputed[{n}]", image) for n, image in enumerate(self.config.precomputed)]
         named += [(f"isotropic.{image}", image) for image in self.config.isotropic]
+        named += [(f"bias.images[{n}]", image) for n, image in enumerate(self.config.bias.images)]
         named += [(f"points.{name}.image", points.image) for name, points in self.config.points.items()]
         for field, image in named:
             if image not in self.images:
                 raise ConfigError(
                     f"{self.where}: {field} names the image {image!r}, "
                     f"which is not in the table of images{suggest(image, self.images)}"
+                )
+        for n, image in enumerate(self.config.bias.images):
+            if self.images[image].labels:
+                raise ConfigError(
+                    f"{self.where}: bias.images[{n}] names the label image {image!r}; wanted one with intensities"
                 )
         for n, image in enumerate(self.config.terastitcher):
             if image not in self.tiled:

@@ -203,19 +203,19 @@ def _most_frequent(values, n):
 
 @numba.njit(cache=True, nogil=True, forceinline=True)
 def _most_frequent_of_8(a, b, c, d, e, f, g, h):
-    """As `_most_frequent`, for the bins that are most; answers for two values, else says that it does not know."""
+    """As `_most_frequent`, for the bins that are most; says whether it knows, which it nearly always does.
+
+    Without branches: where labels meet, none could be foretold.
+    """
     first = 1 + (b == a) + (c == a) + (d == a) + (e == a) + (f == a) + (g == a) + (h == a)
-    if first > 4:
-        return True, a
-    other = (
-        b if b != a else c if c != a else d if d != a else e
-    )  # of four or fewer alike, one of these differs
+    # Where four or fewer are like the first, one of these differs.
+    other = b if b != a else c if c != a else d if d != a else e
     second = (
         (b == other) + (c == other) + (d == other) + (e == other) + (f == other) + (g == other) + (h == other)
     )
-    if second > 4:
-        return True, other
-    return first + second == 8, min(a, other)
+    value = a if first > second else other
+    value = min(a, other) if first == second else value
+    return max(first, second) > 8 - first - second, value
 
 
 @numba.njit(cache=True, nogil=True, forceinline=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from weft.config.assembly import Fusion, Illumination, Links, Poses, Pyramid
+from weft.config.assembly import Bias, Fusion, Illumination, Links, Poses, Pyramid
 from weft.config.base import CODE, Count, Model, Name, Positive, Voxels
 from weft.config.gates import GATES, Gate
 from weft.config.registration import RegistrationSettings
@@ -96,6 +96,7 @@ class Config(RegistrationSettings):
     poses: Poses = Field(default_factory=Poses, description="Positions of tiles.")
     fusion: Fusion = Field(default_factory=Fusion, description="Tiles to one image.")
     pyramid: Pyramid = Field(default_factory=Pyramid, description="Levels.")
+    bias: Bias = Field(default_factory=Bias, description="What varies over a whole image.")
     isotropic: dict[Name, Positive] = Field(
         default_factory=dict,
         description="Images of which a copy with cubic voxels is made as well (`isotropic.ome.zarr`), and their edge, um: "

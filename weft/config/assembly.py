@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from weft.config.base import Channel, Count, Model, Positive
+from weft.config.base import Channel, Count, Model, Name, Positive
 
 
 class Illumination(Model):
@@ -47,6 +47,13 @@ class Illumination(Model):
         description="For the method `profile`: an image of the gain (TIFF or .npy), or the `illumination.zarr` of another sample.",
     )
     planes: Count = Field(384, description="Planes used for the estimate, spread over tiles and depth.")
+    stripes: Literal["none", "y", "x"] = Field(
+        "none",
+        description="Shadows that absorbers leave along the light sheet are divided out of the tiles as they are fused: the axis along which "
+        "they run. Layers of tissue that run along it suffer, too.",
+    )
+    stripe_width: Count = Field(20, description="Of the broadest stripe, pixels.")
+    stripe_length: Count = Field(128, description="Pixels along which a stripe hardly changes.")
     corrected_copy: bool = Field(
         False,
         description="Also write a corrected copy of every tile; otherwise correction happens on the fly.",
@@ -110,9 +117,10 @@ class Poses(Model):
         8.0, description="How far the stage is trusted, voxels: the weak prior of every tile."
     )
     link_sigma: Positive = Field(0.5, description="Error expected of a good link, voxels.")
-    model: Literal["translation", "rigid", "similarity", "affine"] = Field(
-        "translation",
-        description="What a tile's pose is. All but `translation` also measure blocks of each link, and take the fusion longer.",
+    model: Literal["auto", "translation", "rigid", "similarity", "affine"] = Field(
+        "auto",
+        description="What a tile's pose is. `auto`: translations, unless the displacements of most overlaps bend and another model predicts them much better. "
+        "`rigid`, `similarity` and `affine` measure blocks of each link, and take the fusion longer.",
     )
     linear_sigma: Positive = Field(
         0.005, description="How far the elements of a linear part are expected from the identity."
@@ -123,6 +131,13 @@ class Poses(Model):
         le=1,
         description="`terastitcher` only: links of less confidence are replaced by the stage's displacement.",
     )
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether blocks of the links are matched: always, never, or (None) where overlaps bend."""
+        if self.model == "translation" or (self.model == "auto" and self.method != "robust"):
+            return False
+        return None if self.model == "auto" else True
 
 
 class Fusion(Model):
@@ -137,6 +152,11 @@ class Fusion(Model):
     dtype: Literal["uint8", "uint16", "float32"] = Field(
         "uint16", description="Type of the fused image; values are rounded and clipped, and both are counted."
     )
+    equalise: Literal["none", "check", "force"] = Field(
+        "none",
+        description="Tiles that are brighter than their neighbours show the same content (a lamp that drifts, a dye that bleaches) are "
+        "divided by a factor each. `check`: unless that leaves overlaps that the fit did not see no more alike; `force`: in any case.",
+    )
     offset: float = Field(
         0.0, ge=0, description="Added to every voxel, counts: keeps noise around zero from being clipped."
     )
@@ -147,4 +167,25 @@ class Pyramid(Model):
 
     smallest: Count = Field(
         64, description="No further level is made once the longest axis is at most this long."
+    )
+
+
+class Bias(Model):
+    """Correction of what varies slowly over a whole image, found by N4 on a coarse level and divided out where voxels are read."""
+
+    images: list[Name] = Field(
+        default_factory=list, description="Images that are seen through it; none by default."
+    )
+    policy: Literal["check", "force"] = Field(
+        "check",
+        description="`check`: unless two halves of the image do not agree on it, or it makes the intensities of neither more alike; `force`: in any case.",
+    )
+    use: Literal["registration", "everything"] = Field(
+        "registration",
+        description="`registration`: only what compares images sees them so, and what is measured and exported stays as it was; `everything`: warped and exported images, and "
+        "what is measured of regions, too (as float32).",
+    )
+    spacing: Positive | None = Field(
+        None,
+        description="Voxel size, um, of the level that it is found on (default: the pyramid's coarsest). 50 voxels along an axis are plenty.",
     )

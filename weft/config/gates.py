@@ -19,6 +19,10 @@ class Gate(Model):
 
 # Default gate and meaning of every number that can be gated.
 GATES = {
+    "bad_tiles": (
+        Gate(max=0.0),
+        "Number of tiles that are dead (all of one value), saturated (more than 1 % of the voxels) or doubled, in any channel.",
+    ),
     "links_failed_fraction": (Gate(max=0.5), "Share of the links with content that could not be measured."),
     "link_residual_p95_voxel": (
         Gate(max=3.0),

@@ -80,6 +80,7 @@ def fuse_region(
     region: Region,
     *,
     linear: np.ndarray | None = None,
+    factors: np.ndarray | None = None,
     blend: str = "linear",
     dtype: np.dtype | type | str = np.uint16,
     offset: float = 0.0,
@@ -108,6 +109,8 @@ def fuse_region(
     linear
         Linear part of each tile's pose, (n, 3, 3): the voxel at the offset d (um, (z, y, x)) from the tile's first
         voxel lies at ``position + linear @ d``. None, and matrices of identity, for translations, which are faster.
+    factors
+        What the signal of each tile is divided by, (n,), as `weft.illumination.equalise` finds it; None for 1.
     blend
         ``"linear"`` mixes by the weights, so that across an overlap of two tiles the mix changes linearly;
         ``"sinusoidal"`` mixes along half a wave instead, as TeraStitcher does (Bria & Iannello 2012): a share
@@ -149,14 +152,20 @@ def fuse_region(
         raise ValueError(
             f"the gain is a plane of {illumination.gain.shape}; the tiles have {tiles.shape[1:]} (y, x)"
         )
+    factors = np.ones(len(positions)) if factors is None else np.asarray(factors, float)
+    if factors.shape != (len(positions),) or not (np.isfinite(factors) & (factors > 0)).all():
+        raise ValueError(
+            f"fusion needs a positive factor per tile, ({len(positions)},); found {factors.shape}"
+        )
+    each = factors.tolist()
     start, stop = np.array([part.indices(n)[:2] for part, n in zip(region, out_grid.shape, strict=True)]).T
     cache = cache or TileCache(tiles, max_bytes=0)  # which keeps nothing
     corners = out_grid.to_index(positions)
     matrices = _matrices(linear, positions, out_grid)
     touching = (
-        _affine_piece(cache, tile, channel, matrices[tile], illumination, start, stop)
+        _affine_piece(cache, tile, channel, matrices[tile], illumination, each[tile], start, stop)
         if tile in matrices
-        else _shifted_piece(cache, tile, channel, corner, illumination, start, stop)
+        else _shifted_piece(cache, tile, channel, corner, illumination, each[tile], start, stop)
         for tile, corner in enumerate(corners)
     )
     pieces = [piece for piece in touching if piece is not None]
@@ -251,6 +260,7 @@ def _shifted_piece(
     channel: int,
     corner: np.ndarray,
     illumination: Illumination | None,
+    factor: float,
     start: np.ndarray,
     stop: np.ndarray,
 ) -> _ShiftedPiece | None:
@@ -268,7 +278,7 @@ def _shifted_piece(
     fraction = (low - corner - first).astype(np.float32)
     crop = box(first, first + size + (fraction > 0))
     raw, origin = cache.read(tile, channel, crop)
-    inverse_gain, dark = _correction(illumination, crop)
+    inverse_gain, dark = _correction(illumination, factor, crop)
     rows, fy = size[1], fraction[1]
     behind = slice(1, rows + 1) if fy > 0 else slice(0, rows)
     near, far = (1 - fy) * inverse_gain[:rows], fy * inverse_gain[behind]
@@ -285,6 +295,7 @@ def _affine_piece(
     channel: int,
     matrix: np.ndarray,
     illumination: Illumination | None,
+    factor: float,
     start: np.ndarray,
     stop: np.ndarray,
 ) -> _AffinePiece | None:
@@ -302,7 +313,7 @@ def _affine_piece(
         return None
     crop = box(low, high)
     raw, origin = cache.read(tile, channel, crop)
-    inverse_gain, dark = _correction(illumination, crop)
+    inverse_gain, dark = _correction(illumination, factor, crop)
     voxels = raw[tuple(slice(o, o + n) for o, n in zip(origin, high - low, strict=True))]
     values = (voxels.astype(np.float32) - dark) * inverse_gain
     return _AffinePiece(values, low, shape, from_region)
@@ -332,13 +343,15 @@ def _checked(linear: np.ndarray, count: int) -> np.ndarray:
     return linear
 
 
-def _correction(illumination: Illumination | None, crop: Region) -> tuple[np.ndarray, np.ndarray]:
-    """1 / gain and dark in a part of a tile, float32 (y, x)."""
+def _correction(
+    illumination: Illumination | None, factor: float, crop: Region
+) -> tuple[np.ndarray, np.ndarray]:
+    """1 / (gain * factor) and dark in a part of a tile, float32 (y, x)."""
     if illumination is None:
         shape = [part.stop - part.start for part in crop[1:]]
-        return np.ones(shape, np.float32), np.zeros(shape, np.float32)
+        return np.full(shape, 1.0 / factor, np.float32), np.zeros(shape, np.float32)
     gain, dark = illumination.gain[crop[1:]], illumination.dark[crop[1:]]
-    return (1.0 / gain).astype(np.float32), dark.astype(np.float32)
+    return (1.0 / (factor * gain)).astype(np.float32), dark.astype(np.float32)
 
 
 def _tent(first: float, n: int, size: int) -> np.ndarray:

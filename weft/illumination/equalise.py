@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
 
 from weft.illumination.model import Illumination
 from weft.illumination.samples import block_shape
@@ -10,6 +14,7 @@ from weft.image import TileSet, box
 from weft.links.candidates import candidate_links
 from weft.pyramid import downsample
 
+POLICIES = ("check", "force")
 # Slabs compared per overlap.
 _SLABS = 16
 # How far brightness may differ between tiles: the standard deviation of a tile's log factor; and the error of one overlap.
@@ -17,11 +22,14 @@ _PRIOR, _ERROR = 0.3, 0.02
 _ITERATIONS = 20
 # Blocks are compared where both tiles are brighter than this part of the brightest (99 %) in the overlap.
 _BRIGHT = 0.1
+_LEAST_BLOCKS = 16
+# A factor outside these is no lamp's that drifts.
+_PLAUSIBLE = (0.2, 5.0)
 
 
 def equalise(
-    tiles: TileSet, channel: int, illumination: Illumination, positions: np.ndarray
-) -> tuple[np.ndarray, dict[str, float]]:
+    tiles: TileSet, channel: int, illumination: Illumination, positions: np.ndarray, *, policy: str = "check"
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Factors by which tiles are too bright, so that neighbours agree where they overlap.
 
     Each overlap gives the median log ratio of the blocks that both tiles show; robust least squares (Cauchy
@@ -38,43 +46,94 @@ def equalise(
         Its gain and dark.
     positions
         Solved positions, (n, 3) um.
+    policy
+        ``"check"`` replaces all factors by 1 when those found on half of the slabs leave the other half of the overlaps
+        no more alike, or one is not plausible; ``"force"`` uses them anyway.
 
     Returns
     -------
     factors
         float64, (n,), geometric mean 1: divide a tile's signal by its factor.
     report
-        ``pairs``, and the RMS log ratio of overlaps ``before`` and ``after``.
+        ``pairs``; the RMS log ratio of overlaps ``before`` and ``after``; the same of slabs that the fit did not see,
+        ``held_out_before`` and ``held_out_after``; the ``least`` and ``largest`` factor found; ``accepted`` and ``reason``.
+
+    Raises
+    ------
+    ValueError
+        When the policy is unknown.
     """
+    if policy not in POLICIES:
+        raise ValueError(f"equalise knows the policies {', '.join(POLICIES)}; found {policy!r}")
     pairs, ratios = [], []
     for i, j in candidate_links(positions, tiles.shape, tiles.spacing):
-        ratio = _log_ratio(tiles, channel, illumination, i, j, (positions[j] - positions[i]) / tiles.spacing)
+        ratio = _log_ratios(tiles, channel, illumination, i, j, (positions[j] - positions[i]) / tiles.spacing)
         if ratio is not None:
             pairs.append((i, j))
             ratios.append(ratio)
     count = len(tiles.tiles)
-    rows: np.ndarray = np.zeros((len(pairs), count))
-    for row, (i, j) in enumerate(pairs):
-        rows[row, i], rows[row, j] = 1.0, -1.0
-    values = np.array(ratios)
+    values = np.array(ratios).reshape(-1, 3)
+    rows = _differences(pairs, count)
+    whole, even, odd = (_solve(rows, values[:, n]) for n in range(3))
+    report: dict[str, Any] = {
+        "pairs": len(pairs),
+        "before": _rms(values[:, 0]),
+        "after": _rms(values[:, 0] - rows @ whole),
+        "held_out_before": _rms(values[:, 1:]),
+        "held_out_after": _rms(values[:, 1:] - np.stack([rows @ odd, rows @ even], 1)),
+        "least": round(float(np.exp(whole.min(initial=0.0))), 6),
+        "largest": round(float(np.exp(whole.max(initial=0.0))), 6),
+    }
+    reason = _objection(report)
+    refused = bool(reason) and policy == "check"
+    report.update(
+        accepted=not refused, reason=f"forced although {reason}" if reason and not refused else reason
+    )
+    return np.ones(count) if refused else np.exp(whole), report
+
+
+def _objection(report: dict[str, Any]) -> str:
+    """Why the factors should not be used; empty when nothing speaks against them."""
+    if not report["pairs"]:
+        return "no two tiles show the same content"
+    if not report["held_out_after"] < report["held_out_before"]:
+        return "overlaps that the fit did not see agree no better with it"
+    if report["least"] < _PLAUSIBLE[0] or report["largest"] > _PLAUSIBLE[1]:
+        return "a factor leaves what is plausible"
+    return ""
+
+
+def _differences(pairs: list[tuple[int, int]], count: int) -> sparse.csr_array:
+    """The matrix, (pairs, tiles), that takes log factors to the log ratios of overlaps."""
+    rows = np.repeat(np.arange(len(pairs)), 2)
+    values = np.tile([1.0, -1.0], len(pairs))
+    columns = np.array(pairs, int).reshape(-1)
+    return sparse.csr_array((values, (rows, columns)), shape=(len(pairs), count))
+
+
+def _solve(rows: sparse.csr_array, values: np.ndarray) -> np.ndarray:
+    """Log factor of each tile, of mean 0."""
+    count = rows.shape[1]
     logs = np.zeros(count)
-    for _ in range(_ITERATIONS if pairs else 0):
+    prior = sparse.eye_array(count, format="csc") / _PRIOR**2
+    for _ in range(_ITERATIONS if len(values) else 0):
         weights = 1 / (_ERROR**2 * (1 + ((values - rows @ logs) / (3 * _ERROR)) ** 2))
-        matrix = (rows.T * weights) @ rows + np.eye(count) / _PRIOR**2
-        logs = np.linalg.solve(matrix, rows.T @ (weights * values))
-    logs = np.round(logs - logs.mean(), 9)
-
-    def spread(residual: np.ndarray) -> float:
-        return float(np.sqrt(np.mean(residual**2))) if len(residual) else 0.0
-
-    report = {"pairs": len(pairs), "before": spread(values), "after": spread(values - rows @ logs)}
-    return np.exp(logs), report
+        matrix = rows.T @ sparse.diags_array(weights) @ rows + prior
+        logs = spsolve(matrix.tocsc(), rows.T @ (weights * values))
+    return np.round(logs - logs.mean(), 9) if count else logs
 
 
-def _log_ratio(
+def _rms(values: np.ndarray) -> float:
+    return round(float(np.sqrt(np.mean(values**2))), 6) if values.size else 0.0
+
+
+def _log_ratios(
     tiles: TileSet, channel: int, illumination: Illumination, i: int, j: int, displacement: np.ndarray
-) -> float | None:
-    """Median log(signal i / signal j) over the blocks that both show; None where they show too little."""
+) -> tuple[float, float, float] | None:
+    """Median log(signal i / signal j) over the blocks that both show: of all slabs, of the even and of the odd ones.
+
+    None where they show too little. Where all tissue lies in slabs of one kind, the others' median is that of all.
+    """
     shift = np.round(displacement).astype(int)
     size = np.asarray(tiles.shape) - np.abs(shift)
     block = np.minimum(block_shape(tiles.shape), np.maximum(size, 1))
@@ -93,6 +152,14 @@ def _log_ratio(
         pair.append(np.stack(means))
     low = _BRIGHT * max(float(np.quantile(pair, 0.99)), 1e-3)
     both = (pair[0] > low) & (pair[1] > low)
-    if both.sum() < 16:
+    if both.sum() < _LEAST_BLOCKS:
         return None
-    return float(np.median(np.log(pair[0][both] / pair[1][both])))
+    ratio = np.log(np.where(both, pair[0], 1) / np.where(both, pair[1], 1))
+    whole = float(np.median(ratio[both]))
+    # A fold needs slabs of its own; a single plane is halved by its rows.
+    fold = np.arange(len(slabs))[:, None, None] if len(slabs) > 1 else np.arange(both.shape[1])[None, :, None]
+    halves = [both & (fold % 2 == parity) for parity in (0, 1)]
+    even, odd = (
+        float(np.median(ratio[half])) if half.sum() >= _LEAST_BLOCKS // 2 else whole for half in halves
+    )
+    return whole, even, odd

@@ -13,7 +13,7 @@ from weft.illumination.samples import Samples, above_noise, block_shape, centres
 from weft.image import TileSet
 from weft.links.candidates import candidate_links
 from weft.links.measure import measure_link
-from weft.links.model import Link
+from weft.links.model import Link, LinkSettings
 from weft.pyramid import downsample
 
 # Overlaps compared; more hardly change the fit but cost reading.
@@ -23,6 +23,7 @@ _SLABS_PER_SEAM = 32
 _LEAST_BLOCKS = 100
 # Planes of an overlap that are read for its measurement, besides four times the search along z.
 _PLANES = 48
+_PLAIN = LinkSettings(matches=False)
 # Overlaps of a large scan take no more than this part of its planes.
 _MOST_READ = 0.5
 
@@ -113,7 +114,7 @@ def read_shared(
         link = (
             item
             if isinstance(item, Link)
-            else measure_link(near, i, j, channel, plain, search_voxels=search_voxels)
+            else measure_link(near, i, j, channel, plain, search_voxels=search_voxels, settings=_PLAIN)
         )
         if link.status == "ok":
             found.append(_shared(near, channel, dark, link))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from weft.image import Region, box
+from weft.links.balance import balanced
 from weft.links.kernels import band_pass
 from weft.links.model import LinkSettings
-from weft.links.search import balanced, parabola, search
+from weft.links.search import parabola, search
 
-# Largest block, voxels (z, y, x); an axis of few voxels is taken whole.
-_BLOCK = np.array([48, 128, 128])
+# Largest block, voxels (z, y, x), and the largest of tiles that are deformed, which a block does not show
+# within itself; an axis of few voxels is taken whole.
+BLOCK, SMALL_BLOCK = (48, 128, 128), (48, 64, 64)
 # Blocks of one link differ by less than this from their median, voxels, unless their tiles are deformed.
 _AGREE = 1.5
 
@@ -22,6 +24,7 @@ def match_blocks(
     shape: np.ndarray,
     limits: tuple[Region, Region],
     margin: int,
+    block: tuple[int, int, int],
     structure: Callable[[Region], float],
     logs: Callable[[Region, Region], Sequence[np.ndarray]],
     boxes: tuple[int, int],
@@ -44,6 +47,8 @@ def match_blocks(
         Parts of tiles i and j that may be looked at.
     margin
         How far the displacement may still be off, voxels.
+    block
+        Largest block, voxels (z, y, x).
     structure
         How much there is to see in a region of tile i.
     logs
@@ -65,7 +70,7 @@ def match_blocks(
     high = np.minimum(np.minimum(shape, d + shape), [part.stop for part in limits[0]])
     if (high <= low).any():
         return np.zeros((0, 7))
-    size = np.minimum(_BLOCK, high - low)
+    size = np.minimum(block, high - low)
     bounds_j = (np.array([p.start for p in limits[1]]), np.array([p.stop for p in limits[1]]))
     found = []
     for start in _chosen(low, high, size, structure, blocks):
@@ -82,7 +87,7 @@ def match_blocks(
         if shift is None or ratio > settings.max_peak_ratio:
             continue
         part, ncc = parabola(a, b, shift)
-        part = balanced(pair, boxes, shift, part)
+        part, _ = balanced(pair, boxes, shift, part)
         if ncc >= settings.min_ncc:
             found.append([*((start + stop - 1) / 2), *(d + shift + part - center), ncc])
     return np.array(found).reshape(-1, 7)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weft.image import Region, TileSet
-from weft.links.blocks import agreed, match_blocks
+from weft.links.balance import balanced
+from weft.links.blocks import BLOCK, SMALL_BLOCK, agreed, match_blocks
 from weft.links.kernels import band_pass
 from weft.links.mip_ncc import mip_ncc
 from weft.links.model import Link, LinkSettings, Status
-from weft.links.search import balanced, climb, parabola, search
+from weft.links.search import climb, parabola, search
 from weft.links.signals import corrected_signals, crops, log_signals, most_structured, noise_variance
 
 if TYPE_CHECKING:  # the illumination room measures links itself
@@ -29,7 +30,7 @@ _APART = 2
 _SCALES = (1, 2, 4)
 
 # Times as many blocks where they have to show how a tile is deformed.
-_MORE = 4
+_MORE = 8
 
 # Binning leaves at least this many voxels of a crop along each axis, and of the window's half-width.
 _FEWEST, _NARROWEST = 16, 2
@@ -158,7 +159,7 @@ class _Overlap:
         least = settings.min_shared * min(a.size, b.size)
         shift, ncc = climb(a, b, shift, least)
         part, top = parabola(a, b, shift)
-        part = balanced(self.logs, boxes, shift, part)
+        part, bend = balanced(self.logs, boxes, shift, part)
         displacement = (shift + part) * self.factors + self.base
         distinct, second = False, None
         if rival is not None and ratio > _RIVAL:
@@ -171,13 +172,17 @@ class _Overlap:
                 ratio = float(np.clip(rival_top / max(top, 1e-6), 0, 1))
                 distinct = (1 - min(top, 1.0) ** 2) < settings.distinct * (1 - min(rival_top, 1.0) ** 2)
         matches = np.zeros((0, 7))
-        if settings.matches or not self.whole:
-            matches = self._matches(np.round(displacement).astype(int), a, boxes)
+        place = np.round(displacement).astype(int)
         if not self.whole:
+            matches = self._matches(place, a, boxes)
             if not len(matches):
                 return self._none("low_ncc")
             displacement, ncc, near = agreed(matches)
-            matches = matches if settings.matches else matches[near]
+            off = matches[:, 3:6] - np.median(matches[:, 3:6], axis=0)
+            bend = float(np.median(np.linalg.norm(off, axis=1)))
+            matches = matches[near]
+        if settings.matches or (settings.matches is None and bend > settings.bent):
+            matches = self._matches(place, a, boxes, deformed=True)
         matches[:, :3] *= self.spacing
         matches[:, 3:6] *= self.spacing
         return self._judged(displacement, ncc, ratio, distinct=distinct, rival=second, matches=matches)
@@ -230,8 +235,10 @@ class _Overlap:
             matches=np.zeros((0, 7)) if matches is None else matches,
         )
 
-    def _matches(self, displacement: np.ndarray, a: np.ndarray, boxes: tuple[int, int]) -> np.ndarray:
-        """Blocks of full resolution, looked for around a displacement, (k, 7) voxels."""
+    def _matches(
+        self, displacement: np.ndarray, a: np.ndarray, boxes: tuple[int, int], *, deformed: bool = False
+    ) -> np.ndarray:
+        """Blocks of full resolution, looked for around a displacement, (k, 7) voxels; more, and farther, if tiles are deformed."""
 
         def structure(region: Region) -> float:
             """How much there is to see in a region of tile i, by what the search looked at."""
@@ -245,11 +252,21 @@ class _Overlap:
         def logs(p: Region, q: Region) -> list[np.ndarray]:
             return log_signals(*self.source, (p, q))
 
-        slack = self.settings.slack if self.settings.matches else 0
+        slack = self.settings.slack if deformed else 0
         margin = max(2 * int(self.factors.max()) + 1, slack)
-        blocks = self.settings.blocks * (_MORE if self.settings.matches else 1)
+        blocks = self.settings.blocks * (_MORE if deformed else 1)
+        block = SMALL_BLOCK if deformed else BLOCK
         return match_blocks(
-            displacement, self.shape, self.regions, margin, structure, logs, boxes, blocks, self.settings
+            displacement,
+            self.shape,
+            self.regions,
+            margin,
+            block,
+            structure,
+            logs,
+            boxes,
+            blocks,
+            self.settings,
         )
 
     def _none(self, status: Status) -> Link:

@@ -48,7 +48,11 @@ class LinkSettings:
     most_read
         Crops larger than this many voxels are cut to their most structured part along z.
     matches
-        Match blocks of all links, for poses that are more than translations.
+        Match blocks of all links (True) or, of overlaps that are compared whole, of none (False): poses that are more
+        than translations need them. None matches those of overlaps that are ``bent``.
+    bent
+        An overlap is, when the displacements of its parts differ from their median by more than this
+        (the median one), voxels.
     slack
         With ``matches``: how far blocks may depart from the link's displacement, voxels.
     """
@@ -67,7 +71,8 @@ class LinkSettings:
     whole: int = 4_000_000
     blocks: int = 6
     most_read: int = 128_000_000
-    matches: bool = False
+    matches: bool | None = None
+    bent: float = 0.4
     slack: int = 12
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from weft.image import box
-from weft.links.kernels import band_pass, forces_at, ncc_at
+from weft.links.kernels import ncc_at
 from weft.links.model import LinkSettings
 from weft.pyramid import downsample
 
@@ -133,42 +131,3 @@ def parabola(a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> tuple[np.ndarra
             part[axis] = np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)
             top -= 0.25 * (before - after) * part[axis]
     return part, float(top)
-
-
-def balanced(
-    logs: Sequence[np.ndarray], boxes: tuple[int, int], shift: np.ndarray, part: np.ndarray
-) -> np.ndarray:
-    """The part of a voxel, (3,), beyond a whole shift at which the difference of two volumes pulls neither way.
-
-    What they share at the whole shift is cut out and band-passed anew: band-passes of the volumes themselves
-    differ along their borders, which lie at different places of the specimen. The forces (see `forces_at`) are taken there
-    and one voxel on along each axis, and vanish in between (a secant step). So tiles that show the
-    same voxels are placed exactly, however thin their overlap is.
-
-    Parameters
-    ----------
-    logs
-        Both volumes on a logarithmic scale, float32 (z, y, x).
-    boxes
-        Of the band-pass.
-    shift
-        Where voxel 0 of the second lies in the first, (3,) whole voxels.
-    part
-        A first guess of the answer, which is kept where the forces say nothing.
-    """
-    low, high = np.maximum(0, shift), np.minimum(logs[0].shape, shift + logs[1].shape)
-    shared = logs[0][box(low, high)], logs[1][box(low - shift, high - shift)]
-    a, b = (band_pass(np.ascontiguousarray(v), *boxes) for v in shared)
-    here = forces_at(a, b, np.zeros(3, np.int64))
-    axes = np.flatnonzero(here)
-    side = np.where(part >= 0, 1, -1)
-    slopes = np.zeros((3, 3))
-    for axis in axes:
-        step = side * (np.arange(3) == axis)
-        slopes[:, axis] = side[axis] * (forces_at(a, b, step) - here)
-    inner = slopes[np.ix_(axes, axes)]
-    if not len(axes) or (np.linalg.eigvalsh(inner + inner.T) <= 0).any():
-        return part
-    found = np.zeros(3)
-    found[axes] = -np.linalg.solve(inner, here[axes])
-    return part if np.abs(found).max() > 1 else found

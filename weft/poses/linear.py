@@ -38,7 +38,7 @@ def fit_linear(
     shape, spacing
         Of a tile: voxels (z, y, x), and um.
     settings
-        Which model, and expected errors.
+        Which model, and expected errors; ``"translation"`` fits places alone.
 
     Returns
     -------
@@ -48,8 +48,8 @@ def fit_linear(
     tiles = len(poses.positions)
     extent = (np.asarray(shape) - 1) * np.asarray(spacing, float)
     basis = _basis(settings.model, np.asarray(shape) > 1)
-    ends, first, second = _points(poses, links, settings)
-    if not len(ends) or not len(basis):
+    ends, first, second = matched_points(poses, links, settings)
+    if not len(ends):
         return dataclasses.replace(poses, linear=np.tile(np.eye(3), (tiles, 1, 1)))
     first, second = first - extent / 2, second - extent / 2  # offsets from the tiles' middles
     unit = float(np.min(spacing))
@@ -88,7 +88,7 @@ def _basis(model: str, moves: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(-1, 3, 3)
 
 
-def _points(
+def matched_points(
     poses: Poses, links: Sequence[Link], settings: PoseSettings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tiles i and j, and the matched points in both, um from their first voxels, of the believed links."""

@@ -9,7 +9,7 @@ import numpy as np
 
 Method = Literal["robust", "terastitcher"]
 METHODS: tuple[str, ...] = get_args(Method)
-Model = Literal["translation", "rigid", "similarity", "affine"]
+Model = Literal["auto", "translation", "rigid", "similarity", "affine"]
 MODELS: tuple[str, ...] = get_args(Model)
 
 
@@ -34,7 +34,8 @@ class PoseSettings:
     threshold
         ``terastitcher`` only: a link of less confidence is replaced by the stage's displacement.
     model
-        What a tile's pose is. All but ``"translation"`` take block matches of the links.
+        What a tile's pose is. All but ``"translation"`` take block matches of the links. ``"auto"``: what these ask for
+        (see `choose_model`), translations where they are few or the shape of a tile is not given.
     linear_sigma
         How far the elements of a linear part are expected from the identity.
     """
@@ -46,7 +47,7 @@ class PoseSettings:
     outlier: float = 5.0
     used: float = 0.1
     threshold: float = 0.3
-    model: Model = "translation"
+    model: Model = "auto"
     linear_sigma: float = 0.005
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from weft.grid import Shape, Triple
 from weft.links.model import Link
+from weft.poses.choose import bent, choose_model
 from weft.poses.graph import Claims, System, components
 from weft.poses.linear import fit_linear
 from weft.poses.model import Poses, PoseSettings
@@ -42,7 +43,7 @@ def solve_poses(
     pins
         Positions, um, of tiles that are held where they are.
     shape
-        Voxels of a tile, (z, y, x); wanted for poses that are more than translations.
+        Voxels of a tile, (z, y, x); wanted for poses that are more than translations, or may be.
     settings
         Method and expected errors; None takes the defaults.
 
@@ -58,12 +59,22 @@ def solve_poses(
         the shape of a tile.
     """
     settings = settings or PoseSettings()
+    if settings.model == "auto":
+        plain = dataclasses.replace(settings, model="translation")
+        poses = solve_poses(stage_positions, links, spacing, pins=pins, settings=plain)
+        if shape is None or settings.method != "robust" or not bent(poses, links, spacing, settings):
+            return poses
     if settings.model != "translation":
         if shape is None:
             raise ValueError(f"poses of the model {settings.model!r} need the shape of a tile; found none")
         translations = solve_poses(
             stage_positions, links, spacing, pins=pins, settings=_blurred(settings, shape, spacing)
         )
+        if settings.model == "auto":
+            model = choose_model(translations, links, shape, spacing, settings)
+            if model == "translation":
+                return poses
+            settings = dataclasses.replace(settings, model=model)
         return fit_linear(translations, links, shape, spacing, settings)
     stage = np.asarray(stage_positions, float).reshape(-1, 3)
     n = len(stage)

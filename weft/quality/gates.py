@@ -18,6 +18,7 @@ _BLOCKS = "registrations/{name}/stages/{stage}/ledger.tsv and registrations/{nam
 _FIGURE = "registrations/{name}/figures/"
 _TABLE = "registrations/{name}/quality/"
 LOOK_AT = {
+    "bad_tiles": "images/{name}/illumination.json and images/{name}/figures/flat_field.png",
     "links_failed_fraction": _LINKS,
     "link_residual_p95_voxel": _LINKS,
     "clipped_fraction": "images/{name}/quality/fusion.json",

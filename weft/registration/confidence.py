@@ -15,7 +15,6 @@ from weft.registration.refine import AffineRefiner
 Verdict = Literal["accept", "warn", "refuse"]
 
 _MIRROR_TIE = 0.01  # difference in score, as a share, that cannot tell a sample from its mirror image
-_CERTAIN = 2.0  # times the margin that is accepted: then half the score will do, as of sparse cells
 _OWN_MIRROR = 0.85  # correlation with its own mirror image from which an image cannot tell left from right
 
 
@@ -35,6 +34,16 @@ class Thresholds:
     accept_margin: float
     refuse_margin: float
     min_score: float
+
+    @property
+    def certain_margin(self) -> float:
+        """The margin from which half the score will do, as of sparse cells or of two stains."""
+        return 2 * self.accept_margin
+
+    @property
+    def least(self) -> float:
+        """That half score."""
+        return self.min_score / 2
 
 
 def mirror_note(
@@ -72,8 +81,8 @@ def self_mirror(feature: Feature) -> float:
 
 def judge(score: float, margin: float | None, thresholds: Thresholds, notes: list[str]) -> Verdict:
     """Whether a result may be built on; why not is added to `notes`."""
-    certain = margin is not None and margin >= _CERTAIN * thresholds.accept_margin
-    needed = thresholds.min_score / 2 if certain else thresholds.min_score
+    certain = margin is not None and margin >= thresholds.certain_margin
+    needed = thresholds.least if certain else thresholds.min_score
     if score < needed:
         notes.append(f"the score {score:.3f} is below {needed:g}: no match was found")
         return "refuse"

@@ -58,11 +58,15 @@ def search(
             numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
         if pool and pool[0].fit.score >= _CLEAR:
             break
-        if pool and pool[0].fit.score >= max(enough, thresholds.min_score):
+        if pool and pool[0].fit.score >= thresholds.least:
             # More effort will not tell a mirror image from the best.
             hand = hands[pool[0].orientation]
             rivals = _different(reference, [c for c in pool if hands[c.orientation] == hand], pool[0])
-            if not rivals or pool[0].fit.score >= thresholds.accept_margin * rivals[0].fit.score:
+            margin = pool[0].fit.score / max(rivals[0].fit.score, 1e-3) if rivals else np.inf
+            clear = (
+                pool[0].fit.score >= max(enough, thresholds.min_score) and margin >= thresholds.accept_margin
+            )
+            if clear or (rotations > 1 and rivals and margin >= thresholds.certain_margin):
                 break
     return pool
 

@@ -14,6 +14,7 @@ from weft.illumination import Illumination, find_defects, read_once, read_profil
 from weft.illumination import fit_illumination as fit
 from weft.illumination.basic import require_basic
 from weft.logs import log
+from weft.steps.quality import write_quality
 from weft.steps.sources import open_tiles, tile_digests, tile_places
 
 
@@ -24,8 +25,10 @@ def fit_illumination(
     source: dict[str, Any],
     settings: dict[str, Any],
     state: Any,
+    gates: dict[str, Any],
     code: str,
     receipt: str,
+    quality: str,
     threads: int,
 ) -> None:
     """Estimate the illumination of every channel and store gain and dark, (c, y, x) float32."""
@@ -71,6 +74,10 @@ def fit_illumination(
             log.info("fitted %d channels", len(fitted))
         records = store.records(["all"])
         _tell(index["image"], raw.channels, records["all"])
+        bad = bad_tiles(records["all"]["defects"])
+        words = ", ".join(f"{name} ({'; '.join(why)})" for name, why in bad.items())
+        count: float | dict[str, float] = {words: float(len(bad))} if bad else 0.0
+        write_quality(quality, "fit_illumination", index["image"], {"bad_tiles": count}, gates)
         store.publish(receipt)
         receipts.write_provenance(receipt, key=store.key, settings=settings, code=code)
         receipts.write(
@@ -83,6 +90,19 @@ def fit_illumination(
                 "data": store.data_digest(records),
             },
         )
+
+
+def bad_tiles(defects: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """What is wrong with each tile that is dead, saturated or doubled, by its name; ``defects`` of each channel."""
+    found: dict[str, list[str]] = {}
+    for channel in defects:
+        said = [(name, kind) for kind in ("dead", "saturated") for name in channel[kind]]
+        for group in channel["doubled"]:
+            said += [(name, f"the same as {', '.join(sorted(set(group) - {name}))}") for name in group]
+        for name, words in said:
+            if words not in found.setdefault(name, []):
+                found[name].append(words)
+    return dict(sorted(found.items()))
 
 
 def _digests(planes: Iterable[np.ndarray | None]) -> list[str | None]:

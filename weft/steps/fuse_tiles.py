@@ -12,7 +12,8 @@ from weft.blocks import deal
 from weft.fusion import TileCache, fuse_region, output_grid
 from weft.grid import Grid
 from weft.logs import log
-from weft.steps.illumination import load_illumination
+from weft.steps.equalise_tiles import read_factors
+from weft.steps.illumination import load_illumination, stripeless
 from weft.steps.level_builder import LevelBuilder
 from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
@@ -27,9 +28,11 @@ def fuse_tiles(
     tiles: str,
     illumination: str,
     poses: str,
+    factors: str | list[str],
     path: str,
     source: dict[str, Any],
     settings: dict[str, Any],
+    stripes: dict[str, Any],
     store: dict[str, Any],
     batches: int,
     batch: int,
@@ -37,7 +40,10 @@ def fuse_tiles(
     receipt: str,
     threads: int,
 ) -> None:
-    """Fuse one batch of regions into the image's level 0; a region that is there under this key is left alone."""
+    """Fuse one batch of regions into the image's level 0; a region that is there under this key is left alone.
+
+    ``factors`` is the receipt of the tiles' brightness, and empty where none was asked for.
+    """
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
     kept = read_fused(poses)
@@ -45,24 +51,27 @@ def fuse_tiles(
     positions, linear = read_poses(poses)[kept], read_linear(poses)
     linear = None if linear is None else linear[kept]
     lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
+    brightness = read_factors(factors, len(raw.channels), len(index["tiles"]))[:, kept]
     grid = output_grid(positions, raw.shape, raw.spacing, linear)
     facts = [
         [index["tiles"][n]["data"] for n in kept],
         receipts.read(illumination)["data"],
         [receipts.array_digest(positions), None if linear is None else receipts.array_digest(linear)],
+        brightness.tolist(),
         grid.to_json(),
-        [settings, store, code, receipts.environment("numba", "zarr")],
+        [settings, stripes, store, code, receipts.environment("numba", "zarr")],
     ]
     keyed = receipts.KeyedStore(Path(receipt).parents[2] / "fused.zarr", receipts.digest(facts))
     with receipts.job_lock(receipt):
         builder = _builder(keyed, grid, len(raw.channels), settings["dtype"], store)
         mine = deal(builder.names(), batch, batches)
-        cache = TileCache(raw)
+        shown = stripeless(raw, lights, stripes)
+        cache = TileCache(shown)
 
         def fuse(name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
             channel, where = split_name(name, builder.levels[0])
             voxels, counts = fuse_region(
-                raw, channel, positions, lights[channel], grid, where, linear=linear,
+                shown, channel, positions, lights[channel], grid, where, linear=linear, factors=brightness[channel],
                 blend=settings["blend"], dtype=settings["dtype"], offset=settings["offset"], cache=cache,
             )  # fmt: skip
             return voxels, {"counts": counts}

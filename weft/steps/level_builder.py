@@ -145,6 +145,8 @@ class LevelBuilder:
         """Write and record a region; then bin it into those above, and write what is complete by that."""
         array = self.levels[level]
         channel, where = split_name(name, array)
+        if voxels is not None:
+            voxels = np.ascontiguousarray(voxels)  # once for all that walk through it
         digests = write_region(array, channel, where, voxels, str(level))
         self.keyed.finish(f"{level}-{name}", digests, **facts)
         if level + 1 == len(self.levels):

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import zarr
+
 from weft import receipts
+from weft.bias import Bias, corrected
+from weft.grid import Grid
 from weft.image import Image, TileSet
 from weft.plugins import import_plugins
 from weft.readers import open_source
@@ -31,14 +36,23 @@ def open_received(receipt: str | Path) -> tuple[Image, dict[str, Any]]:
     """The image that a receipt speaks of, and the receipt.
 
     Channels, orientation and the kind (labels or not) are the receipt's: a store that is only referenced
-    may not say them.
+    may not say them. The receipt of a bias speaks of the image that is seen through it.
     """
     facts = receipts.read(receipt)
-    image = open_image(Path(receipt).parent / facts["store"])
+    folder = Path(receipt).parent
+    facts = {**facts, **facts.get("seen", {})}
+    image = open_image(folder / facts["store"])
     image = dataclasses.replace(
         image, channels=tuple(facts["channels"]), orientation=facts["orientation"], labels=facts["labels"]
     )
-    return image, facts
+    return corrected(image, load_biases(folder / facts["bias"])) if facts.get("bias") else image, facts
+
+
+def load_biases(store: Path) -> list[Bias]:
+    """The bias of every channel of an image."""
+    array = zarr.open_array(str(store / "log_gain"), mode="r")
+    grid: Any = array.attrs["grid"]
+    return [Bias(np.asarray(values, np.float32), Grid.from_json(grid)) for values in array[:]]  # type: ignore[union-attr]
 
 
 def open_mask(receipt: str | list[str]) -> Image | None:

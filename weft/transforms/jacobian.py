@@ -134,17 +134,18 @@ def _central(u, spacing, z_start, z_stop, out):
 def _smallest(u, spacing, small, out):
     _, nz, ny, nx = u.shape
     d = np.empty((3, 2, 3))  # axis, side, component
+    rz, ry, rx = 1.0 / spacing[0], 1.0 / spacing[1], 1.0 / spacing[2]
     for z in range(nz):
         for y in range(ny):
             for x in range(nx):
                 for c in range(3):
                     here = float(u[c, z, y, x])
-                    d[0, 0, c] = (here - float(u[c, max(z - 1, 0), y, x])) / spacing[0]
-                    d[0, 1, c] = (float(u[c, min(z + 1, nz - 1), y, x]) - here) / spacing[0]
-                    d[1, 0, c] = (here - float(u[c, z, max(y - 1, 0), x])) / spacing[1]
-                    d[1, 1, c] = (float(u[c, z, min(y + 1, ny - 1), x]) - here) / spacing[1]
-                    d[2, 0, c] = (here - float(u[c, z, y, max(x - 1, 0)])) / spacing[2]
-                    d[2, 1, c] = (float(u[c, z, y, min(x + 1, nx - 1)]) - here) / spacing[2]
+                    d[0, 0, c] = (here - float(u[c, max(z - 1, 0), y, x])) * rz
+                    d[0, 1, c] = (float(u[c, min(z + 1, nz - 1), y, x]) - here) * rz
+                    d[1, 0, c] = (here - float(u[c, z, max(y - 1, 0), x])) * ry
+                    d[1, 1, c] = (float(u[c, z, min(y + 1, ny - 1), x]) - here) * ry
+                    d[2, 0, c] = (here - float(u[c, z, y, max(x - 1, 0)])) * rx
+                    d[2, 1, c] = (float(u[c, z, y, min(x + 1, nx - 1)]) - here) * rx
                 # A cell beyond the border does not exist; its derivative is the inner one's.
                 for axis, i, n in ((0, z, nz), (1, y, ny), (2, x, nx)):
                     if i == 0:

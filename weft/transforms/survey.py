@@ -115,20 +115,30 @@ def with_rim(part: Region, grid: Grid) -> Region:
 @numba.njit(cache=True, nogil=True)
 def _bend(u, axis, first, last, planes):
     """Add the second differences along an axis of the samples first..last that have both neighbours, plane by plane."""
-    step = np.zeros(3, np.int64)
-    step[axis] = 1
-    dz, dy, dx = step
+    _, nz, ny, nx = u.shape
+    step = (ny * nx, nx, 1)[axis]
     low, high = first.copy(), last.copy()
     low[axis], high[axis] = max(first[axis], 1), min(last[axis], u.shape[1 + axis] - 1)
+    count = max(high[2] - low[2], 0)
+    squares = np.empty(count, np.float32)
+    flat = u.reshape(-1)
     for z in range(low[0], high[0]):
         for y in range(low[1], high[1]):
-            for x in range(low[2], high[2]):
-                square = 0.0
-                for c in range(3):
-                    bend = (u[c, z - dz, y - dy, x - dx] - u[c, z, y, x]) + (
-                        u[c, z + dz, y + dy, x + dx] - u[c, z, y, x]
-                    )
-                    square += float(bend) * float(bend)
-                plane = (z, y, x)[axis]
-                planes[plane, 0] += np.sqrt(square)
-                planes[plane, 1] += 1
+            squares[:] = 0
+            for c in range(3):
+                start = ((c * nz + z) * ny + y) * nx + low[2]
+                before = flat[start - step : start - step + count]
+                here = flat[start : start + count]
+                after = flat[start + step : start + step + count]
+                for x in range(count):
+                    bend = (before[x] - here[x]) + (after[x] - here[x])
+                    squares[x] += bend * bend
+            if axis == 2:
+                for x in range(count):
+                    planes[low[2] + x, 0] += np.sqrt(squares[x])
+                    planes[low[2] + x, 1] += 1
+            else:
+                plane = z if axis == 0 else y
+                for x in range(count):
+                    planes[plane, 0] += np.sqrt(squares[x])
+                planes[plane, 1] += count

@@ -15,7 +15,7 @@ from weft.pyramid import downsample, halving
 from weft.registration.backends.native_jit import JIT
 
 Contrast = Literal["linear", "root", "log"]
-WINDOWS = 10_000  # looked at for local variance and noise
+WINDOWS = 6_000  # looked at for local variance and noise
 FAINT = 0.002  # of the local variance: windows with less count alike as background
 
 

@@ -114,7 +114,7 @@ def sum_tiles(
                         for pick in range(0 if other.size else 1, 2):
                             warp_row(
                                 k, y, a, b, u if pick else other, linear, shift, moving, fixed_mask, moving_mask,
-                                pick and other.size, B, C, offsets, R, WARPED + row + 2 * a, VALID + row + 2 * a,
+                                pick and other.size, pick, B, C, offsets, R, WARPED + row + 2 * a, VALID + row + 2 * a,
                             )  # fmt: skip
                         if a == 0:
                             R[WARPED + row - 1] = R[WARPED + row]

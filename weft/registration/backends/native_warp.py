@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED
+from weft.registration.backends.native_jit import INLINED, prefetch
 
 # Offsets have no sign: a signed one may count from the end, and loops over such are not vectorised.
 U = np.uint64
@@ -25,12 +25,14 @@ AXES = 3  # rows of scratch for the coordinates, and for the displacement on cel
 
 
 @njit(**INLINED)
-def warp_row(z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narrow, B, C, offsets, R, m, v):
+def warp_row(
+    z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narrow, values, B, C, offsets, R, m, v
+):
     """Pull back the voxels of the cells a .. b - 1 of row (z, y): values -> R[m:], weights -> R[v:].
 
     Values go on by one voxel over the edges of the image. A weight is the product of both masks, and 0
     outside the moving image, which reaches half a voxel beyond its outermost centres (values are clamped
-    there). With `narrow` the weights that R[v:] holds are multiplied by it.
+    there). With `narrow` the weights that R[v:] holds are multiplied by it; without `values` there are weights alone.
 
     Parameters
     ----------
@@ -100,16 +102,19 @@ def warp_row(z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narr
             i = offsets[x] + np.int64(B[x] + half) * pitch_z
             i += np.int64(B[PY + x] + half) * pitch_y
             R[v + x] *= mask[i + np.int64(B[PX + x] + half)]
+    if not values:
+        return
     # The eight corners of a voxel are gathered from four shifted views with the same two offsets.
     m00 = moving.reshape(-1)
     m01 = m00[Xm:]
     m10 = m00[pitch_z:]
     m11 = m00[pitch_z + Xm :]
-    # What is new to the cache lies at the last corner: its lines are asked for at once, not one by one.
-    touched = zero
+    # What the next row is the first to need lies at its last corner: it comes while this one is worked off.
+    ahead = np.int64(np.rint(linear[0, 1])) * pitch_z + np.int64(np.rint(linear[1, 1])) * pitch_y
+    ahead += np.int64(np.rint(linear[2, 1]))
     for k in range(0, count, LINE):
-        touched += m11[U(offsets[U(k)])]
-    C[PITCH - 1] = touched
+        prefetch(m11, U(offsets[U(k)] + ahead))
+    prefetch(m11, U(offsets[U(count - 1)] + ahead))
     for k in range(count):
         x = U(k)
         i = U(offsets[x])

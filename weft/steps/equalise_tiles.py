@@ -1,0 +1,62 @@
+"""Rule equalise_tiles: how much too bright each tile is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from weft import receipts
+from weft.illumination import equalise
+from weft.logs import log
+from weft.steps.illumination import load_illumination
+from weft.steps.sources import open_tiles
+from weft.steps.tile_tables import read_fused, read_poses
+
+
+def equalise_tiles(
+    *,
+    tiles: str,
+    illumination: str,
+    poses: str,
+    path: str,
+    source: dict[str, Any],
+    policy: str,
+    code: str,
+    receipt: str,
+) -> None:
+    """Compare the tiles that are fused in all their overlaps and write a factor for every tile and channel."""
+    index = receipts.read(tiles)
+    kept = read_fused(poses)
+    raw, positions = open_tiles(path, source), read_poses(poses)[kept]
+    factors = np.ones((len(raw.channels), len(raw.tiles)))
+    reports = []
+    with receipts.job_lock(receipt):
+        for channel, name in enumerate(raw.channels):
+            light = load_illumination(illumination, channel)
+            factors[channel, kept], report = equalise(
+                raw.part(kept), channel, light, positions, policy=policy
+            )
+            if report["reason"]:
+                used = "used" if report["accepted"] else "replaced by 1"
+                log.warning(
+                    "%s, channel %s: brightness of tiles %s: %s", index["image"], name, used, report["reason"]
+                )
+            reports.append(report)
+        receipts.write_provenance(receipt, policy=policy, code=code)
+        receipts.write(
+            receipt,
+            {
+                "channels": list(raw.channels),
+                "tiles": [tile.name for tile in raw.tiles],
+                "factors": factors.tolist(),
+                "reports": reports,
+            },
+        )
+
+
+def read_factors(receipt: str | list[str], channels: int, tiles: int) -> np.ndarray:
+    """What the signal of each tile is divided by, float64 (channels, tiles); 1 where a step is handed no receipt."""
+    if not isinstance(receipt, str):
+        return np.ones((channels, tiles))
+    return np.array(receipts.read(receipt)["factors"], float).reshape(channels, tiles)
