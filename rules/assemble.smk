@@ -48,6 +48,7 @@ rule fuse_tiles:
     params:
         path=source_path,
         source=source_settings,
+        stripes=STRIPES,
         settings=plain(SETTINGS.fusion, "blend", "dtype", "offset"),
         store=plain(SETTINGS.store),
         batches=SETTINGS.batches.fuse_tiles,

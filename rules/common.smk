@@ -54,6 +54,10 @@ def plain(model, *fields, **more):
     return {**model.model_dump(mode="json", include=set(fields) or None), **more}
 
 
+# Settings of the removal of stripes, which every step that shows tiles as they are fused shares.
+STRIPES = plain(SETTINGS.illumination, "stripes", "stripe_width", "stripe_length")
+
+
 def source_path(wildcards):
     return PROJECT.path(PROJECT.images[wildcards.image].source)
 

@@ -26,6 +26,7 @@ rule check_seams:
         path=source_path,
         source=source_settings,
         channel=SETTINGS.links.channel,
+        stripes=STRIPES,
         code=code("check_seams", *READERS),
     script:
         "../scripts/check_seams.py"

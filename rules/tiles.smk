@@ -72,6 +72,7 @@ rule correct_tiles:
     params:
         path=source_path,
         source=source_settings,
+        stripes=STRIPES,
         store=plain(SETTINGS.store),
         code=code("correct_tiles", *READERS),
     script:

@@ -47,6 +47,13 @@ class Illumination(Model):
         description="For the method `profile`: an image of the gain (TIFF or .npy), or the `illumination.zarr` of another sample.",
     )
     planes: Count = Field(384, description="Planes used for the estimate, spread over tiles and depth.")
+    stripes: Literal["none", "y", "x"] = Field(
+        "none",
+        description="Shadows that absorbers leave along the light sheet are divided out of the tiles as they are fused: the axis along which "
+        "they run. Layers of tissue that run along it suffer, too.",
+    )
+    stripe_width: Count = Field(20, description="Of the broadest stripe, pixels.")
+    stripe_length: Count = Field(128, description="Pixels along which a stripe hardly changes.")
     corrected_copy: bool = Field(
         False,
         description="Also write a corrected copy of every tile; otherwise correction happens on the fly.",

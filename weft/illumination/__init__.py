@@ -8,6 +8,7 @@ from weft.illumination.estimate import METHODS, POLICIES, fit_illumination
 from weft.illumination.model import Illumination
 from weft.illumination.profile import read_profile
 from weft.illumination.reading import read_once
+from weft.illumination.stripes import find_stripes, without_stripes
 
 __all__ = [
     "METHODS",
@@ -17,9 +18,11 @@ __all__ = [
     "corrected",
     "equalise",
     "find_defects",
+    "find_stripes",
     "fit_bias",
     "fit_illumination",
     "read_once",
     "read_profile",
     "resolve_dark",
+    "without_stripes",
 ]

@@ -17,7 +17,7 @@ from weft.links.seams import Seam, seam
 from weft.logs import log, progress
 from weft.pyramid import downsample
 from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination
+from weft.steps.illumination import load_illumination, stripeless
 from weft.steps.sources import channel_of, open_tiles
 from weft.steps.tile_tables import read_fused, read_poses, read_rows
 
@@ -37,6 +37,7 @@ def check_seams(
     path: str,
     source: dict[str, Any],
     channel: str | None,
+    stripes: dict[str, Any],
     code: str,
     table: str,
     picture: str,
@@ -83,17 +84,23 @@ def check_seams(
     kept = read_fused(poses)
     brightness = read_factors(factors, len(raw.channels), len(raw.tiles))[:, kept]
     lights = [load_illumination(illumination, c) for c in range(len(raw.channels))]
-    shown = [
-        _flat_field(raw.part(kept), c, lights[c], solved[kept], brightness[c])
-        for c in range(len(raw.channels))
-    ]
+    both = raw.part(kept), stripeless(raw.part(kept), lights, stripes)
+    shown = [_flat_field(both, c, lights[c], solved[kept], brightness[c]) for c in range(len(raw.channels))]
     flat_field(shown, flat_field_picture, f"{index['image']}: tiles before and after correction")
 
 
 def _flat_field(
-    tiles: TileSet, channel: int, light: Illumination, positions: np.ndarray, factors: np.ndarray
+    pair: tuple[TileSet, TileSet],
+    channel: int,
+    light: Illumination,
+    positions: np.ndarray,
+    factors: np.ndarray,
 ) -> FlatFieldPicture:
-    """The middle plane of the tiles about the middle of the scan, binned, and the brightest of them alone."""
+    """The middle plane of the tiles about the middle of the scan, binned, and the brightest of them alone.
+
+    ``pair`` are the tiles as they are and as they are fused.
+    """
+    tiles, fused = pair
     about = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     chosen = np.sort(np.argsort(about, kind="stable")[:TILES])
     places = positions[chosen, 1:] / tiles.spacing[1:]
@@ -102,8 +109,12 @@ def _flat_field(
     z = tiles.shape[0] // 2
     before, after, best, alone = [], [], -np.inf, (0, np.empty((0, 0)), np.empty((0, 0)))
     for tile in chosen.tolist():
-        plane = tiles.read(tile, channel, (slice(z, z + 1), slice(None), slice(None)))
-        raw, signal = plane[0].astype(np.float32) - light.dark, light.correct(plane)[0] / float(factors[tile])
+        where = slice(z, z + 1), slice(None), slice(None)
+        plane = tiles.read(tile, channel, where)
+        raw, signal = (
+            plane[0].astype(np.float32) - light.dark,
+            light.correct(fused.read(tile, channel, where))[0] / float(factors[tile]),
+        )
         before.append(downsample(raw[None], (1, factor, factor))[0])
         after.append(downsample(signal[None], (1, factor, factor))[0])
         mean = float(signal.mean())

@@ -11,7 +11,7 @@ import numpy as np
 from weft import receipts
 from weft.grid import Grid
 from weft.logs import progress
-from weft.steps.illumination import load_illumination
+from weft.steps.illumination import load_illumination, stripeless
 from weft.steps.regions import region_names, split_name
 from weft.steps.sources import open_tiles, tile_places
 from weft.stores.ome_zarr import create_level, open_level, write_region
@@ -23,19 +23,21 @@ def correct_tiles(
     illumination: str,
     path: str,
     source: dict[str, Any],
+    stripes: dict[str, Any],
     store: dict[str, Any],
     code: str,
     receipt: str,
     threads: int,
 ) -> None:
-    """Write (raw - dark) / gain of every tile as one array (c, z, y, x) each; rounded, clipped and counted."""
+    """Write (raw - dark) / gain of every tile, without stripes where that is asked for, as one array (c, z, y, x) each; rounded, clipped and counted."""
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
     lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
     data = [tile["data"] for tile in index["tiles"]]
-    facts = [data, tile_places(index), receipts.read(illumination)["data"]]
+    facts = [data, tile_places(index), receipts.read(illumination)["data"], stripes]
     key = receipts.digest([facts, store, code, receipts.environment("zarr")])
     keyed = receipts.KeyedStore(Path(receipt).with_name("corrected.zarr"), key)
+    shown = stripeless(raw, lights, stripes)
     top = np.iinfo(raw.dtype).max if raw.dtype.kind == "u" else None
     records: dict[str, dict[str, Any]] = {}
     with receipts.job_lock(receipt):
@@ -48,7 +50,7 @@ def correct_tiles(
 
             def one(label: str, n=n, array=array, labels=labels, tile=tile) -> None:
                 channel, where = split_name(labels[label], array)
-                signal = lights[channel].correct(raw.read(n, channel, where), where[1:])
+                signal = lights[channel].correct(shown.read(n, channel, where), where[1:])
                 clipped = 0
                 if top is not None:
                     clipped = int(((signal < -0.5) | (signal > top + 0.5)).sum())

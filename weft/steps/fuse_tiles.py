@@ -13,7 +13,7 @@ from weft.fusion import TileCache, fuse_region, output_grid
 from weft.grid import Grid
 from weft.logs import log
 from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination
+from weft.steps.illumination import load_illumination, stripeless
 from weft.steps.level_builder import LevelBuilder
 from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
@@ -32,6 +32,7 @@ def fuse_tiles(
     path: str,
     source: dict[str, Any],
     settings: dict[str, Any],
+    stripes: dict[str, Any],
     store: dict[str, Any],
     batches: int,
     batch: int,
@@ -58,18 +59,19 @@ def fuse_tiles(
         [receipts.array_digest(positions), None if linear is None else receipts.array_digest(linear)],
         brightness.tolist(),
         grid.to_json(),
-        [settings, store, code, receipts.environment("numba", "zarr")],
+        [settings, stripes, store, code, receipts.environment("numba", "zarr")],
     ]
     keyed = receipts.KeyedStore(Path(receipt).parents[2] / "fused.zarr", receipts.digest(facts))
     with receipts.job_lock(receipt):
         builder = _builder(keyed, grid, len(raw.channels), settings["dtype"], store)
         mine = deal(builder.names(), batch, batches)
-        cache = TileCache(raw)
+        shown = stripeless(raw, lights, stripes)
+        cache = TileCache(shown)
 
         def fuse(name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
             channel, where = split_name(name, builder.levels[0])
             voxels, counts = fuse_region(
-                raw, channel, positions, lights[channel], grid, where, linear=linear, factors=brightness[channel],
+                shown, channel, positions, lights[channel], grid, where, linear=linear, factors=brightness[channel],
                 blend=settings["blend"], dtype=settings["dtype"], offset=settings["offset"], cache=cache,
             )  # fmt: skip
             return voxels, {"counts": counts}
