@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,33 @@ def test_tiles_are_the_block_under_gain_and_dark_where_the_truth_says(source, mo
         rest = tiles.reader(number, 0, whole) - (gain * source[1][region] + 100.0)
         assert abs(rest.mean()) < 0.5
         assert rest.std() == pytest.approx(4.0, abs=0.3)
+
+
+def test_rounds_are_acquisitions_of_a_well_whose_fields_lie_where_the_truth_says(data_root, tmp_path):
+    data = data_root
+    for folder in ("easifish_lowres", "fractal_illum"):
+        if not (data / folder).is_dir():
+            pytest.skip(f"{folder} is not there")
+    examples = str(SCRIPT.parent)
+    sys.path.insert(0, examples)
+    try:
+        made = runpy.run_path(str(SCRIPT.with_name("make_easifish_plate.py")))
+    finally:
+        sys.path.remove(examples)
+    made["write_plate"](data, tmp_path / "out", 3)
+    truth = np.genfromtxt(tmp_path / "out/truth.tsv", skip_header=1)
+    for number, name in enumerate(("fix", "mov")):
+        tiles = open_source(tmp_path / "out/plate.zarr/A/1", "hcs", acquisition=number)
+        image = open_source(data / f"easifish_lowres/resources/{name}.n5")
+        rows = truth[truth[:, 1] == number]
+        assert [tile.name for tile in tiles.tiles] == [f"{row[0]:g}" for row in rows]
+        np.testing.assert_allclose(tiles.positions(), rows[:, 5:], atol=1e-3)
+        start = np.rint(rows[0, 2:5] / tiles.spacing).astype(int) + np.array([2, 6, 6])
+        whole = tuple(slice(p, p + n) for p, n in zip(start, tiles.shape, strict=True))
+        signal = np.asarray(image.levels[0].read(0, whole)).astype(float)
+        gain = (tiles.read(0).astype(float) - 100).sum(0) / signal.sum(0)
+        assert gain.mean() == pytest.approx(1, abs=0.01)
+        assert np.ptp(gain) > 1
 
 
 def test_the_same_seed_writes_the_same_bytes(source, monkeypatch):
