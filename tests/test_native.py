@@ -208,8 +208,8 @@ def test_weights_between_none_and_all(pair):
             pair.register(masks=(np.full(foreign.shape, bad), None))
 
 
-def test_prior_keeps_noise_from_being_fitted():
-    """Far beyond the stop rule a stiff prior costs next to nothing and the default little, a weak one much."""
+def test_more_steps_do_not_make_it_worse():
+    """Steps that the other half of the cells does not confirm are not taken, however long a level goes on."""
     pair = Pair(48, amplitude=6.0)
     rng = np.random.default_rng(4)
     fixed, moving = (image + rng.normal(0, 300, image.shape) for image in (pair.fixed, pair.moving))
@@ -217,10 +217,9 @@ def test_prior_keeps_noise_from_being_fitted():
     def error(**settings):
         return pair.error(pair.register(fixed, moving, **settings)).mean()
 
-    endless = {"tolerance": 0.0, "iterations": (24,)}
-    weak = error(**endless, stiffness=1e-9, damping=1e-6)
-    assert error(**endless) < 0.8 * weak
-    assert error(**endless, stiffness=0.01) < 1.2 * error(stiffness=0.01)
+    usual = error()
+    assert error(iterations=(36,)) < 1.02 * usual
+    assert error(iterations=(36,), tolerance=0.0) < 1.1 * usual
 
 
 def test_solver_agrees_with_the_dense_equations():

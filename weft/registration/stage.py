@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,13 +87,17 @@ class StageJob:
 
     def run(self, name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Read and register a block; one that is not to be registered is not read."""
-        if name in self.plan["skipped"]:
+        if name in self._skipped:
             return None, parent_record("skipped", 0)
         return self.register(name, self.cut(name))
 
     def attempt(self, name: str, region: Region, start: Displacements | None) -> Attempt:
         """Register any region of the stage's grid, from any start: `weft.registration.repair.Attempts`."""
         return Attempt(*self.register(name, self.cut_region(region, start)))
+
+    @cached_property
+    def _skipped(self) -> frozenset[str]:
+        return frozenset(self.plan["skipped"])
 
     @property
     def backend_settings(self) -> dict[str, Any]:

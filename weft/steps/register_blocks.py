@@ -54,10 +54,11 @@ def register_blocks(
     side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
     mine = deal(planned["ids"], batch, batches)
     share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block
+    skipped = frozenset(planned["skipped"])
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
 
     def one(name: str) -> tuple[str, bool]:
-        if name in planned["skipped"]:
+        if name in skipped:
             key = receipts.digest([name, "skipped"])
             path = block_path(cache, key)
             if not path.exists():

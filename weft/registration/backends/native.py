@@ -4,8 +4,9 @@ Each level repeats: sum the normal equations of the local affine-intensity fit i
 (`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement (`native_prior`)
 for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
-squared correlation gains less than `NativeSettings.tolerance`. The prior, its strength measured on the pair, is what
-keeps noise from being fitted; at the default stiffness very noisy pairs still gain from the early stop.
+squared correlation gains less than `NativeSettings.tolerance`. What keeps noise from being fitted is the prior, its
+strength measured on the pair, and that a step is taken only as far as cells that it was not made from confirm it
+(`native_validation`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from weft.registration.backends.native_prior import Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.backends.native_tiles import widen
+from weft.registration.backends.native_validation import confirmed_share, halve_cells, take_share
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
 from weft.transforms.interpolate import resample_field
@@ -64,7 +66,7 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 12  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
+FIELD_BYTES = 13.5  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
 
 
 @dataclass
@@ -80,19 +82,20 @@ class _Level:
 
 
 class _Scratch:
-    """Memory that all levels use in turn: equations and a field, for so many cells."""
+    """Memory that all levels use in turn: equations and two fields, for so many cells."""
 
     def __init__(self, cells: int) -> None:
         self._equations = np.empty(9 * cells, np.float32)
-        self._vectors = np.empty(3 * cells, np.float32)
+        self._vectors = np.empty((2, 3 * cells), np.float32)
 
     def equations(self, shape: Shape) -> np.ndarray:
         """(9, Z, Y, X) float32."""
         return self._equations[: 9 * math.prod(shape)].reshape(9, *shape)
 
-    def vectors(self, shape: Shape) -> np.ndarray:
-        """(3, Z, Y, X) float32."""
-        return self._vectors[: 3 * math.prod(shape)].reshape(3, *shape)
+    def vectors(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+        """Two of (3, Z, Y, X) float32."""
+        one, other = self._vectors[:, : 3 * math.prod(shape)].reshape(2, 3, *shape)
+        return one, other
 
 
 def register(
@@ -242,7 +245,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "5"
+    return "6"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
@@ -456,7 +459,7 @@ def _refine(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Run one level from u; returns the new u, which may lie in the scratch, and the level's record."""
     equations = scratch.equations(level.field_grid.shape)
-    moved = scratch.vectors(level.field_grid.shape)
+    moved, raw = scratch.vectors(level.field_grid.shape)
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
@@ -476,12 +479,16 @@ def _refine(
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
             taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
             reached = widen(spans, taps.shape[1] - 1, u.shape[3])
-        _smooth_each(equations, taps, spans, reached)
+        halve_cells(equations, spans, raw, moved)
+        for part in (equations, moved):
+            _smooth_each(part, taps, spans, reached)
         alpha = uncertainty.prior_strength(stiffness)
+        share = confirmed_share(equations, spans, raw, moved, options.damping + 6 * alpha)
         step = solve_with_prior(
             equations, reached, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
             moved,
         )  # fmt: skip
+        take_share(step, share)
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:

@@ -76,12 +76,12 @@ class NativeSettings:
     sigma: tuple[float, ...] = (1.5, 1.4, 1.4)
     presmoothing: float = 0.6
     damping: float = 0.005
-    stiffness: tuple[float, ...] = (0.0008,)
+    stiffness: tuple[float, ...] = (0.0005,)
     tension: float = 1.0
     volume: float = 0.04
     noise_floor: float = 0.002
     robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
-    tolerance: float = 0.001
+    tolerance: float = 0.0005
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
     channel_weights: tuple[float, ...] | None = None

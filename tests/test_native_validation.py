@@ -1,0 +1,69 @@
+"""Cross-validated steps of the native engine: what is there is confirmed, chance is not."""
+
+import numpy as np
+import pytest
+
+from weft.registration.backends.native_field import gaussian_taps, smooth
+from weft.registration.backends.native_validation import BLOCK, confirmed_share, halve_cells, take_share
+
+SHAPE = (24, 24, 64)
+
+
+def share_of(residuals, spans=None):
+    """The shares for equations whose H is the unit matrix in every cell."""
+    equations = np.zeros((9, *SHAPE), np.float32)
+    equations[[0, 3, 5]] = 8
+    equations[6:] = residuals
+    if spans is None:
+        spans = np.broadcast_to(np.array([0, SHAPE[2]]), (*SHAPE[:2], 2)).copy()
+    whole, half = np.full((2, 3, *SHAPE), np.nan, np.float32)
+    halve_cells(equations, spans, whole, half)
+    half[np.isnan(half)] = 0
+    taps = gaussian_taps(1.5)
+    for part in (equations, half):
+        smooth(part, taps)
+    return confirmed_share(equations, spans, whole, half, 0.01)
+
+
+def test_where_chance_was_followed_no_step_is_taken():
+    """Left: a shift still to be found. Right: what is left of noise after u has followed it in the mean of few cells."""
+    noise = np.random.default_rng(1).normal(0, 2.0, (3, *SHAPE)).astype(np.float32)
+    followed = noise.copy()
+    smooth(followed, gaussian_taps(1.0))
+    residuals = noise - followed
+    residuals[..., :32] = noise[..., :32] + 1.5
+    share = share_of(residuals)
+    assert share.shape == tuple(n // BLOCK for n in SHAPE)
+    assert share[..., :5].min() == 1
+    assert share[..., -3:].max() == 0
+
+
+def test_chance_alone_confirms_nothing_and_contradicts_nothing():
+    """Halves of noise that nothing has followed agree by chance only: that is the lowest share at which steps are full."""
+    noise = np.random.default_rng(0).normal(0, 2.0, (3, *SHAPE))
+    assert share_of(noise).min() > 0.6
+
+
+def test_only_cells_with_equations_are_read():
+    spans = np.zeros((*SHAPE[:2], 2), np.int64)
+    spans[4:20, 4:20] = 8, 24
+    residuals = np.full((3, *SHAPE), np.nan)
+    residuals[:, 4:20, 4:20, 8:24] = 1.0
+    equations = np.full((9, *SHAPE), np.nan, np.float32)
+    whole, half = np.zeros((2, 3, *SHAPE), np.float32)
+    equations[6:] = residuals
+    halve_cells(equations, spans, whole, half)
+    assert np.isfinite(whole).all()
+    assert np.isfinite(half).all()
+    assert half.sum() == pytest.approx(whole.sum())
+    assert np.unique(half).tolist() == [0, 2]
+
+
+def test_shares_are_linear_between_blocks():
+    blocks = tuple(n // BLOCK for n in SHAPE)
+    z, y, x = np.meshgrid(*((np.arange(n) + 0.5) * BLOCK for n in blocks), indexing="ij")
+    share = ((z + 2 * y + 3 * x) / 300).astype(np.float32)
+    step = np.ones((3, *SHAPE), np.float32)
+    take_share(step, share)
+    z, y, x = np.meshgrid(*(np.clip(np.arange(n) + 0.5, 2, n - 2) for n in SHAPE), indexing="ij")
+    np.testing.assert_allclose(step, np.broadcast_to((z + 2 * y + 3 * x) / 300, step.shape), atol=1e-5)
