@@ -100,9 +100,10 @@ def _judge(equations, spans, whole, half, own, sums):
     B = np.zeros((LOADED + 4) * (X + VECTOR), np.float32)
     colours = U(LOADED) * P
     found = colours + P + P
-    for x in range(X):
-        B[colours + U(x)] = np.float32((x // FIELD) & 1)
-        B[colours + P + U(x)] = np.float32(1 - (x // FIELD) & 1)
+    for k in range(X):
+        colour = (k // FIELD) & 1
+        B[colours + U(k)] = np.float32(colour)
+        B[colours + P + U(k)] = np.float32(1 - colour)
     for z in range(Z):
         for y in range(Y):
             first, last = spans[z, y]
@@ -116,8 +117,8 @@ def _judge(equations, spans, whole, half, own, sums):
             _load(equations, 6, z, y, first, n, 12, B, P)
             # 1 in the colour that `half` holds.
             other = colours + U(first) + (P if (z // FIELD + y // FIELD) & 1 else U(0))
-            for k in range(n):
-                x = U(k)
+            for cell in range(n):
+                x = U(cell)
                 a = B[x] + own
                 b = B[P + x]
                 c = B[U(2) * P + x]
