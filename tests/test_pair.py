@@ -369,8 +369,9 @@ def test_every_stage_finds_only_what_is_left():
     stages = [COARSE, {**FINE, "name": "middle"}, {**FINE, "block": 22, "overlap": "auto"}]
     found = run(stages=stages)
     assert error(found) < 0.1
-    moved = [max(row["largest_displacement_um"] for row in found.blocks[s["name"]]) for s in stages]
-    assert moved[1] < 0.5 * moved[0]
+    # Of most blocks: a single one may lie where the stage before ended early.
+    moved = [np.median([row["largest_displacement_um"] for row in found.blocks[s["name"]]]) for s in stages]
+    assert moved[1] < 0.4 * moved[0]
     assert moved[2] < moved[1]
     fixed, moving = pair()
     # Through the last stage's field alone, one interpolation of the moving image gives the fixed one.

@@ -182,20 +182,26 @@ def moving_region(
     -------
     Slices (z, y, x) into the moving image, or None when the region lies outside of it.
     """
-    start = np.eye(4) if before is None else np.asarray(before, float)
-    u, grid = _around(field, field_grid, out_grid, start)
-    corners = out_grid.corners() @ start[:3, :3].T + start[:3, 3]
+    before = np.eye(4) if before is None else np.asarray(before, float)
+    u, grid = _around(field, field_grid, out_grid, before)
+    corners = out_grid.corners() @ before[:3, :3].T + before[:3, 3]
     lower, upper = corners.min(0), corners.max(0)
     knots = []
     for axis in range(3):
         samples = grid.origin[axis] + np.arange(grid.shape[axis]) * grid.spacing[axis]
         within = samples[(samples > lower[axis]) & (samples < upper[axis])]
         knots.append(np.unique([lower[axis], *within, upper[axis]]))
-    points = np.stack(np.meshgrid(*knots, indexing="ij"), -1).reshape(-1, 3)
-    moved = Displacements(u, grid).apply(points) @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
-    index = moving_grid.to_index(moved)
-    first = np.floor(index.min(0) - TIE).astype(int) - margin
-    last = np.ceil(index.max(0) + TIE).astype(int) + margin
+    displacements, affine = Displacements(u, grid), np.asarray(affine)
+    smallest, largest = np.full(3, np.inf), np.full(3, -np.inf)
+    step = max(1, CHUNK // (len(knots[1]) * len(knots[2])))
+    for start in range(0, len(knots[0]), step):
+        planes = np.meshgrid(knots[0][start : start + step], *knots[1:], indexing="ij")
+        moved = displacements.apply(np.stack(planes, -1).reshape(-1, 3)) @ affine[:3, :3].T + affine[:3, 3]
+        index = moving_grid.to_index(moved)
+        smallest = np.minimum(smallest, index.min(0))
+        largest = np.maximum(largest, index.max(0))
+    first = np.floor(smallest - TIE).astype(int) - margin
+    last = np.ceil(largest + TIE).astype(int) + margin
     shape = np.array(moving_grid.shape)
     if (last < 0).any() or (first > shape - 1).any():
         return None

@@ -23,6 +23,9 @@ from numba import njit
 from weft.registration.backends.native_field import gaussian_taps, smooth
 from weft.registration.backends.native_jit import INLINED, JIT
 
+U = np.uint64  # offsets without a sign: loops over them are vectorised
+VECTOR = 16  # floats that rows of the scratch are longer than the row of cells
+LOADED = 15  # rows of the scratch that hold what is read
 FIELD = 2  # cells along the edge of a field of the chessboard: windows of neighbouring cells share voxels
 BLOCK = 4  # cells along the edge of a block, for each of which there is one share
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
@@ -89,46 +92,85 @@ def confirmed_share(
 @njit(**JIT)
 def _judge(equations, spans, whole, half, own, sums):
     """Add r'v and v'Hv of the step v that the other colour's cells make, into the blocks."""
-    _, Z, Y, _ = whole.shape
+    _, Z, Y, X = whole.shape
     one = np.float32(1)
     two = np.float32(2)
+    # Rows of the scratch: H, whole, half, r; the colours of a row, and of the row beside it; and the two results.
+    P = U(X + VECTOR)
+    B = np.zeros((LOADED + 4) * (X + VECTOR), np.float32)
+    colours = U(LOADED) * P
+    found = colours + P + P
+    for k in range(X):
+        colour = (k // FIELD) & 1
+        B[colours + U(k)] = np.float32(colour)
+        B[colours + P + U(k)] = np.float32(1 - colour)
     for z in range(Z):
         for y in range(Y):
             first, last = spans[z, y]
-            colour = z // FIELD + y // FIELD
-            for x in range(first, last):
-                a = equations[0, z, y, x] + own
-                b = equations[1, z, y, x]
-                c = equations[2, z, y, x]
-                d = equations[3, z, y, x] + own
-                e = equations[4, z, y, x]
-                f = equations[5, z, y, x] + own
-                p = half[0, z, y, x]
-                q = half[1, z, y, x]
-                r = half[2, z, y, x]
-                if (colour + x // FIELD) & 1:
-                    p = two * equations[6, z, y, x] - p
-                    q = two * equations[7, z, y, x] - q
-                    r = two * equations[8, z, y, x] - r
-                A = d * f - e * e
-                B = c * e - b * f
-                C = b * e - c * d
-                k = one / (a * A + b * B + c * C)
-                i = k * (A * p + B * q + C * r)
-                j = k * (B * p + (a * f - c * c) * q + (b * c - a * e) * r)
-                k *= C * p + (b * c - a * e) * q + (a * d - b * b) * r
+            n = last - first
+            if n <= 0:
+                continue
+            for k in range(0, 6, 3):
+                _load(equations, k, z, y, first, n, k, B, P)
+            _load(whole, 0, z, y, first, n, 6, B, P)
+            _load(half, 0, z, y, first, n, 9, B, P)
+            _load(equations, 6, z, y, first, n, 12, B, P)
+            # 1 in the colour that `half` holds.
+            other = colours + U(first) + (P if (z // FIELD + y // FIELD) & 1 else U(0))
+            for cell in range(n):
+                x = U(cell)
+                a = B[x] + own
+                b = B[P + x]
+                c = B[U(2) * P + x]
+                d = B[U(3) * P + x] + own
+                e = B[U(4) * P + x]
+                f = B[U(5) * P + x] + own
+                take = B[other + x]
+                sign = one - two * take
+                take *= two
+                p = take * B[U(12) * P + x] + sign * B[U(9) * P + x]
+                q = take * B[U(13) * P + x] + sign * B[U(10) * P + x]
+                r = take * B[U(14) * P + x] + sign * B[U(11) * P + x]
+                A00 = d * f - e * e
+                A01 = c * e - b * f
+                A02 = b * e - c * d
+                A11 = a * f - c * c
+                A12 = b * c - a * e
+                A22 = a * d - b * b
+                k00 = one / (a * A00 + b * A01 + c * A02)
+                i = k00 * (A00 * p + A01 * q + A02 * r)
+                j = k00 * (A01 * p + A11 * q + A12 * r)
+                h = k00 * (A02 * p + A12 * q + A22 * r)
                 # No longer than a voxel, as the step itself.
-                scale = one / max(np.sqrt(i * i + j * j + k * k), one)
+                scale = one / max(np.sqrt(i * i + j * j + h * h), one)
                 i *= scale
                 j *= scale
-                k *= scale
-                here = (z // BLOCK, y // BLOCK, x // BLOCK)
-                sums[0][here] += whole[0, z, y, x] * i + whole[1, z, y, x] * j + whole[2, z, y, x] * k
-                sums[1][here] += (
-                    i * ((a - own) * i + two * (b * j + c * k))
-                    + j * ((d - own) * j + two * e * k)
-                    + (f - own) * k * k
+                h *= scale
+                B[found + x] = B[U(6) * P + x] * i + B[U(7) * P + x] * j + B[U(8) * P + x] * h
+                B[found + P + x] = (
+                    i * ((a - own) * i + two * (b * j + c * h))
+                    + j * ((d - own) * j + two * e * h)
+                    + (f - own) * h * h
                 )
+            for c in range(2):
+                line = sums[c, z // BLOCK, y // BLOCK]
+                o = found + P if c else found
+                for k in range(n):
+                    line[(first + k) // BLOCK] += B[o + U(k)]
+
+
+@njit(**INLINED)
+def _load(a, c, z, y, first, n, row, B, P):
+    """Three rows of arrays, from cell `first` on -> rows of the scratch."""
+    p = a[c, z, y, first:]
+    q = a[c + 1, z, y, first:]
+    r = a[c + 2, z, y, first:]
+    o = U(row) * P
+    for i in range(n):
+        x = o + U(i)
+        B[x] = p[i]
+        B[x + P] = q[i]
+        B[x + P + P] = r[i]
 
 
 @njit(**JIT)
@@ -136,19 +178,29 @@ def take_share(step, share):
     """Multiply a step (3, Z, Y, X) by the shares of its blocks, linear between their centres."""
     _, Z, Y, X = step.shape
     one = np.float32(1)
-    rows = np.empty(share.shape[2], np.float32)
+    rows = np.empty(share.shape[2] + 1, np.float32)  # the last one twice, so that every one has one after it
     row = np.empty(X, np.float32)
+    block = np.empty(X, np.uint64)
+    weight = np.empty(X, np.float32)
+    for x in range(X):
+        first, _, weight[x] = _between(x, share.shape[2])
+        block[x] = first
     for z in range(Z):
         z0, z1, wz = _between(z, share.shape[0])
         for y in range(Y):
             y0, y1, wy = _between(y, share.shape[1])
-            for x in range(len(rows)):
+            least = one
+            for x in range(share.shape[2]):
                 near = share[z0, y0, x] + wy * (share[z0, y1, x] - share[z0, y0, x])
                 far = share[z1, y0, x] + wy * (share[z1, y1, x] - share[z1, y0, x])
                 rows[x] = near + wz * (far - near)
+                least = min(least, rows[x])
+            if least >= one:
+                continue
+            rows[share.shape[2]] = rows[share.shape[2] - 1]
             for x in range(X):
-                x0, x1, w = _between(x, len(rows))
-                row[x] = (one - w) * rows[x0] + w * rows[x1]
+                p = rows[block[x]]
+                row[x] = p + weight[x] * (rows[block[x] + U(1)] - p)
             for c in range(3):
                 v = step[c, z, y]
                 for x in range(X):
