@@ -17,7 +17,7 @@ from weft.links.seams import Seam, seam
 from weft.logs import log, progress
 from weft.pyramid import downsample
 from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination, stripeless
+from weft.steps.illumination import load_illumination, prepared_tiles
 from weft.steps.sources import channel_of, open_tiles
 from weft.steps.tile_tables import read_fused, read_linear, read_poses, read_rows
 
@@ -85,7 +85,7 @@ def check_seams(
     kept = read_fused(poses)
     brightness = read_factors(factors, len(raw.channels), len(raw.tiles))[:, kept]
     lights = [load_illumination(illumination, c) for c in range(len(raw.channels))]
-    both = raw.part(kept), stripeless(raw.part(kept), lights, stripes)
+    both = raw.part(kept), prepared_tiles(raw.part(kept), illumination, lights, stripes)
     shown = [_flat_field(both, c, lights[c], solved[kept], brightness[c]) for c in range(len(raw.channels))]
     flat_field(shown, flat_field_picture, f"{index['image']}: tiles before and after correction")
 
