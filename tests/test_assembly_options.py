@@ -73,7 +73,10 @@ def test_tiles_are_equalised_before_they_are_fused(tmp_path, plain):
     even, whole = (
         open_image(folder / "image.ome.zarr").levels[0].read().astype(float) for folder in (plain, image)
     )
-    ratio = (whole / np.maximum(even, 1))[4:20, 4:-10, 4:-10][even[4:20, 4:-10, 4:-10] > 200]
+    even, whole = (
+        voxels[4:20, 4:100, 4:100] for voxels in (even, whole)
+    )  # grids may differ by a voxel at their ends
+    ratio = (whole / np.maximum(even, 1))[even > 200]
     assert np.std(np.log(ratio)) < 0.02
     # The same bytes, however the fusion is cut.
     before = receipts.read(image / "image.json")
