@@ -91,7 +91,14 @@ def illumination_settings(wildcards):
     dark = light.dark if dark is None else dark
     if isinstance(dark, str) and dark not in DARKS:
         dark = PROJECT.path(dark)
-    fields = ("method", "policy", "planes", "percentile", "dark_percentile")
+    fields = (
+        "method",
+        "policy",
+        "planes",
+        "percentile",
+        "dark_percentile",
+        "slabs",
+    )
     profile = PROJECT.path(light.profile) if light.profile else None
     return plain(light, *fields, dark=dark, profile=profile)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 from matplotlib import image as pictures
 from workflow_jobs import plan_jobs, run_script
 from workflow_project import OVERLAP, TILE, Project, make_project
@@ -177,3 +178,18 @@ def test_no_tile_left_is_refused(tmp_path):
     table.write_text("tile\tstatus\nA\texcluded\nB\texcluded\n")
     with pytest.raises(ValueError, match=r"poses\.tsv: the table of overrides excludes every tile"):
         read_fused(str(table))
+
+
+def test_links_fusion_and_copies_see_the_gain_of_their_depth(tmp_path):
+    light = {"method": "mean", "policy": "force", "slabs": 2, "planes": 96, "corrected_copy": True}
+    project = stitched(tmp_path / "depth")
+    project.set(illumination={**light, "profile": None})
+    image = run_all(project)
+    relief = np.asarray(zarr.open_array(str(image / "illumination.zarr/relief"), mode="r")[:])
+    assert relief.shape == (2, 2, *TILE[1:])
+    assert len(receipts.read(image / "illumination.json")["reports"][0]["slabs"]) == 2
+    gain = zarr.open_array(str(image / "illumination.zarr/gain"), mode="r")[0]
+    raw = tifffile.imread(sorted((project.folder / "data/sample/VW0/LOC001").glob("*CHN00*"))[-1])
+    copy = zarr.open_array(str(image / "corrected.zarr/LOC001"), mode="r")[0, -1]
+    wanted = (raw.astype(float) - DARK) / gain / relief[0, 1]
+    np.testing.assert_allclose(copy, np.clip(wanted, 0, None), atol=0.51)

@@ -7,6 +7,7 @@ from scipy import ndimage
 from weft.illumination import Illumination
 from weft.image import Tile, TileSet
 from weft.links import Link, LinkSettings, candidate_links, measure_link
+from weft.links.seams import seam
 
 SHAPE, SPACING = (24, 64, 64), (3.0, 1.5, 1.5)
 STAGE = np.array([(0, 0, 0), (0, 0, 44), (0, 44, 0)], float)  # voxels
@@ -260,3 +261,20 @@ def test_maximum_projections_as_terastitcher_does():
     arrays = [cut(20 + ndimage.gaussian_filter(beads, 1.5), true)[0], other[1], other[2]]
     wrong = measure_link(tile_set(arrays)[0], 0, 1, 0, search_voxels=SEARCH, settings=settings)
     assert wrong.confidence < 0.9 * min(right)
+
+
+def test_a_seam_of_stretched_tiles_is_looked_at_where_their_poses_put_it():
+    """Tile 1 is cut with rows 6 % farther apart; its pose says so, and its first voxel is where it was."""
+    volume = specimen(6)
+    arrays = cut(volume, STAGE)
+    points = np.stack(np.indices(SHAPE)).astype(float)
+    points[1] *= 1.06
+    place = STAGE[1] + 8
+    signal = ndimage.map_coordinates(volume, points.reshape(3, -1) + place[:, None], order=3, mode="nearest")
+    arrays[1] = np.rint(signal.reshape(SHAPE) + 100).astype(np.uint16)
+    linear = np.tile(np.eye(3), (3, 1, 1))
+    linear[1, 1, 1] = 1.06
+    tiles, _ = tile_set(arrays)
+    shifted, posed = (seam(tiles, (0, 1), 0, None, STAGE * SPACING, parts) for parts in (None, linear))
+    assert posed.ncc > shifted.ncc + 0.1
+    assert posed.ncc > 0.4

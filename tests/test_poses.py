@@ -45,6 +45,25 @@ def test_noisy_links_give_sub_voxel_positions():
     np.testing.assert_allclose((poses.positions - stage).mean(0), 0, atol=1e-5)
 
 
+def test_links_count_by_what_they_rest_on():
+    """Diagonal links rest on a twentieth of the voxels and err five times as much: they must not spoil the others."""
+    worst = []
+    for seed in range(8):
+        stage, true, links, _ = simulate(4, 5, seed, noise=0.02, diagonal=True)
+        rng = np.random.default_rng(100 + seed)
+        told, untold = [], []
+        for link in links:
+            aside = (np.abs(stage[link.j] - stage[link.i]) > 0).sum() > 1
+            off = rng.normal(0, 0.4, 3) * SPACING if aside else 0
+            moved = dataclasses.replace(link, displacement=link.displacement + off)
+            told.append(dataclasses.replace(moved, overlap=0.005 if aside else 0.1))
+            untold.append(moved)
+        found = [errors(solve_poses(stage, those, SPACING).positions, true).max() for those in (told, untold)]
+        worst.append(found)
+    assert (np.array(worst)[:, 0] < np.array(worst)[:, 1]).all()
+    assert np.array(worst)[:, 0].max() < 0.12
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 10)])
 def test_one_wrong_link_in_ten_is_rejected_and_reported(rows, columns):
     good = 0

@@ -54,6 +54,11 @@ class Illumination(Model):
     )
     stripe_width: Count = Field(20, description="Of the broadest stripe, pixels.")
     stripe_length: Count = Field(128, description="Pixels along which a stripe hardly changes.")
+    slabs: Count = Field(
+        1,
+        description="Slabs of planes that each get a gain of their own, for light that changes with depth; between their middles it is linear. "
+        "A slab whose tiles are no flatter with its own keeps the gain of all planes.",
+    )
     corrected_copy: bool = Field(
         False,
         description="Also write a corrected copy of every tile; otherwise correction happens on the fly.",
@@ -63,6 +68,10 @@ class Illumination(Model):
     def _profile_given(self) -> Illumination:
         if (self.method == "profile") != (self.profile is not None):
             raise ValueError("method `profile` and the setting `profile` (a path) need each other")
+        if self.slabs > 1 and self.method in ("profile", "none"):
+            raise ValueError(
+                f"slabs are estimated; method `{self.method}` estimates nothing, wanted slabs of 1"
+            )
         return self
 
 

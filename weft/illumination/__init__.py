@@ -3,6 +3,7 @@
 from weft.bias import Bias, corrected, fit_bias
 from weft.illumination.dark import resolve_dark
 from weft.illumination.defects import find_defects
+from weft.illumination.depth import fit_depth, without_depth
 from weft.illumination.equalise import equalise
 from weft.illumination.estimate import METHODS, POLICIES, fit_illumination
 from weft.illumination.model import Illumination
@@ -20,9 +21,11 @@ __all__ = [
     "find_defects",
     "find_stripes",
     "fit_bias",
+    "fit_depth",
     "fit_illumination",
     "read_once",
     "read_profile",
     "resolve_dark",
+    "without_depth",
     "without_stripes",
 ]

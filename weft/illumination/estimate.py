@@ -169,6 +169,8 @@ def _objection(
     report: dict[str, Any],
 ) -> str:
     """Why the gain should not be used; empty when nothing speaks against it. Notes what was measured."""
+    if len(samples.tile) < 2:
+        return "there are too few planes to leave any out"
     before, after = held_out_shading(fit, samples, seams, found.kept)
     report.update(shading_before=round(before, 6), shading_after=round(after, 6))
     objections = (

@@ -39,6 +39,7 @@ def seam(
     channel: int,
     illumination: Illumination | None,
     positions: np.ndarray,
+    linear: np.ndarray | None = None,
 ) -> Seam | None:
     """The middle of what two tiles share at their positions, to the next voxel; None where they do not overlap.
 
@@ -54,9 +55,18 @@ def seam(
         Gain and dark of the channel, or None.
     positions
         Of all tiles, (n, 3) um.
+    linear
+        Linear parts of the poses, (n, 3, 3); the patch is small enough to be shifted only, by what they are in its middle.
     """
     i, j = pair
-    d = np.round((positions[j] - positions[i]) / tiles.spacing).astype(int)
+    spacing = np.asarray(tiles.spacing)
+    offset = positions[j] - positions[i]
+    if linear is not None:
+        # The middle of the overlap, from the first voxel of tile i, and what tile j shows there.
+        extent = (np.asarray(tiles.shape) - 1) * spacing
+        middle = (np.maximum(0, offset) + np.minimum(extent, offset + extent)) / 2
+        offset = middle - np.linalg.solve(linear[j], linear[i] @ middle - offset)
+    d = np.round(offset / spacing).astype(int)
     low, high = np.maximum(0, d), np.minimum(tiles.shape, d + tiles.shape)
     if (high <= low).any() or (high - low)[1:].min() < 4:
         return None

@@ -28,7 +28,8 @@ def solve_poses(
 ) -> Poses:
     """Solve one position per tile.
 
-    Weighted least squares over the links that the method believes (see `robust_weights`). Every pair that
+    Weighted least squares over the links that the method believes (see `robust_weights`), each by the voxels that
+    it rests on and its confidence. Every pair that
     has a link, trusted or not, is also tied by a weak edge of the stage's own displacement: it helps to tell which
     links are right, and places what none of these ties to the rest. The mean position is the stage's, unless tiles are pinned.
 
@@ -97,7 +98,7 @@ def solve_poses(
     weights, votes = find(system, claims, settings)
     used = weights > settings.used
     together = components(n, claims.ends[used])
-    positions = system.solve(weights / settings.link_sigma**2, together)
+    positions = system.solve(weights * claims.information(links) / settings.link_sigma**2, together)
 
     tied = np.zeros(n, bool)
     tied[claims.ends[used].ravel()] = True

@@ -17,9 +17,9 @@ from weft.links.seams import Seam, seam
 from weft.logs import log, progress
 from weft.pyramid import downsample
 from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination, stripeless
+from weft.steps.illumination import load_illumination, prepared_tiles
 from weft.steps.sources import channel_of, open_tiles
-from weft.steps.tile_tables import read_fused, read_poses, read_rows
+from weft.steps.tile_tables import read_fused, read_linear, read_poses, read_rows
 
 COLUMNS = ("tile_a", "tile_b", "status", "used", "residual_um", "ncc_stage", "ncc_solved")
 MEASURED, DRAWN = 200, 8
@@ -54,7 +54,7 @@ def check_seams(
     number = channel_of(raw.channels, channel, f"links.channel: image {index['image']!r}")
     light = load_illumination(illumination, number)
     places = {tile["name"]: n for n, tile in enumerate(index["tiles"])}
-    stage, solved = raw.positions(), read_poses(poses)
+    stage, solved, linear = raw.positions(), read_poses(poses), read_linear(poses)
     fused = {index["tiles"][n]["name"] for n in read_fused(poses)}
     links = [row for row in read_rows(solved_links) if {row["tile_a"], row["tile_b"]} <= fused]
     rows = sorted(links, key=_urgency)[:MEASURED]
@@ -62,7 +62,8 @@ def check_seams(
     lines: list[list[str]] = []
     for row in progress(rows, len(rows), "check_seams: seams"):
         pair = places[row["tile_a"]], places[row["tile_b"]]
-        before, after = (seam(raw, pair, number, light, positions) for positions in (stage, solved))
+        before = seam(raw, pair, number, light, stage)
+        after = seam(raw, pair, number, light, solved, linear)
         numbers = [float("nan") if s is None else s.ncc for s in (before, after)]
         lines.append([*(row[name] for name in COLUMNS[:5]), *(f"{v:.4f}" for v in numbers)])
         if len(drawn) < DRAWN:
@@ -84,7 +85,7 @@ def check_seams(
     kept = read_fused(poses)
     brightness = read_factors(factors, len(raw.channels), len(raw.tiles))[:, kept]
     lights = [load_illumination(illumination, c) for c in range(len(raw.channels))]
-    both = raw.part(kept), stripeless(raw.part(kept), lights, stripes)
+    both = raw.part(kept), prepared_tiles(raw.part(kept), illumination, lights, stripes)
     shown = [_flat_field(both, c, lights[c], solved[kept], brightness[c]) for c in range(len(raw.channels))]
     flat_field(shown, flat_field_picture, f"{index['image']}: tiles before and after correction")
 

@@ -11,7 +11,7 @@ import numpy as np
 from weft import receipts
 from weft.grid import Grid
 from weft.logs import progress
-from weft.steps.illumination import load_illumination, stripeless
+from weft.steps.illumination import load_illumination, prepared_tiles
 from weft.steps.regions import region_names, split_name
 from weft.steps.sources import open_tiles, tile_places
 from weft.stores.ome_zarr import create_level, open_level, write_region
@@ -37,7 +37,7 @@ def correct_tiles(
     facts = [data, tile_places(index), receipts.read(illumination)["data"], stripes]
     key = receipts.digest([facts, store, code, receipts.environment("zarr")])
     keyed = receipts.KeyedStore(Path(receipt).with_name("corrected.zarr"), key)
-    shown = stripeless(raw, lights, stripes)
+    shown = prepared_tiles(raw, illumination, lights, stripes)
     top = np.iinfo(raw.dtype).max if raw.dtype.kind == "u" else None
     records: dict[str, dict[str, Any]] = {}
     with receipts.job_lock(receipt):

@@ -9,7 +9,7 @@ import numpy as np
 from weft import receipts
 from weft.illumination import equalise
 from weft.logs import log
-from weft.steps.illumination import load_illumination
+from weft.steps.illumination import load_illumination, prepared_tiles
 from weft.steps.sources import open_tiles
 from weft.steps.tile_tables import read_fused, read_poses
 
@@ -29,13 +29,14 @@ def equalise_tiles(
     index = receipts.read(tiles)
     kept = read_fused(poses)
     raw, positions = open_tiles(path, source), read_poses(poses)[kept]
+    lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
+    flat = prepared_tiles(raw, illumination, lights).part(kept)
     factors = np.ones((len(raw.channels), len(raw.tiles)))
     reports = []
     with receipts.job_lock(receipt):
         for channel, name in enumerate(raw.channels):
-            light = load_illumination(illumination, channel)
             factors[channel, kept], report = equalise(
-                raw.part(kept), channel, light, positions, policy=policy
+                flat, channel, lights[channel], positions, policy=policy
             )
             if report["reason"]:
                 used = "used" if report["accepted"] else "replaced by 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from weft import receipts
 from weft.illumination import Illumination, find_defects, read_once, read_profile, resolve_dark
 from weft.illumination import fit_illumination as fit
 from weft.illumination.basic import require_basic
+from weft.illumination.depth import fit_depth
 from weft.logs import log
 from weft.steps.quality import write_quality
 from weft.steps.sources import open_tiles, tile_digests, tile_places
@@ -31,7 +33,7 @@ def fit_illumination(
     quality: str,
     threads: int,
 ) -> None:
-    """Estimate the illumination of every channel and store gain and dark, (c, y, x) float32."""
+    """Estimate the illumination of every channel and store gain and dark, (c, y, x) float32; and the relief, (c, slab, y, x)."""
     index = receipts.read(tiles)
     raw = read_once(open_tiles(path, source))
     channels = range(len(raw.channels))
@@ -48,25 +50,33 @@ def fit_illumination(
         tile_places(index),
         _digests(darks),
         [_digests(read_profile(profile, c, raw.shape[1:])) for c in channels if profile],
-        [settings[name] for name in ("method", "policy", "planes", "percentile")],
+        [settings[name] for name in ("method", "policy", "planes", "percentile", "slabs")],
     ]
     key = receipts.digest([facts, code, receipts.environment(*packages)])
     store = receipts.KeyedStore(receipt.replace(".json", ".zarr"), key)
 
-    def one(channel: int) -> Illumination:
-        return fit(
-            raw, channel, dark=darks[channel], method=settings["method"], policy=settings["policy"],
-            percentile=settings["percentile"], profile=profile, samples=settings["planes"],
-        )  # fmt: skip
+    options = {name: settings[name] for name in ("method", "policy", "percentile")}
+
+    def one(channel: int) -> tuple[Illumination, np.ndarray | None]:
+        whole = fit(raw, channel, dark=darks[channel], profile=profile, samples=settings["planes"], **options)
+        if settings["slabs"] == 1:
+            return whole, None
+        relief, reports = fit_depth(
+            raw, channel, whole, settings["slabs"], samples=settings["planes"], **options
+        )
+        return replace(whole, report={**whole.report, "slabs": reports}), relief
 
     with receipts.job_lock(receipt):
         if not store.done("all"):
             store.start()
             with ThreadPoolExecutor(threads) as pool:
-                fitted = list(pool.map(one, channels))
+                pairs = list(pool.map(one, channels))
+            fitted = [whole for whole, _ in pairs]
+            arrays = {name: np.stack([getattr(value, name) for value in fitted]) for name in ("gain", "dark")}
+            if settings["slabs"] > 1:
+                arrays["relief"] = np.stack([relief for _, relief in pairs if relief is not None])
             shards = {}
-            for name in ("gain", "dark"):
-                planes = np.stack([getattr(value, name) for value in fitted])
+            for name, planes in arrays.items():
                 zarr.create_array(str(store.path / name), data=planes, zarr_format=3, overwrite=True)
                 shards[name] = receipts.array_digest(planes)
             defects = [find_defects(raw, channel) for channel in channels]

@@ -13,7 +13,7 @@ from weft.fusion import TileCache, fuse_region, output_grid
 from weft.grid import Grid
 from weft.logs import log
 from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination, stripeless
+from weft.steps.illumination import load_illumination, prepared_tiles
 from weft.steps.level_builder import LevelBuilder
 from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
@@ -65,7 +65,7 @@ def fuse_tiles(
     with receipts.job_lock(receipt):
         builder = _builder(keyed, grid, len(raw.channels), settings["dtype"], store)
         mine = deal(builder.names(), batch, batches)
-        shown = stripeless(raw, lights, stripes)
+        shown = prepared_tiles(raw, illumination, lights, stripes)
         cache = TileCache(shown)
 
         def fuse(name: str) -> tuple[np.ndarray | None, dict[str, Any]]:

@@ -11,7 +11,7 @@ from weft import receipts
 from weft.blocks import deal
 from weft.links import Link, LinkSettings, candidate_links, measure_link
 from weft.logs import log, progress
-from weft.steps.illumination import load_illumination
+from weft.steps.illumination import load_illumination, load_relief, prepared_tiles
 from weft.steps.quality import write_quality
 from weft.steps.sources import channel_of, open_tiles, tile_digests
 
@@ -40,7 +40,9 @@ def measure_links(
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
     channel = channel_of(raw.channels, settings["channel"], f"links.channel: image {index['image']!r}")
-    light = load_illumination(illumination, channel)
+    lights = [load_illumination(illumination, number) for number in range(len(raw.channels))]
+    light, relief = lights[channel], load_relief(illumination)
+    raw = prepared_tiles(raw, illumination, lights)
     diagonal = None if settings["diagonal"] == "auto" else settings["diagonal"]
     pairs = candidate_links(raw.positions(), raw.shape, raw.spacing, diagonal=diagonal)
     mine = deal([f"{i}-{j}" for i, j in pairs], batch, batches)
@@ -48,6 +50,7 @@ def measure_links(
     gates = ("method", "peaks", "min_ncc", "max_peak_ratio", "min_overlap", "border", "matches")
     options = LinkSettings(**{name: settings[name] for name in gates})
     facts = [receipts.array_digest(light.gain), receipts.array_digest(light.dark), settings, code]
+    facts += [] if relief is None else [receipts.array_digest(relief)]
     facts += [index["spacing"], receipts.environment("scipy")]
 
     def one(name: str) -> tuple[str, dict[str, Any], bool]:

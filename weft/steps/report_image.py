@@ -132,7 +132,7 @@ def _light_items(folder: Path, name: str) -> list[Picture | Table]:
             "Bad tiles",
             [{"tile": tile, "why": "; ".join(why)} for tile, why in bad.items()],
             ("tile", "why"),
-            caption="Tiles that no correction can mend. `exclude` them in the table of overrides and they are not fused. Where the table is empty, none was found.",
+            caption="Tiles that no correction can mend; those that the table of overrides excludes are not fused. Where the table is empty, none was found.",
         ),
     ]
     if (folder / "brightness.json").exists():

@@ -463,6 +463,7 @@ def _refine(
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
+    tolerance = options.at(options.tolerance, level.number)
     taps = reached = None
     spans = level.pair.spans
     scores: list[float] = []
@@ -496,7 +497,7 @@ def _refine(
         u, moved = moved, u
         iterations += 1
         # The step was paid for when its equations were summed: it is taken, and then the level ends.
-        if len(scores) > 1 and scores[-1] - scores[-2] < options.tolerance:
+        if len(scores) > 1 and scores[-1] - scores[-2] < tolerance:
             break
     return u, {
         "level": level.number,

@@ -14,7 +14,7 @@ class NativeSettings:
     """Settings of the native engine.
 
     Levels are counted in halvings of the block's own resolution. The entries of `iterations`, `sigma`,
-    `stiffness` and `robustness` belong to levels 0, 1, ...; the last entry holds for all coarser ones.
+    `stiffness`, `robustness` and `tolerance` belong to levels 0, 1, ...; the last entry holds for all coarser ones.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class NativeSettings:
         tissue and changed contrast better. Strict on coarse levels, where a wrong match misleads all that follows,
         and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
-        A level ends when a step raised the mean of rho^2 by less.
+        A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least.
     step_limit
         Longest step, voxels of the level.
     jacobian_floor
@@ -81,7 +81,7 @@ class NativeSettings:
     volume: float = 0.04
     noise_floor: float = 0.002
     robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
-    tolerance: float = 0.0005
+    tolerance: tuple[float, ...] = (0.001, 0.0005)
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
     channel_weights: tuple[float, ...] | None = None
@@ -89,7 +89,7 @@ class NativeSettings:
     intensity: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("levels", "iterations", "sigma", "robustness", "stiffness"):
+        for name in ("levels", "iterations", "sigma", "robustness", "stiffness", "tolerance"):
             value = getattr(self, name)
             values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
             object.__setattr__(self, name, values)
@@ -113,8 +113,8 @@ class NativeSettings:
             self._refuse("presmoothing", "a width from 0 to 5 voxels")
         if not 0 <= self.tension <= 100:
             self._refuse("tension", "a weight from 0 to 100")
-        if not 0 <= self.tolerance < 1:
-            self._refuse("tolerance", "a number from 0 to below 1")
+        if not self.tolerance or not 0 <= min(self.tolerance) <= max(self.tolerance) < 1:
+            self._refuse("tolerance", "numbers from 0 to below 1")
         if not 0 < self.step_limit <= 2:
             self._refuse("step_limit", "more than 0 and at most 2 voxels")
         if not 0 < self.jacobian_floor < 1:
