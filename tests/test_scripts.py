@@ -278,6 +278,15 @@ def test_build_pyramid(run):
     assert (image.channels, image.orientation, image.labels) == (("0", "1"), "pil", False)
     fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")[:]
     np.testing.assert_array_equal(image.levels[0].data[:], fused)
+    covered = np.zeros(image.grid.shape, bool)
+    corners = np.array([true_corner(n) for n in range(4)])
+    for corner in corners - corners.min(0):
+        covered[tuple(slice(a, a + n) for a, n in zip(corner, TILE, strict=True))] = True
+    assert image.coverage is not None
+    found = image.coverage.on(image.grid)
+    assert not found[~covered].any()  # and not a voxel more is lost than one along the tiles' faces
+    lost = ndimage.binary_dilation(~covered, iterations=3, structure=np.ones((3, 3, 3)))
+    assert found[~lost].all()
     for fine, coarse in zip(image.levels, image.levels[1:], strict=False):
         factors = tuple(round(b / a) for a, b in zip(fine.grid.spacing, coarse.grid.spacing, strict=True))
         assert coarse.grid == fine.grid.coarsen(factors)

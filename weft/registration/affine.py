@@ -372,7 +372,13 @@ def _refine_fine(
     finest = min(spacing, finest_level(fixed[1], moving[1], settings))
     if settings.method == "elastix" and refine:
         matrix = refine_with_elastix(
-            *fixed[:2], *moving[:2], matrix, max(finest, spacing / 2), settings.model, seed
+            *fixed[:2],
+            *moving[:2],
+            matrix,
+            max(finest, spacing / 2),
+            settings.model,
+            seed,
+            masks=(fixed[2], moving[2]),
         )
     for level in sorted({max(finest, spacing / 2), finest}, reverse=True):
         features = [_feature(image, level, _WINDOW * spacing) for image in (fixed, moving)]
