@@ -21,7 +21,7 @@ from weft.registration.orientation import (
     validate_orientation,
 )
 from weft.registration.refine import AffineRefiner, Fit
-from weft.registration.search import finalists, search
+from weft.registration.search import finalists, margin_of, search
 
 _WINDOW = 3.0  # of the local normalisation, voxels of the search level
 _PLANE = 4  # times as many voxels along the longest axis of a plane as of a volume
@@ -65,7 +65,8 @@ class AffineSettings:
         Score of the best affine over the score of the best different one: accepted from the first on, with
         a warning down to the second.
     min_score
-        Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`.
+        Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`, and for single
+        planes a quarter of it where the margin is `refuse_margin`.
     """
 
     method: Literal["native", "elastix"] = "native"
@@ -190,6 +191,7 @@ def register_affine(
         _check_sizes(fixed_grid, moving_grid)
     images = (fixed, fixed_grid, masks[0]), (moving, moving_grid, masks[1])
     model = LinearModel(settings.model, is_planar(fixed_grid, moving_grid))
+    thresholds = replace(settings.thresholds, planar=model.planar)
     orientations, notes = possible_orientations(
         fixed_orientation,
         moving_orientation,
@@ -213,14 +215,16 @@ def register_affine(
         pool = [Candidate(0, 0, 1.0, 0.0, AffineRefiner(reference, other).measure(given))]
         tell(f"given start: score {pool[0].fit.score:.3f}")
     else:
-        pool = search(reference, other, directions, min_overlap, model, settings.thresholds, tell)
+        pool = search(reference, other, directions, min_overlap, model, thresholds, tell)
     if not pool:
         raise ValueError(
             f"no shift of the moving image covers {min_overlap:g} of the smaller tissue mask; "
             "wanted images that show the same specimen (or a smaller min_overlap)"
         )
     best, rival = finalists(reference, other, pool, model, about) if refine else (pool[0], None)
-    margin = best.fit.score / max(rival.fit.score, 1e-3) if rival else None
+    margin = margin_of(reference, [best, rival]) if rival else None
+    if model.planar and start is None:  # the level of the search has far more rivals
+        margin = min((m for m in (margin, margin_of(reference, pool)) if m is not None), default=None)
     ambiguous = ""
     if settings.handedness == "search" and start is None:
         ambiguous = mirror_note(best, rival, directions, (reference, other))
@@ -236,7 +240,7 @@ def register_affine(
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
         fine = replace(best.fit, matrix=turned(best.fit.matrix))
     orientation = orientations[best.orientation]
-    verdict = judge(best.fit.score, margin, settings.thresholds, notes)
+    verdict = judge(best.fit.score, margin, thresholds, notes)
     if not model.plausible(turned(fine.matrix)[:3, :3] @ np.linalg.inv(about)):
         stretches = ", ".join(f"{stretch:.2f}" for stretch in model.stretches(fine.matrix[:3, :3]))
         notes.append(
