@@ -368,7 +368,7 @@ def test_transforms_find_the_truth_in_both_directions(run):
     affine = error(folder / "affine.json", fixed, moving)
     coarse = error(folder / "stages/coarse/transform.json", fixed, moving)
     final = error(folder / "transform.json", fixed, moving)
-    assert 1 < affine < 2.3  # 2.37 without any; an affine cannot follow the waves
+    assert 1 < affine < 2  # 2.37 without any, 0.75 with the affine that follows the waves best
     assert coarse < 0.8 * affine
     assert final < 0.5
     assert error(folder / "inverse.json", moving, fixed) < 0.5
