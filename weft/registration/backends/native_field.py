@@ -12,9 +12,7 @@ import numpy as np
 from numba import njit
 
 from weft.grid import Triple
-from weft.registration.backends.native_jit import INLINED, JIT
-
-U = np.uint64  # offsets without a sign: loops over them are vectorised
+from weft.registration.backends.native_jit import INLINED, JIT, U
 
 
 def gaussian_taps(sigma: float | Triple) -> np.ndarray:

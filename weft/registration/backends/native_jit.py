@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -22,6 +23,8 @@ JIT: dict[str, Any] = {
     "boundscheck": False,
 }
 INLINED = {**JIT, "forceinline": True}
+# Offsets have no sign: a signed one may count from the end, and loops over such are not vectorised.
+U = np.uint64
 
 
 def _prefetch(typing, array, index):
