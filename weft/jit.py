@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 JIT: dict[str, Any] = {
     "fastmath": True,
     "nogil": True,
@@ -18,3 +20,5 @@ JIT: dict[str, Any] = {
     "boundscheck": False,
 }
 INLINED = {**JIT, "forceinline": True}
+# Offsets have no sign: a signed one may count from the end, and loops over such are not vectorised.
+U = np.uint64

@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.jit import INLINED, JIT
-
-U = np.uint64  # offsets without a sign: loops over them are vectorised
+from weft.jit import INLINED, JIT, U
 
 
 def minimal_jacobian(u: np.ndarray, spacing: tuple[float, float, float]) -> float:

@@ -14,8 +14,6 @@ from numba import njit
 from weft.grid import Triple
 from weft.registration.backends.native_jit import INLINED, JIT
 
-U = np.uint64  # offsets without a sign: loops over them are vectorised
-
 
 def gaussian_taps(sigma: float | Triple) -> np.ndarray:
     """Half a Gaussian kernel per axis, (3, r + 1) float32 w0, w1 .. wr, r = ceil(2.5 of the largest sigma).

@@ -8,9 +8,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from weft.jit import INLINED, JIT
+from weft.jit import INLINED, JIT, U
 
-__all__ = ["INLINED", "JIT", "prefetch"]
+__all__ = ["INLINED", "JIT", "U", "prefetch"]
 
 
 def _prefetch(typing, array, index):
