@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from weft.grid import Grid
-from weft.registration.backend_settings import check_settings, settings_type
+from weft.registration.backend_settings import checked_settings, settings_type
 from weft.registration.candidates import rotation_about
 from weft.registration.contract import BUILTIN, Initial, backend_version, load_backend
 from weft.registration.pull import physical_points
@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused_in_one_sentence(backend):
     with pytest.raises(ValueError, match="fixed block is of shape"):
         run(backend, fixed[1:])
     with pytest.raises(ValueError, match="did you mean 'iterations'"):
-        check_settings(backend, {"iteratons": (3,)})
+        checked_settings(backend, {"iteratons": (3,)})
 
 
 def test_the_version_names_the_package(backend):

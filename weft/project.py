@@ -15,7 +15,7 @@ from weft.overrides import read_overrides
 from weft.plugins import import_plugins
 from weft.readers import detect_format, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
-from weft.registration.backend_settings import check_settings
+from weft.registration.backend_settings import checked_settings
 from weft.rows import ImageRow, RegistrationRow, read_table
 
 PAIR = "pair"
@@ -195,7 +195,7 @@ class Project:
         settings = parse(RegistrationSettings, plain, where)
         for number, stage in enumerate(settings.stages):
             try:
-                check_settings(stage.backend, stage.settings)
+                stage.settings = checked_settings(stage.backend, stage.settings, self.path)
             except ValueError as error:
                 raise ConfigError(f"{where}: stages[{number}].settings: {error}") from None
         return settings

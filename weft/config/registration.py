@@ -144,6 +144,10 @@ class Stage(Model):
         description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in `module:function`.",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the backend.")
+    debug: Literal["log", "volumes"] | None = Field(
+        None,
+        description="What every block leaves in a folder of its own below `logs/blocks/<registration>-<stage>`: `log`, what its backend writes (`elastix`: its log and its transforms); `volumes`, also the images and masks that it sees, what it finds and its result (.mha, um).",
+    )
     min_content: float = Field(
         0.02,
         ge=0,

@@ -90,7 +90,6 @@ def total_result(
     step: np.ndarray,
     metric: str,
     iterations: int,
-    coarse_step: np.ndarray | None = None,
 ) -> Result:
     """The result of a step on top of the start: u(x) = d(x) + u0(x + d(x)).
 
@@ -103,16 +102,13 @@ def total_result(
         correlation) or ``local_correlation`` (mean square over windows of 5 voxels).
     iterations
         At most so many were made.
-    coarse_step
-        d on the grid of the result, where it is known better than by interpolation.
 
     Returns
     -------
     Total displacements on ``grid.coarsen((2, 2, 2))``.
     """
     grid = pulled.grid.coarsen((2, 2, 2))
-    if coarse_step is None:
-        coarse_step = resample_field(np.asarray(step, np.float32), pulled.grid, grid)
+    coarse_step = resample_field(np.asarray(step, np.float32), pulled.grid, grid)
     before, after = _similarity(metric, pulled, step / np.c_[list(pulled.grid.spacing)][..., None, None])
     return _result(_compose(coarse_step, grid, pulled.initial), grid, iterations, before, after)
 
