@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import zarr
 
+from weft.corrections import POLICIES, outcome
 from weft.grid import Grid
 from weft.image import Image, Level
 
-POLICIES = ("check", "force")
 # On each of N4's two levels of control points: with more levels it follows the content.
 _ITERATIONS = (50, 50)
 # Voxels dimmer than this part of the bright ones (99 %) are background, and none of N4's business.
@@ -118,12 +118,8 @@ def fit_bias(image: Image, spacing: float | None = None, channel: int = 0, *, po
         "largest": float(gain.max()),
     }
     reason = _objection(voxels, inside, level.grid, report)
-    refused = bool(reason) and policy == "check"
-    report = {name: round(value, 6) for name, value in report.items()}
-    report.update(
-        accepted=not refused, reason=f"forced although {reason}" if reason and not refused else reason
-    )
-    return Bias(np.zeros_like(field) if refused else field, level.grid, report)
+    report = {name: round(value, 6) for name, value in report.items()} | outcome(reason, policy)
+    return Bias(field if report["accepted"] else np.zeros_like(field), level.grid, report)
 
 
 def _objection(voxels: np.ndarray, inside: np.ndarray, grid: Grid, report: dict[str, Any]) -> str:

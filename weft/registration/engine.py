@@ -10,11 +10,11 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image
-from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.block_affine import register_block_affine
 from weft.registration.contract import Initial, Masks, Result, load_backend
 from weft.registration.ledger import FAILED
 from weft.sampling import read_at, read_mask
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.warp import moving_region
 

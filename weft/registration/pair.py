@@ -103,7 +103,7 @@ def register(
         `weft.config.registration.Stage`, or mappings of its fields, coarse to fine; the default of the config when None; empty
         for an affine alone.
     reduce, invert
-        `weft.config.registration.Reduce` and `weft.config.Invert`, or mappings of their fields.
+        `Reduce` and `Invert` of `weft.config.registration`, or mappings of their fields.
     inverse
         Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers

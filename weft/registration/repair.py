@@ -14,8 +14,8 @@ from weft.image import Region
 from weft.registration.agreement import Load, disagreement_with_neighbours
 from weft.registration.extension import extend_neighbours
 from weft.registration.plan import block_field_grid, block_regions
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field
-from weft.transforms.jacobian import smallest_determinant
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
 
@@ -182,7 +182,7 @@ def _contradicted(
 
 
 def _unfolded(u: np.ndarray, grid: Grid) -> bool:
-    return min(grid.shape) < 2 or float(smallest_determinant(u, grid).min()) > 0
+    return minimal_jacobian(u, grid.spacing) > 0
 
 
 def _hull(regions: list[Region]) -> Region:

@@ -10,7 +10,7 @@ import zarr
 
 from weft import receipts
 from weft.bias import fit_bias as fit
-from weft.logs import log
+from weft.corrections import tell
 from weft.steps.sources import open_received
 
 _SEEN = "seen.txt"
@@ -41,11 +41,7 @@ def fit_bias(*, image: str, settings: dict[str, Any], code: str, receipt: str) -
         records = store.records(["all"])
         reports = records["all"]["reports"]
         for channel, report in zip(opened.channels, reports, strict=True):
-            if report["reason"]:
-                used = "used" if report["accepted"] else "replaced by 1"
-                log.warning(
-                    "%s, channel %s: bias %s: %s", Path(image).parent.name, channel, used, report["reason"]
-                )
+            tell(Path(image).parent.name, channel, "bias", report)
         accepted = any(report["accepted"] for report in reports)
         store.publish(receipt)
         receipts.write_provenance(receipt, key=store.key, settings=settings, code=code)

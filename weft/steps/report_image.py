@@ -63,7 +63,7 @@ def image_section(folder: Path, name: str) -> Section:
         residuals=residuals,
         used=np.array([row["used"] != "no" for row in solved_links[: len(links)]], bool),
     )
-    lights = [load_illumination(folder / "illumination.json", c) for c in range(len(tiles["channels"]))]
+    lights = load_illumination(folder / "illumination.json")
     illumination(
         np.stack([light.gain for light in lights]),
         np.stack([light.dark for light in lights]),

@@ -24,10 +24,7 @@ from weft.pyramid import halving
 from weft.registration.backends.native_channels import Channels
 from weft.registration.backends.native_field import (
     compose,
-    find_folds,
-    folds,
     gaussian_taps,
-    minimal_jacobian,
     smooth,
     smooth_within,
     upsample,
@@ -47,6 +44,7 @@ from weft.registration.backends.native_tiles import widen
 from weft.registration.backends.native_validation import confirmed_share, sum_fields, take_share
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
+from weft.transforms.folds import find_folds, folds, minimal_jacobian
 from weft.transforms.interpolate import resample_field
 
 __all__ = [
@@ -54,7 +52,6 @@ __all__ = [
     "backend_version",
     "image_statistics",
     "intensity_statistics",
-    "minimal_jacobian",
     "predicted_memory",
     "register",
     "smoothing_radius",

@@ -21,9 +21,8 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
-from weft.registration.backends.native_jit import INLINED, JIT
+from weft.registration.backends.native_jit import INLINED, JIT, U
 
-U = np.uint64  # offsets without a sign: loops over them are vectorised
 VECTOR = 16  # floats that rows of the scratch are longer than the row of fields
 LOADED = 15  # rows of the scratch that hold what is read
 FIELD = 2  # cells along the edge of a field of the chessboard: windows of neighbouring cells share voxels

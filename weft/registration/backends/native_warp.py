@@ -13,10 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, prefetch
+from weft.registration.backends.native_jit import INLINED, U, prefetch
 
-# Offsets have no sign: a signed one may count from the end, and loops over such are not vectorised.
-U = np.uint64
 TILE_X = 128  # cells of 2 voxels: the longest row
 PITCH = 2 * TILE_X + 16  # floats from row to row of the scratch
 PAD = 4  # floats before a row's first voxel

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 
 from weft.grid import Grid
-from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.pull import physical_points, pull
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field, sample_field
 
 FEWEST_VOXELS = 1000
