@@ -392,8 +392,7 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
         shift=np.ascontiguousarray(to_index[:3, 3]),
         floor_fixed=options.noise_floor * variances[0],
         floor_moving=options.noise_floor * variances[1],
-        # Coarser levels cost little, and what they see of the background belongs to when they end.
-        background=background if number == options.levels[-1] else 0.0,
+        background=background,
     )
     return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
 
