@@ -102,9 +102,9 @@ def run_elastix(
         finally:
             if log is not None:
                 log.mkdir(parents=True, exist_ok=True)
-                for file in (folder / "elastix.log", *sorted(folder.glob("*.txt"))):
-                    if file.exists():
-                        shutil.copyfile(file, log / file.name)
+                for written in (folder / "elastix.log", *sorted(folder.glob("*.txt"))):
+                    if written.exists():
+                        shutil.copyfile(written, log / written.name)
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             raise RuntimeError(f"elastix was ended by signal {signal.Signals(number).name} on this block")
