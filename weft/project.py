@@ -46,11 +46,14 @@ class Project:
         self.root = Path(root)
         self.where = where
         self.plain = {key: value for key, value in config.items() if value is not None}
-        self.config: Config = parse(Config, self.plain, where)
+        plugins = self.plain.get("plugins")
         try:
-            import_plugins(self.config.plugins)  # they may bring formats that the table of images names
+            # They may bring backends that the stages name, and formats that the table of images names.
+            if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
+                import_plugins(plugins)
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
+        self.config: Config = parse(Config, self.plain, where)
         self.results = self.config.results.rstrip("/")
         self.images: dict[str, ImageRow]
         self.registrations: dict[str, RegistrationRow]
