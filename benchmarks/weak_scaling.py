@@ -222,6 +222,7 @@ def _register(folder: Path, settings: dict[str, Any], name: str) -> Path:
         cache=str(plan.parent),
         code="",
         receipt=str(plan.with_name("0.json")),
+        log_file=str(plan.with_name("register.log")),
         threads=1,
         memory_mb=8000,
     )

@@ -67,7 +67,7 @@ rule register_blocks:
         mem_mb=memory_of_blocks,
     params:
         cache=CACHE,
-        settings=stage_settings("backend", "settings", "min_content"),
+        settings=stage_settings("backend", "settings", "min_content", "debug"),
         channels=compared_channels,
         batches=SETTINGS.batches.register_blocks,
         rerun_status=SETTINGS.rerun_status,
@@ -108,7 +108,7 @@ rule reduce_transform:
     params:
         cache=CACHE,
         settings=registration_settings("reduce"),
-        stage=stage_settings("backend", "settings", "min_content"),
+        stage=stage_settings("backend", "settings", "min_content", "debug"),
         channels=compared_channels,
         gates=gates("blocks_failed_fraction", "folded_fraction", "seam_ratio"),
         rerun_status=SETTINGS.rerun_status,

@@ -8,4 +8,5 @@ with capture_log(snakemake.log[0]):
         **snakemake.input,
         **snakemake.params,
         **snakemake.output,
+        log_file=snakemake.log[0],
     )

@@ -8,6 +8,7 @@ with capture_log(snakemake.log[0]):
         **snakemake.input,
         **snakemake.params,
         **snakemake.output,
+        log_file=snakemake.log[0],
         batch=int(snakemake.wildcards.batch),
         threads=snakemake.threads,
         memory_mb=snakemake.resources.mem_mb,

@@ -123,7 +123,7 @@ def test_masks_reach_elastix(half, shift):
         "NewSamplesEveryIteration": ["true"],
         "ErodeMask": ["false"],
     }
-    found = elastix_process.run_elastix(fixed, moving, (mask, None), parameters)
+    (found,), _ = elastix_process.run_elastix(fixed, moving, (mask, None), [parameters])
     np.testing.assert_allclose([float(v) for v in found["TransformParameters"]], (shift, 0, 0), atol=0.2)
 
 
@@ -183,7 +183,7 @@ def test_elastix_says_why_it_failed(pair):
             fixed,
             fixed,
             (None, None),
-            {"Registration": ["MultiResolutionRegistration"], "Metric": ["NoSuchMetric"]},
+            [{"Registration": ["MultiResolutionRegistration"], "Metric": ["NoSuchMetric"]}],
         )
 
 

@@ -17,7 +17,6 @@ from weft.registration.backends.native import (
     NativeSettings,
     backend_version,
     intensity_statistics,
-    minimal_jacobian,
     predicted_memory,
     register,
 )
@@ -25,6 +24,7 @@ from weft.registration.backends.native_field import compose, gaussian_taps, smoo
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, load_backend
 from weft.registration.contract import backend_version as version_of
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field
 
 NOTHING = (None, None)

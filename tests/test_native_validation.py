@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
-from weft.registration.backends.native_validation import BLOCK, confirmed_share, halve_cells, take_share
+from weft.registration.backends.native_validation import BLOCK, confirmed_share, sum_fields, take_share
 
 SHAPE = (24, 24, 64)
 
@@ -16,13 +16,10 @@ def share_of(residuals, spans=None):
     equations[6:] = residuals
     if spans is None:
         spans = np.broadcast_to(np.array([0, SHAPE[2]]), (*SHAPE[:2], 2)).copy()
-    whole, half = np.full((2, 3, *SHAPE), np.nan, np.float32)
-    halve_cells(equations, spans, whole, half)
-    half[np.isnan(half)] = 0
+    whole, half = sum_fields(equations, spans)
     taps = gaussian_taps(1.5)
-    for part in (equations, half):
-        smooth(part, taps)
-    return confirmed_share(equations, spans, whole, half, 0.01)
+    smooth(equations, taps)
+    return confirmed_share(equations, spans, taps, whole, half, 0.01)
 
 
 def test_where_chance_was_followed_no_step_is_taken():
@@ -50,13 +47,11 @@ def test_only_cells_with_equations_are_read():
     residuals = np.full((3, *SHAPE), np.nan)
     residuals[:, 4:20, 4:20, 8:24] = 1.0
     equations = np.full((9, *SHAPE), np.nan, np.float32)
-    whole, half = np.zeros((2, 3, *SHAPE), np.float32)
     equations[6:] = residuals
-    halve_cells(equations, spans, whole, half)
-    assert np.isfinite(whole).all()
-    assert np.isfinite(half).all()
+    whole, half = sum_fields(equations, spans)
     assert half.sum() == pytest.approx(whole.sum())
-    assert np.unique(half).tolist() == [0, 2]
+    assert np.unique(whole).tolist() == [0, 8]
+    assert np.unique(half).tolist() == [0, 16]
 
 
 def test_shares_are_linear_between_blocks():
@@ -67,3 +62,17 @@ def test_shares_are_linear_between_blocks():
     take_share(step, share)
     z, y, x = np.meshgrid(*(np.clip(np.arange(n) + 0.5, 2, n - 2) for n in SHAPE), indexing="ij")
     np.testing.assert_allclose(step, np.broadcast_to((z + 2 * y + 3 * x) / 300, step.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 13), (1, 9, 12)])
+def test_odd_and_flat_grids_are_judged_as_whole_ones(shape):
+    """A shift that every cell tells of is confirmed up to the last, single cell of a row."""
+    equations = np.zeros((9, *shape), np.float32)
+    equations[[0, 3, 5]] = 8
+    equations[6:] = 0.5
+    spans = np.broadcast_to(np.array([0, shape[2]]), (*shape[:2], 2)).copy()
+    whole, half = sum_fields(equations, spans)
+    np.testing.assert_allclose(whole.sum((1, 2, 3)), 0.5 * np.prod(shape))
+    taps = gaussian_taps([1.5 if n > 1 else 0.0 for n in shape])
+    smooth(equations, taps)
+    assert confirmed_share(equations, spans, taps, whole, half, 0.01).min() == 1

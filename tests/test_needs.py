@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from weft.grid import Grid
+from weft.registration import needs
 from weft.registration.contract import PROCESS_MB
 from weft.registration.needs import block_memory, expected_residual, halo, workers
 from weft.registration.plan import plan_stage
@@ -99,6 +100,29 @@ def test_what_a_field_cannot_show_is_expected_of_the_next_stage():
     assert expected_residual(Displacements(smooth, grid), 10.0) == pytest.approx(5, abs=0.5)
     rough = smooth + (8.0 * (z % 2)).astype("f4")  # between the samples left, it is 8 um off along every axis
     assert expected_residual(Displacements(rough, grid), 10.0) == pytest.approx(2 * 8 * 3**0.5 + 5, rel=0.05)
+
+
+class Read:
+    """A field on disk: how often it is read, and the most samples at once."""
+
+    def __init__(self, u):
+        self.u, self.shape, self.times, self.most = u, u.shape, 0, 0
+
+    def __getitem__(self, key):
+        part = self.u[key]
+        self.times, self.most = self.times + 1, max(self.most, part.size // 3)
+        return part
+
+
+def test_a_field_on_disk_is_read_in_few_parts(monkeypatch):
+    grid = Grid((100, 100, 100), (20.0, 20.0, 20.0))
+    u = np.random.default_rng(0).normal(size=(3, *grid.shape)).astype("f4")
+    small, large = Read(u), Read(u)
+    wanted = expected_residual(Displacements(small, grid), 10.0)
+    assert small.times == 1
+    monkeypatch.setattr(needs, "AT_ONCE", 1000)
+    assert expected_residual(Displacements(large, grid), 10.0) == wanted
+    assert (large.times, large.most) == (16, 24 * 24 * 100)  # not 64
 
 
 # ---------------------------------------------------------------------------------- memory

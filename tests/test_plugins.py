@@ -13,8 +13,11 @@ from workflow_jobs import plan_jobs, run_script
 from workflow_project import SIDE, Project, make_project
 
 from weft import readers, receipts
+from weft.grid import Grid
 from weft.plugins import import_plugins
 from weft.readers import register_reader, tiled_formats
+from weft.registration import contract, register
+from weft.registration.contract import load_backend, register_backend
 from weft.stores import open_image
 
 PLUGIN = '''
@@ -22,7 +25,7 @@ import numpy as np
 from weft.grid import Grid
 from weft.image import Image, Level, Tile, TileSet
 from weft.readers import register_reader
-from weft.registration.contract import Result
+from weft.registration.contract import Result, register_backend
 
 ADD = 7
 
@@ -42,6 +45,7 @@ def register(fixed, fixed_grid, *rest):
     grid = fixed_grid.coarsen((2, 2, 2))
     return Result(np.zeros((3, *grid.shape), np.float32), grid, [], 1, 0.1, 0.2)
 
+register_backend("own", register)
 register_reader("numbers", open_numbers)
 register_reader("pair", open_pair, tiles=True)
 '''
@@ -61,6 +65,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(readers, "_registered", {})
     monkeypatch.setattr(readers, "_registered_tiled", set())
+    monkeypatch.setattr(contract, "_registered", {})
     yield folder
     sys.modules.pop("brought", None)
 
@@ -74,7 +79,7 @@ def project(tmp_path) -> Project:
     (project.folder / "registrations.tsv").write_text("registration\tfixed\tmoving\npair\tfixed\tmoving\n")
     for name in ("fixed", "moving"):
         np.savetxt(project.folder / f"data/{name}.txt", np.arange(SIDE**3) % 1000, fmt="%d")
-    project.set(stages=[{"name": "own", "level": 10, "backend": "brought:register"}])
+    project.set(stages=[{"name": "own", "level": 10, "backend": "own"}])
     return project
 
 
@@ -114,11 +119,46 @@ def test_a_plugin_adds_formats():
     assert readers.reader_identity("auto") == readers.reader_identity("colm") == "weft"
 
 
+def test_a_plugin_adds_a_backend():
+    grid = Grid((32, 32, 32), (10.0, 10.0, 10.0))
+    image = np.random.default_rng(0).random(grid.shape).astype(np.float32)
+    stage = {"name": "one", "level": 10, "block": 16, "overlap": 4, "backend": "own"}
+
+    def run():
+        options = {"fixed_grid": grid, "moving_grid": grid, "affine": np.eye(4), "inverse": False}
+        return register(image, image, stages=[stage], workers=2, processes=True, **options)
+
+    with pytest.raises(ValueError, match="there is no backend 'own'"):
+        run()
+    import_plugins(["brought"])
+    # Worker processes have not imported what gave it its name.
+    assert {row["metric_after"] for row in run().blocks["one"]} == {0.2}
+    with pytest.raises(ValueError, match="'native' is one of weft's own"):
+        register_backend("native", load_backend("own"))
+    with pytest.raises(ValueError, match="wanted a function at the top level"):
+        register_backend("mine", lambda *arguments: None)
+
+
+def test_a_package_publishes_a_backend(place):
+    (place / "package-1.dist-info").mkdir()
+    (place / "package-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: package\nVersion: 1\n")
+    (place / "package-1.dist-info/entry_points.txt").write_text(
+        "[weft.backends]\ntheirs = brought:register\n"
+    )
+    assert load_backend("theirs").__module__ == "brought"
+    assert contract.backend_module("theirs") == "brought"
+    with pytest.raises(ValueError, match="did you mean 'theirs'"):
+        contract.portable_name("their")
+
+
 def test_the_workflow_refuses_a_plugin_that_is_not_there(project):
     project.set(plugins=["absent"])
     with pytest.raises(WorkflowError, match=r"my\.yaml: plugins: module 'absent' cannot be imported"):
         plan_jobs(project.folder)
     project.set(plugins=[])
+    with pytest.raises(WorkflowError, match=r"stages\[0\]\.backend: there is no backend 'own'"):
+        plan_jobs(project.folder)
+    project.set(stages=[{"name": "own", "level": 10, "backend": "brought:register"}])
     with pytest.raises(WorkflowError, match="there is no reader 'numbers'"):
         plan_jobs(project.folder)
 

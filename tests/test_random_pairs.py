@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from weft.phantom.random_pairs import KINDS, random_pair
-from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.ledger import MACHINE_DEPENDENT, STATUSES
+from weft.transforms.folds import minimal_jacobian
 
 SEEDS = range(900, 900 + 2 * len(KINDS) + 4)
 

@@ -19,7 +19,7 @@ from weft.transforms.jacobian import determinant
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlendedField, BlockField, reduce_blocks
 from weft.transforms.survey import FieldSurvey
-from weft.transforms.unfold import find_folds, unfold, unfold_parts
+from weft.transforms.unfold import folds_within, unfold, unfold_parts
 
 TARGET = Grid((20, 24, 26), (4.0, 4.0, 4.0), (1.0, 2.0, 3.0))
 RECORD = {"status": "ok", "used": "deformable", "largest_displacement_um": 0.0}
@@ -293,7 +293,7 @@ def test_folds_are_mended_in_parts_as_in_the_whole():
     wanted, folded, left = unfold(u, grid)
     assert (folded > 0, left) == (True, 0)
     found = u.copy()
-    folds = find_folds(u, grid, (slice(0, 130), slice(0, 64), slice(0, 64)))
+    folds = folds_within(u, grid, (slice(0, 130), slice(0, 64), slice(0, 64)))
     assert len(folds) == folded
     assert unfold_parts(found, grid, folds) == 0
     np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -711,7 +711,7 @@ def test_a_stage_on_a_part_of_its_blocks_and_another_field(run, tmp_path):
         if job.rule.name == "plan_blocks":
             run_script(folder, job, settings={**job.params.settings, "only": wanted})
         elif job.rule.name == "register_blocks":
-            run_script(folder, job)
+            run_script(folder, job, settings={**job.params.settings, "debug": "volumes"})
         elif job.rule.name == "reduce_transform":
             changed = {"method": "simple_mean", "field_factor": 3}
             run_script(folder, job, settings={**job.params.settings, **changed})
@@ -719,6 +719,11 @@ def test_a_stage_on_a_part_of_its_blocks_and_another_field(run, tmp_path):
     ledger = pd.read_csv(folder / stages / "fine/ledger.tsv", sep="\t")
     assert set(ledger.block[ledger.status == "ok"]) == set(wanted)
     assert set(ledger.used[ledger.status == "skipped"]) == {"parent"}
+    kept = folder / run.results.relative_to(run.project.folder) / "logs/blocks/pair-fine"
+    assert sorted(path.name for path in kept.iterdir()) == wanted
+    assert {"fixed.mha", "moving.mha", "result.mha", "displacement.mha"} <= {
+        path.name for path in (kept / "0.0.0").iterdir()
+    }
     assert len(ledger) == 8
     receipt = receipts.read(folder / stages / "fine/transform.json")
     assert receipt["grid"]["spacing"] == [3 * receipt["level_um"]] * 3

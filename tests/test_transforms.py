@@ -10,10 +10,11 @@ import zarr
 
 from weft.grid import Grid
 from weft.transforms import Affine, Displacements, Sequence, open_transform
+from weft.transforms.folds import find_folds
 from weft.transforms.formats.ngff import data_digest, open_field, save_field
 from weft.transforms.formats.scene import read_scene, write_scene
 from weft.transforms.interpolate import resample_field
-from weft.transforms.jacobian import determinant, folded_samples, smallest_determinant
+from weft.transforms.jacobian import determinant, smallest_determinant
 from weft.transforms.points import warp_points
 from weft.transforms.unfold import unfold
 
@@ -329,7 +330,7 @@ def test_folds_are_where_the_smallest_determinant_says():
     field = np.random.default_rng(2).normal(size=(3, *GRID.shape)).astype(np.float32)
     for size in (0.2, 0.6, 2.0):
         smallest = smallest_determinant(size * field, GRID)
-        np.testing.assert_array_equal(folded_samples(size * field, GRID, 0.02), smallest <= 0.02)
+        np.testing.assert_array_equal(find_folds(size * field, GRID.spacing, 0.02), smallest <= 0.02)
         assert size < 0.5 or 0 < (smallest <= 0.02).mean() < 1
 
 

@@ -15,7 +15,7 @@ from weft.overrides import read_overrides
 from weft.plugins import import_plugins
 from weft.readers import detect_format, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
-from weft.registration.backend_settings import check_settings
+from weft.registration.backend_settings import checked_settings
 from weft.rows import ImageRow, RegistrationRow, read_table
 
 PAIR = "pair"
@@ -46,11 +46,14 @@ class Project:
         self.root = Path(root)
         self.where = where
         self.plain = {key: value for key, value in config.items() if value is not None}
-        self.config: Config = parse(Config, self.plain, where)
+        plugins = self.plain.get("plugins")
         try:
-            import_plugins(self.config.plugins)  # they may bring formats that the table of images names
+            # They may bring backends that the stages name, and formats that the table of images names.
+            if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
+                import_plugins(plugins)
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
+        self.config: Config = parse(Config, self.plain, where)
         self.results = self.config.results.rstrip("/")
         self.images: dict[str, ImageRow]
         self.registrations: dict[str, RegistrationRow]
@@ -195,7 +198,7 @@ class Project:
         settings = parse(RegistrationSettings, plain, where)
         for number, stage in enumerate(settings.stages):
             try:
-                check_settings(stage.backend, stage.settings)
+                stage.settings = checked_settings(stage.backend, stage.settings, self.path)
             except ValueError as error:
                 raise ConfigError(f"{where}: stages[{number}].settings: {error}") from None
         return settings

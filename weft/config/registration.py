@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from weft.config.base import Channel, Count, Model, Name, Policy, Positive
-from weft.refusals import suggest
-from weft.registration.contract import BUILTIN, ENTRY_POINTS
+from weft.registration.contract import portable_name
 
 
 class Motion(Model):
@@ -145,9 +143,13 @@ class Stage(Model):
     )
     backend: str = Field(
         "native",
-        description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in `module:function`.",
+        description="`native`, `elastix`, `greedy`, `demons`, `ants`, or a plug-in: its name, or `module:function`.",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the backend.")
+    debug: Literal["log", "volumes"] | None = Field(
+        None,
+        description="What every block leaves in a folder of its own below `logs/blocks/<registration>-<stage>`: `log`, what its backend writes (`elastix`: its log and its transforms); `volumes`, also the images and masks that it sees, what it finds and its result (.mha, um).",
+    )
     min_content: float = Field(
         0.02,
         ge=0,
@@ -162,10 +164,7 @@ class Stage(Model):
     @field_validator("backend")
     @classmethod
     def _installed(cls, value: str) -> str:
-        known = [*BUILTIN, *sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))]
-        if value not in known and ":" not in value:
-            raise ValueError(f"there is no backend {value!r}{suggest(value, known)}")
-        return value
+        return portable_name(value)
 
     @model_validator(mode="after")
     def _even(self) -> Stage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from weft.illumination.estimate import fit_illumination
 from weft.illumination.model import Illumination
+from weft.illumination.pieces import between, pieces
 from weft.image import Region, TileSet
 
 
@@ -64,17 +64,14 @@ def without_depth(tiles: TileSet, dark: Sequence[np.ndarray], relief: Sequence[n
     dark, relief
         Of each channel: a plane (y, x), and what `fit_depth` gave; between the middles of slabs it is linear.
     """
-    middles = [(start + stop - 1) / 2 for start, stop in _slabs(tiles.shape[0], len(relief[0]))]
+    slabs = _slabs(tiles.shape[0], len(relief[0]))
 
     def read(tile: int, channel: int, region: Region) -> np.ndarray:
         z, y, x = region
         offset, planes = dark[channel][y, x], relief[channel][:, y, x]
         signal = tiles.read(tile, channel, region).astype(np.float32) - offset
-        places = np.interp(np.arange(z.start, z.stop), middles, np.arange(len(middles)))
-        for n, place in enumerate(places):
-            low = min(int(place), len(middles) - 1)
-            part = np.float32(place - low)
-            signal[n] /= (1 - part) * planes[low] + part * planes[min(low + 1, len(middles) - 1)]
+        for n, (low, high, part) in enumerate(zip(*between(np.arange(z.start, z.stop), slabs), strict=True)):
+            signal[n] /= (1 - part) * planes[low] + part * planes[high]
         return signal + offset
 
     return replace(tiles, dtype=np.dtype(np.float32), reader=read)
@@ -82,8 +79,7 @@ def without_depth(tiles: TileSet, dark: Sequence[np.ndarray], relief: Sequence[n
 
 def _slabs(planes: int, slabs: int) -> list[tuple[int, int]]:
     """First plane of each slab, and the one behind it."""
-    edges = np.linspace(0, planes, min(slabs, planes) + 1).astype(int)
-    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+    return pieces(planes, min(slabs, planes))
 
 
 def _divided(tiles: TileSet, channel: int, light: Illumination) -> TileSet:

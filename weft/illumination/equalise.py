@@ -8,13 +8,13 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
+from weft.corrections import POLICIES, outcome
 from weft.illumination.model import Illumination
 from weft.illumination.samples import block_shape
 from weft.image import TileSet, box
 from weft.links.candidates import candidate_links
 from weft.pyramid import downsample
 
-POLICIES = ("check", "force")
 # Slabs compared per overlap.
 _SLABS = 16
 # How far brightness may differ between tiles: the standard deviation of a tile's log factor; and the error of one overlap.
@@ -84,12 +84,8 @@ def equalise(
         "least": round(float(np.exp(whole.min(initial=0.0))), 6),
         "largest": round(float(np.exp(whole.max(initial=0.0))), 6),
     }
-    reason = _objection(report)
-    refused = bool(reason) and policy == "check"
-    report.update(
-        accepted=not refused, reason=f"forced although {reason}" if reason and not refused else reason
-    )
-    return np.ones(count) if refused else np.exp(whole), report
+    report |= outcome(_objection(report), policy)
+    return np.exp(whole) if report["accepted"] else np.ones(count), report
 
 
 def _objection(report: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from weft.corrections import outcome
 from weft.illumination.check import Estimator, held_out_seams, held_out_shading
 from weft.illumination.choose import Estimate, choose, estimate, estimators, with_or_without_background
 from weft.illumination.dark import regress_dark
@@ -154,10 +155,10 @@ def fit_illumination(
     if policy != "off":
         fit = estimators(percentile).get(found.method, lambda samples, seams: found.log_gain)
         reason = _objection(fit, found, drawn, seams, gain, report)
-    if reason and policy == "check":
+    verdict = outcome(reason, policy)
+    if not verdict["accepted"]:
         return identity(reason)
-    report["accepted"] = True
-    return Illumination(gain, darkened(gain), {**report, "reason": reason and f"forced although {reason}"})
+    return Illumination(gain, darkened(gain), {**report, **verdict})
 
 
 def _objection(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from weft.illumination.model import Illumination
+from weft.illumination.pieces import between, pieces
 from weft.image import Region, TileSet
 
 AXES = ("y", "x")
@@ -54,19 +54,19 @@ def find_stripes(signal: np.ndarray, *, axis: str, width: int, length: int) -> n
         float32, (across, pieces): of each row or column across the stripes, on the middles of pieces of them.
     """
     plane = signal if axis == "x" else signal.T
-    pieces = _pieces(plane.shape[1], length)
-    places = [np.unique(np.linspace(a, b - 1, _SAMPLES).astype(int)) for a, b in pieces]
+    parts = _pieces(plane.shape[1], length)
+    places = [np.unique(np.linspace(a, b - 1, _SAMPLES).astype(int)) for a, b in parts]
     some = plane[:, np.concatenate(places)].astype(np.float32)
     ends = np.cumsum([len(part) for part in places])[:-1]
     bright = float(np.quantile(some, 0.95))
-    found = np.zeros((len(plane), len(pieces)), np.float32)
+    found = np.zeros((len(plane), len(parts)), np.float32)
     if bright <= 0:
         return found
     seen = some > _FLOOR * bright
     logs = np.where(seen, np.log(np.maximum(some, _FLOOR * bright)), 0)
     shares = np.maximum(_box(seen.astype(np.float32), width), 1e-6)
     compared = seen & (shares > 0.5)  # a cell alone is no tissue that a stripe could cross
-    of_place = np.repeat(np.arange(len(pieces)), [len(part) for part in places])
+    of_place = np.repeat(np.arange(len(parts)), [len(part) for part in places])
     for _ in range(_ROUNDS):  # what is around a stripe is known better once the stripe is gone
         left = np.where(seen, logs - found[:, of_place], 0)
         apart = np.where(compared, left - _box(left, width) / shares, np.inf)
@@ -136,11 +136,9 @@ def without_stripes(
         signal = tiles.read(tile, channel, region).astype(np.float32) - dark
         along, across = (x, y) if axis == "x" else (y, x)
         size = tiles.shape[2 if axis == "x" else 1]
-        middles = np.array([(a + b - 1) / 2 for a, b in _pieces(size, length)])
-        low, part = _between(np.arange(along.start, along.stop), middles)
+        low, high, part = between(np.arange(along.start, along.stop), _pieces(size, length))
         for n, plane in enumerate(range(z.start, z.stop)):
             coarse = field(tile, channel, plane)[across]
-            high = np.minimum(low + 1, len(middles) - 1)
             logs = coarse[:, low] * (1 - part) + coarse[:, high] * part
             signal[n] *= np.exp(-(logs if axis == "x" else logs.T))
         return signal + dark
@@ -150,14 +148,4 @@ def without_stripes(
 
 def _pieces(size: int, length: int) -> list[tuple[int, int]]:
     """Where the pieces of a stripe of ``size`` pixels begin and end, each about ``length`` long."""
-    edges = np.linspace(0, size, max(1, round(size / length)) + 1).astype(int)
-    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-
-
-def _between(places: np.ndarray, middles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The middle at or before each place, and how far behind it the place lies, 0 to 1; held beyond the ends."""
-    if len(middles) == 1:
-        return np.zeros(len(places), int), np.zeros(len(places), np.float32)
-    index = np.clip(np.interp(places, middles, np.arange(len(middles))), 0, len(middles) - 1)
-    low = np.minimum(index.astype(int), len(middles) - 2)
-    return low, (index - low).astype(np.float32)
+    return pieces(size, max(1, round(size / length)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from weft.refusals import suggest
@@ -26,19 +26,26 @@ def settings_type(backend: str) -> type | None:
     return getattr(importlib.import_module(module), name)
 
 
-def check_settings(backend: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that a backend would refuse at its first block.
+def checked_settings(
+    backend: str, settings: Mapping[str, Any], path: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """The settings of a backend with the contents of the files that they name; refused as at its first block.
+
+    Parameters
+    ----------
+    backend, settings
+        Of a stage.
+    path
+        Where a file lies that the settings name.
 
     Raises
     ------
     ValueError
-        For an unknown name, or a value of the wrong type or out of range.
+        For an unknown name, a value of the wrong type or out of range, or a file that cannot be used.
     """
-    if not settings:
-        return
-    wanted = settings_type(backend)
+    wanted = settings_type(backend) if settings else None
     if wanted is None:
-        return
+        return dict(settings)
     known = list(wanted.__dataclass_fields__)  # type: ignore[attr-defined]
     for name in settings:
         if name not in known:
@@ -47,3 +54,5 @@ def check_settings(backend: str, settings: Mapping[str, Any]) -> None:
         wanted(**settings)
     except TypeError as error:
         raise ValueError(f"backend {backend} cannot use {dict(settings)}: {error}") from None
+    with_files = getattr(wanted, "with_files", None)
+    return dict(settings) if with_files is None else with_files(settings, path)

@@ -23,7 +23,7 @@ from weft.transforms.interpolate import Field
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlendedField, BlockField
 from weft.transforms.survey import FieldSurvey, with_rim
-from weft.transforms.unfold import WritableField, find_folds, unfold_parts
+from weft.transforms.unfold import WritableField, folds_within, unfold_parts
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _write(
         field[(slice(None), *shard)] = u[(slice(None), *inner)]
         survey.add(shard, wide, u)
         if settings["unfold"]:
-            found = find_folds(u, target.crop(wide), inner)
+            found = folds_within(u, target.crop(wide), inner)
             if len(found):
                 folds.append(found + [w.start for w in wide])
     folded, left = np.concatenate(folds) if folds else np.zeros((0, 3), np.int64), 0

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weft.grid import Grid
+from weft.refusals import suggest
 
 BUILTIN = {
     "native": "weft.registration.backends.native:register",
@@ -23,6 +24,7 @@ BUILTIN = {
     "ants": "weft.registration.backends.ants:register",
 }
 ENTRY_POINTS = "weft.backends"
+_registered: dict[str, str] = {}  # name -> module:function
 PROCESS_MB = 400  # memory of a process with compiled code and no block
 
 Masks = tuple[np.ndarray | None, np.ndarray | None]
@@ -118,7 +120,8 @@ class Backend(Protocol):
         [project.entry-points."weft.backends"]
         mine = "my_package.engine:register"
 
-    or name it in the config as ``my_module:register``. It must
+    or give it a name in a module that the config lists under ``plugins`` (`register_backend`), or name it in a stage as
+    ``my_module:register``. It must
 
     - take the *total* start transform from `initial` and give back the total u, never the difference;
     - be deterministic: the same arguments give the same bytes, whatever runs beside it (`seed` is all the
@@ -177,13 +180,55 @@ class Backend(Protocol):
         ...
 
 
+def register_backend(name: str, function: Backend) -> None:
+    """Give a backend a name, for instance from a module of the config's ``plugins``.
+
+    Parameters
+    ----------
+    name
+        What the field `backend` of a stage calls it.
+    function
+        The backend, at the top level of a module: other processes find it there.
+
+    Raises
+    ------
+    ValueError
+        When the name is one of weft's own, or holds a colon, or the function lies within another one.
+    """
+    if name in BUILTIN or ":" in name:
+        raise ValueError(f"backend {name!r} is one of weft's own or holds a colon; wanted another name")
+    place = f"{function.__module__}:{function.__qualname__}"  # type: ignore[attr-defined]
+    if "<" in place or "." in place.partition(":")[2]:
+        raise ValueError(f"backend {name!r} is {place}; wanted a function at the top level of a module")
+    _registered[name] = place
+
+
+def backend_names() -> list[str]:
+    """The names of all backends: weft's own, those registered and those of entry points."""
+    found = (entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return list(dict.fromkeys([*BUILTIN, *sorted(_registered), *sorted(found)]))
+
+
+def portable_name(name: str) -> str:
+    """A backend's name that means the same in every process: ``module:function`` of one that was registered.
+
+    Raises
+    ------
+    ValueError
+        When there is no such backend.
+    """
+    if name not in _registered and ":" not in name and name not in (known := backend_names()):
+        raise ValueError(f"there is no backend {name!r}{suggest(name, known)}")
+    return _registered.get(name, name)
+
+
 def load_backend(name: str) -> Backend:
     """The backend called `name`.
 
     Parameters
     ----------
     name
-        A name in `BUILTIN`, a name from the entry-point group ``weft.backends``, or
+        A name in `BUILTIN`, one that was registered, a name from the entry-point group ``weft.backends``, or
         ``module:function``.
 
     Raises
@@ -234,11 +279,11 @@ def _target(name: str) -> str:
     """``module:function`` of a backend's name."""
     if name in BUILTIN:
         return BUILTIN[name]
-    if ":" in name:
-        return name
-    found = entry_points(group=ENTRY_POINTS)
-    for entry in found:
+    if ":" in name or name in _registered:
+        return _registered.get(name, name)
+    for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return entry.value
-    known = ", ".join([*BUILTIN, *sorted(entry.name for entry in found)])
-    raise ValueError(f"backend {name!r} is unknown; known are {known}, or module:function")
+    raise ValueError(
+        f"backend {name!r} is unknown; known are {', '.join(backend_names())}, or module:function"
+    )

@@ -6,12 +6,14 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.registration.contract import Initial
+from weft.registration.elastix_maps import own_map
 from weft.registration.elastix_process import run_elastix
 from weft.registration.features import local_feature
 from weft.registration.linear_model import Kind, LinearModel
 from weft.registration.pull import pull
 
 _TRANSFORMS = {"rigid": "EulerTransform", "similarity": "SimilarityTransform", "affine": "AffineTransform"}
+_METRIC = "AdvancedMattesMutualInformation"
 _WINDOW = 6.0  # of the local normalisation, voxels
 _MARGIN = 0.15  # of the fixed image's extent, added on every side: what the start misses may lie there
 
@@ -77,39 +79,9 @@ def refine_with_elastix(
     # elastix knows nothing of the margin: both images get it.
     padded = np.pad(reference.image, [(m, m) for m in margin])
     wanted = np.pad(np.ones(grid.shape, bool), [(m, m) for m in margin])
-    found = run_elastix(
-        padded, seen, (wanted, covered), _parameters(_TRANSFORMS[kind], seed, iterations, samples, levels)
-    )
+    parameters = own_map(_TRANSFORMS[kind], _METRIC, levels=levels, iterations=iterations, samples=samples)
+    (found,), _ = run_elastix(padded, seen, (wanted, covered), [parameters], seed)
     return matrix @ _matrix(found, padded_grid)
-
-
-def _parameters(
-    transform: str, seed: int, iterations: int, samples: int, levels: int
-) -> dict[str, list[str]]:
-    """elastix' parameter map of a linear registration."""
-    return {
-        "Registration": ["MultiResolutionRegistration"],
-        "Metric": ["AdvancedMattesMutualInformation"],
-        "NumberOfHistogramBins": ["32"],
-        "Transform": [transform],
-        "AutomaticTransformInitialization": ["false"],
-        "AutomaticScalesEstimation": ["true"],
-        "Optimizer": ["AdaptiveStochasticGradientDescent"],
-        "AutomaticParameterEstimation": ["true"],
-        "MaximumNumberOfIterations": [str(iterations)],
-        "NumberOfResolutions": [str(levels)],
-        "FixedImagePyramid": ["FixedSmoothingImagePyramid"],
-        "MovingImagePyramid": ["MovingSmoothingImagePyramid"],
-        "ImageSampler": ["RandomCoordinate"],
-        "NumberOfSpatialSamples": [str(samples)],
-        "NewSamplesEveryIteration": ["true"],
-        "MaximumNumberOfSamplingAttempts": ["8"],
-        "RequiredRatioOfValidSamples": ["0.05"],
-        "Interpolator": ["LinearInterpolator"],
-        "ErodeMask": ["false"],
-        "RandomSeed": [str(seed % 2**31 or 1)],
-        "WriteResultImage": ["false"],
-    }
 
 
 def _matrix(found: dict[str, list[str]], grid: Grid) -> np.ndarray:

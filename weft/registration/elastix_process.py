@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,29 +26,43 @@ def run_elastix(
     fixed: np.ndarray,
     moving: np.ndarray,
     masks: tuple[np.ndarray | None, np.ndarray | None],
-    parameters: Mapping[str, Sequence[str]],
+    maps: Sequence[Mapping[str, Sequence[str]]],
+    seed: int = 0,
     timeout: float | None = None,
-) -> dict[str, list[str]]:
+    *,
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    displacement: bool = False,
+    log: Path | None = None,
+) -> tuple[list[dict[str, list[str]]], np.ndarray | None]:
     """Register two images with itk-elastix, in one thread of another process.
 
-    The images are given a voxel size of 1 and the origin 0, so lengths in `parameters` and in the result are
-    voxels: elastix' step lengths then do not depend on the unit.
+    The images' origin is 0; an axis of a single voxel is left out, so that a single plane is registered in its plane.
 
     Parameters
     ----------
     fixed, moving
-        (z, y, x) arrays, taken as float32.
+        (z, y, x) arrays of one shape, taken as float32.
     masks
         (fixed mask or None, moving mask or None), bool arrays of the images' shapes.
-    parameters
-        An elastix parameter map. Several threads may call at a time; each has a child of its own.
+    maps
+        elastix parameter maps, each run on top of those before. Several threads may call at a time; each has a child of
+        its own.
+    seed
+        Of what elastix draws at random, where a map does not say.
     timeout
         Seconds after which the registration is ended.
+    spacing
+        Voxel size (z, y, x), in elastix' unit; by default lengths in `maps` and in the result are voxels.
+    displacement
+        Whether the displacement of all maps together is wanted.
+    log
+        Folder for what elastix writes of its own: its log and its files of the transforms, whatever came of it.
 
     Returns
     -------
-    dict
-        elastix' transform parameter map; its points are ITK's (x, y, z).
+    transforms, displacement
+        elastix' transform parameter maps, one for each of `maps`, points in ITK's (x, y, z); and the displacement of all
+        of them at the voxels, (3, z, y, x) float32 in elastix' unit, or None.
 
     Raises
     ------
@@ -58,13 +73,38 @@ def run_elastix(
     """
     with tempfile.TemporaryDirectory(prefix="weft-elastix-") as name:
         folder = Path(name)
-        np.save(folder / "fixed.npy", np.ascontiguousarray(fixed, np.float32), allow_pickle=False)
-        np.save(folder / "moving.npy", np.ascontiguousarray(moving, np.float32), allow_pickle=False)
-        for side, mask in zip(("fixed", "moving"), masks, strict=True):
-            if mask is not None:
-                np.save(folder / f"{side}_mask.npy", mask.astype(np.uint8), allow_pickle=False)
-        (folder / "parameters.json").write_text(json.dumps({k: list(v) for k, v in parameters.items()}))
-        status = _helper().run(folder, timeout)
+        shape = np.shape(fixed)
+        axes = [axis for axis in range(3) if shape[axis] > 1]
+        arrays: dict[str, np.ndarray | None] = {
+            "fixed": np.asarray(fixed, np.float32),
+            "moving": np.asarray(moving, np.float32),
+            "fixed_mask": None if masks[0] is None else masks[0].astype(np.uint8),
+            "moving_mask": None if masks[1] is None else masks[1].astype(np.uint8),
+        }
+        for file, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{file}.npy", np.ascontiguousarray(array.squeeze()), allow_pickle=False)
+        request = {
+            "maps": [
+                {
+                    "RandomSeed": [str(seed % 2**31 or 1)],
+                    **{key: list(values) for key, values in one.items()},
+                    "WriteResultImage": ["false"],
+                }
+                for one in maps
+            ],
+            "spacing": [float(spacing[axis]) for axis in reversed(axes)],
+            "displacement": displacement,
+        }
+        (folder / "request.json").write_text(json.dumps(request))
+        try:
+            status = _helper().run(folder, timeout)
+        finally:
+            if log is not None:
+                log.mkdir(parents=True, exist_ok=True)
+                for written in (folder / "elastix.log", *sorted(folder.glob("*.txt"))):
+                    if written.exists():
+                        shutil.copyfile(written, log / written.name)
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             raise RuntimeError(f"elastix was ended by signal {signal.Signals(number).name} on this block")
@@ -74,7 +114,12 @@ def run_elastix(
                 error.read_text() if error.exists() else f"exit status {os.waitstatus_to_exitcode(status)}"
             )
             raise RuntimeError(f"elastix failed on this block: {reason}")
-        return json.loads((folder / "result.json").read_text())
+        found = None
+        if displacement:
+            found = np.zeros((3, *shape), np.float32)
+            values = np.load(folder / "displacement.npy", allow_pickle=False)
+            found[axes] = values.reshape(len(axes), *shape)
+        return json.loads((folder / "result.json").read_text()), found
 
 
 def elastix_version() -> str:

@@ -5,8 +5,8 @@ it is loaded once here, and every request is answered by a fork: one child, one 
 
 Requests come as lines of JSON on standard input, ``{"id": n, "folder": path}`` or ``{"id": n, "kill": true}``;
 answers leave as lines on standard output, ``{"ready": true}`` and then ``{"id": n, "status": s}`` with the wait
-status of the child. Images travel as .npy files in the folder, which the child leaves ``result.json`` in, or
-``error.txt``. The process ends with its standard input.
+status of the child. Images, (z, y, x) or (y, x), travel as .npy files in the folder, which the child leaves
+``result.json`` and, when asked for, ``displacement.npy`` in, or ``error.txt``. The process ends with its standard input.
 """
 
 from __future__ import annotations
@@ -86,12 +86,16 @@ def _child(folder: Path) -> int:
     return 0
 
 
-def _register(folder: Path) -> dict[str, list[str]]:
-    """The transform parameter map that elastix finds for the images of a folder."""
+def _register(folder: Path) -> list[dict[str, list[str]]]:
+    """The transform parameter maps that elastix finds for the images of a folder, in the order in which they act."""
     import itk  # already loaded in the helper process
 
+    wanted = json.loads((folder / "request.json").read_text())
+
     def image(name: str) -> Any:
-        return itk.image_view_from_array(np.load(folder / f"{name}.npy", allow_pickle=False))
+        found = itk.image_view_from_array(np.load(folder / f"{name}.npy", allow_pickle=False))
+        found.SetSpacing(wanted["spacing"])
+        return found
 
     fixed, moving = image("fixed"), image("moving")
     # Kept by name until the end: the images are views of these arrays, and elastix does not hold them.
@@ -99,7 +103,8 @@ def _register(folder: Path) -> dict[str, list[str]]:
         side: image(f"{side}_mask") for side in ("fixed", "moving") if (folder / f"{side}_mask.npy").exists()
     }
     parameters = itk.ParameterObject.New()
-    parameters.AddParameterMap(json.loads((folder / "parameters.json").read_text()))
+    for parameter_map in wanted["maps"]:
+        parameters.AddParameterMap(parameter_map)
     method = itk.ElastixRegistrationMethod[type(fixed), type(moving)].New(fixed, moving)
     if "fixed" in masks:
         method.SetFixedMask(masks["fixed"])
@@ -111,8 +116,19 @@ def _register(folder: Path) -> dict[str, list[str]]:
     method.SetOutputDirectory(str(folder))
     method.SetLogToFile(True)
     method.UpdateLargestPossibleRegion()
-    found = method.GetTransformParameterObject().GetParameterMap(0)
-    return {name: list(values) for name, values in dict(found).items()}
+    found = method.GetTransformParameterObject()
+    if wanted["displacement"]:
+        # Whatever kinds of transform were asked for, elastix itself knows how to follow one after the other.
+        chain = itk.TransformixFilter[type(moving)].New(moving, found)
+        chain.SetComputeDeformationField(True)
+        chain.SetOutputDirectory(str(folder))
+        chain.SetLogToConsole(False)
+        chain.SetLogToFile(False)
+        chain.UpdateLargestPossibleRegion()
+        field = itk.array_view_from_image(chain.GetOutputDeformationField())
+        np.save(folder / "displacement.npy", np.moveaxis(field[..., ::-1], -1, 0), allow_pickle=False)
+    maps = (found.GetParameterMap(n) for n in range(found.GetNumberOfParameterMaps()))
+    return [{name: list(values) for name, values in dict(one).items()} for one in maps]
 
 
 def _reason(folder: Path, error: BaseException) -> str:
@@ -135,10 +151,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not reach the answers
     itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
-    _ = itk.ElastixRegistrationMethod, itk.ParameterObject, itk.image_view_from_array
+    _ = (
+        itk.ElastixRegistrationMethod,
+        itk.ParameterObject,
+        itk.image_view_from_array,
+        itk.array_view_from_image,
+    )
     # Touching the class of one image type loads what the children need before they are forked.
     probe = itk.image_view_from_array(np.zeros((2, 2, 2), np.float32))
-    itk.ElastixRegistrationMethod[type(probe), type(probe)]
+    _ = itk.ElastixRegistrationMethod[type(probe), type(probe)], itk.TransformixFilter[type(probe)]
     _answer(answers, {"ready": True})
     serve(sys.stdin.buffer, answers)
 

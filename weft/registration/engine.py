@@ -10,14 +10,25 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image
-from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.block_affine import register_block_affine
 from weft.registration.contract import Initial, Masks, Result, load_backend
+from weft.registration.debug import folder_of_block, write_found, write_seen
 from weft.registration.ledger import FAILED
 from weft.sampling import read_at, read_mask
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.warp import moving_region
 
+# What a backend may fail by on one block; a ValueError or a TypeError says that it fails on all of them.
+CRASHES = (
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    MemoryError,
+    OSError,
+    np.linalg.LinAlgError,
+)
 Channels = Sequence[tuple[Image, int]]
 Background = tuple[float | Sequence[float], float | Sequence[float]]
 
@@ -113,6 +124,7 @@ def register_block(
     background: Background,
     min_content: float,
     seed: int,
+    volumes: bool = False,
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
     """Register one block and judge what came out.
 
@@ -123,6 +135,8 @@ def register_block(
         there are several, one of which is enough.
     min_content
         Share of voxels with content below which a block is not registered.
+    volumes
+        Whether to write what the backend gets and finds, where `weft.registration.debug.block_folder` names a folder.
 
     Returns
     -------
@@ -138,16 +152,20 @@ def register_block(
     if _content(block.moving, block.masks[1], background[1]) < min_content / 8:
         return None, {**record, "status": "no_overlap"}
     record["tries"] = 1
-    result = load_backend(backend)(
+    given = (
         block.fixed,
         block.fixed_grid,
         block.moving,
         block.moving_grid,
         block.initial,
         block.masks,
-        settings,
-        seed,
     )
+    folder = folder_of_block() if volumes else None
+    if folder is not None:  # before the backend may crash on them
+        write_seen(folder, *given)
+    result = load_backend(backend)(*given, settings, seed)
+    if folder is not None:
+        write_found(folder, *given[1:4], block.initial.affine, result.displacement, result.grid)
     return _judge(block, result, record, "deformable")
 
 
@@ -159,6 +177,7 @@ def attempt_block(
     background: Background,
     min_content: float,
     seed: int,
+    volumes: bool = False,
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
     """Register one block whatever happens: deformable, else by an affine of its own, else as the stage before.
 
@@ -177,10 +196,26 @@ def attempt_block(
             background=background,
             min_content=min_content,
             seed=seed,
+            volumes=volumes,
         )
-    except (RuntimeError, TimeoutError) as error:
+    except CRASHES as error:
         status = "timeout" if isinstance(error, TimeoutError) else "error"
-        u, record = None, {**parent_record(status, seed), "tries": 1, "message": str(error)}
+        return affine_instead(block, status, str(error) or type(error).__name__, seed)
+    return _affine_instead(block, u, record)
+
+
+def affine_instead(
+    block: Block, status: str, message: str, seed: int
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """What is left of a block whose backend broke down, as `attempt_block` gives it: an affine of its own, or the start."""
+    record = {**parent_record(status, seed), "tries": 1, "message": message}
+    return _affine_instead(block, None, record)
+
+
+def _affine_instead(
+    block: Block, u: np.ndarray | None, record: dict[str, Any]
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """The result of a block, or an affine of its own where it failed."""
     if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
         return u, record
     fixed, moving = (v if v.ndim == 3 else v[0] for v in (block.fixed, block.moving))

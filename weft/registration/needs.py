@@ -23,6 +23,7 @@ READ_BYTES = 8  # per voxel of both images: as read, and as sampled from it
 FIELD_BYTES = 3 * 4 * 3 / 8  # per voxel of a block: start, result and what judges them, on every second voxel
 TILE = 24  # samples of a part of the field that is looked at
 TILES = 4  # parts along each axis
+AT_ONCE = 1 << 21  # samples of a field that are read as a whole; of a larger one, rows of parts
 
 
 def first_displacement(image: Grid) -> float:
@@ -44,12 +45,15 @@ def expected_residual(before: Displacements, spacing: float) -> float:
         Voxel size, um, at which it worked.
     """
     shape = before.grid.shape
+    # On disk parts share chunks, and every reading has a cost of its own.
+    field = np.asarray(before.field[:]) if before.grid.size <= AT_ONCE else before.field
     starts = [sorted({int(s) for s in np.linspace(0, max(n - TILE, 0), TILES)}) for n in shape]
     lost = []
     for z in starts[0]:
         for y in starts[1]:
+            row = np.asarray(field[:, z : z + TILE, y : y + TILE], np.float32)
             for x in starts[2]:
-                u = np.asarray(before.field[:, z : z + TILE, y : y + TILE, x : x + TILE], np.float32)
+                u = row[..., x : x + TILE]
                 u = u[
                     (slice(None), *(slice(n - (n + 1) % 2) for n in u.shape[1:]))
                 ]  # ends on a sample that is left

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,13 +16,13 @@ from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
-from weft.registration.backend_settings import check_settings
+from weft.registration.backend_settings import checked_settings
 from weft.registration.combine import combine_blocks
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
 from weft.registration.survey import survey_images
-from weft.registration.workers import run_blocks
+from weft.registration.workers import further_tries, run_blocks
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
@@ -71,6 +72,7 @@ def register(
     workers: int = 1,
     processes: bool = False,
     client: Any = None,
+    logs: str | Path | None = None,
     seed: int = 0,
 ) -> Registered:
     """Register a moving to a fixed image: an affine, then block-wise deformable stages.
@@ -103,7 +105,7 @@ def register(
         `weft.config.registration.Stage`, or mappings of its fields, coarse to fine; the default of the config when None; empty
         for an affine alone.
     reduce, invert
-        `weft.config.registration.Reduce` and `weft.config.Invert`, or mappings of their fields.
+        `Reduce` and `Invert` of `weft.config.registration`, or mappings of their fields.
     inverse
         Compute the inverse of the displacements; without it the transform has none, and no round trip.
     workers
@@ -113,6 +115,8 @@ def register(
         multiprocessing, the calling script needs its ``if __name__ == "__main__"``.
     client
         A `dask.distributed.Client`: the blocks run on its workers, and `workers` and `processes` do not count.
+    logs
+        Folder in which blocks of stages with ``debug`` leave their logs and volumes, as ``<stage>/<block>``.
     seed
         Of the affine search.
 
@@ -130,6 +134,8 @@ def register(
             f"channel_weights holds {len(channel_weights)} numbers for {len(channels[0])} channels; wanted one for each"
         )
     settings = _settings(affine, stages, reduce, invert)
+    if logs is None and (asks := next((stage.name for stage in settings.stages if stage.debug), None)):
+        raise ValueError(f"stage {asks!r} asks for debug; wanted `logs`, a folder for it")
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
@@ -155,6 +161,7 @@ def register(
             intensity=known["intensity"],
             weights=None if channel_weights is None else tuple(channel_weights),
             masks=masks,
+            logs=None if logs is None else str(Path(logs).absolute() / stage.name),
         )
         with TemporaryDirectory(prefix="weft-") as folder:
             outcomes = run_blocks(job, workers, processes, client, folder)
@@ -166,7 +173,7 @@ def register(
                 records,
                 displacements,
                 settings.reduce.model_dump(),
-                job.attempt,
+                further_tries(job, records),
             )
         displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks
@@ -237,7 +244,7 @@ def _settings(
     given = {name: value for name, value in given.items() if value is not None}
     settings = RegistrationSettings.model_validate(given)
     for stage in settings.stages:
-        check_settings(stage.backend, stage.settings)
+        stage.settings = checked_settings(stage.backend, stage.settings)
     return settings
 
 

@@ -14,8 +14,8 @@ from weft.image import Region
 from weft.registration.agreement import Load, disagreement_with_neighbours
 from weft.registration.extension import extend_neighbours
 from weft.registration.plan import block_field_grid, block_regions
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field
-from weft.transforms.jacobian import smallest_determinant
 from weft.transforms.model import Displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
 
@@ -84,8 +84,9 @@ def repair_block(
 
     def again(name: str, region: Region, start: Displacements | None) -> Attempt:
         nonlocal tries
-        tries += 1
-        return attempt(name, region, start)
+        found = attempt(name, region, start)
+        tries += found.record["status"] != "skipped"
+        return found
 
     _, padded = block_regions(plan, name)
     cuts = shifted_cuts(plan, name)
@@ -182,7 +183,7 @@ def _contradicted(
 
 
 def _unfolded(u: np.ndarray, grid: Grid) -> bool:
-    return min(grid.shape) < 2 or float(smallest_determinant(u, grid).min()) > 0
+    return minimal_jacobian(u, grid.spacing) > 0
 
 
 def _hull(regions: list[Region]) -> Region:

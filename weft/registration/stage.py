@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,16 @@ import numpy as np
 from weft import receipts
 from weft.grid import Grid
 from weft.image import Image, Region
-from weft.registration.engine import Background, Block, Channels, attempt_block, cut_block, parent_record
+from weft.registration.debug import block_folder
+from weft.registration.engine import (
+    Background,
+    Block,
+    Channels,
+    affine_instead,
+    attempt_block,
+    cut_block,
+    parent_record,
+)
 from weft.registration.plan import block_regions
 from weft.registration.repair import Attempt
 from weft.sampling import stage_grid
@@ -28,7 +38,7 @@ class StageJob:
     plan
         As `weft.registration.plan.plan_stage` makes it.
     settings
-        ``backend``, ``settings`` and ``min_content`` of `weft.config.registration.Stage`.
+        ``backend``, ``settings``, ``min_content`` and ``debug`` of `weft.config.registration.Stage`.
     fixed, moving
         Image and index of its channel; of several channels, those of one place are compared with each other.
     affine, start
@@ -41,6 +51,8 @@ class StageJob:
         How much each of several channels counts; None for the backend's own choice.
     masks
         Images that say where the fixed and the moving image count; None where all of it does.
+    logs
+        Folder for what ``debug`` asks for, with a folder for each try of each block; None for none.
     """
 
     plan: Mapping[str, Any]
@@ -53,6 +65,7 @@ class StageJob:
     intensity: Mapping[str, Any] | None = None
     weights: tuple[float, ...] | None = None
     masks: tuple[Image | None, Image | None] = (None, None)
+    logs: str | None = None
 
     def cut(self, name: str) -> Block:
         """Read a block of both images."""
@@ -76,14 +89,21 @@ class StageJob:
 
     def register(self, name: str, block: Block) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Register a block that was cut: its total displacement (None: the stage before) and its row of the block table."""
-        return attempt_block(
-            block,
-            backend=self.settings["backend"],
-            settings=self.backend_settings,
-            background=self.background,
-            min_content=self.settings["min_content"],
-            seed=self.seed(name),
-        )
+        debug = self.settings.get("debug")
+        with block_folder(Path(self.logs) / name if debug and self.logs else None):
+            return attempt_block(
+                block,
+                backend=self.settings["backend"],
+                settings=self.backend_settings,
+                background=self.background,
+                min_content=self.settings["min_content"],
+                seed=self.seed(name),
+                volumes=debug == "volumes",
+            )
+
+    def give_up(self, name: str, message: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """What `run` gives for a block whose process died: the ladder's next rung, status ``error``."""
+        return affine_instead(self.cut(name), "error", message, self.seed(name))
 
     def run(self, name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Read and register a block; one that is not to be registered is not read."""

@@ -51,6 +51,7 @@ class KeptBlocks:
             self.job.background,
             self.job.backend_settings,
             settings["min_content"],
+            settings.get("debug"),
             settings["backend"],
             backend_version(settings["backend"]),
             self.code,

@@ -16,8 +16,7 @@ from weft.image import TileSet
 from weft.links.seams import Seam, seam
 from weft.logs import log, progress
 from weft.pyramid import downsample
-from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination, prepared_tiles
+from weft.steps.illumination import load_illumination, prepared_tiles, read_factors
 from weft.steps.sources import channel_of, open_tiles
 from weft.steps.tile_tables import read_fused, read_linear, read_poses, read_rows
 
@@ -52,7 +51,7 @@ def check_seams(
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
     number = channel_of(raw.channels, channel, f"links.channel: image {index['image']!r}")
-    light = load_illumination(illumination, number)
+    lights = load_illumination(illumination)
     places = {tile["name"]: n for n, tile in enumerate(index["tiles"])}
     stage, solved, linear = raw.positions(), read_poses(poses), read_linear(poses)
     fused = {index["tiles"][n]["name"] for n in read_fused(poses)}
@@ -62,8 +61,8 @@ def check_seams(
     lines: list[list[str]] = []
     for row in progress(rows, len(rows), "check_seams: seams"):
         pair = places[row["tile_a"]], places[row["tile_b"]]
-        before = seam(raw, pair, number, light, stage)
-        after = seam(raw, pair, number, light, solved, linear)
+        before = seam(raw, pair, number, lights[number], stage)
+        after = seam(raw, pair, number, lights[number], solved, linear)
         numbers = [float("nan") if s is None else s.ncc for s in (before, after)]
         lines.append([*(row[name] for name in COLUMNS[:5]), *(f"{v:.4f}" for v in numbers)])
         if len(drawn) < DRAWN:
@@ -84,7 +83,6 @@ def check_seams(
     log.info("measured %d seams, drew %d", len(lines), len(drawn))
     kept = read_fused(poses)
     brightness = read_factors(factors, len(raw.channels), len(raw.tiles))[:, kept]
-    lights = [load_illumination(illumination, c) for c in range(len(raw.channels))]
     both = raw.part(kept), prepared_tiles(raw.part(kept), illumination, lights, stripes)
     shown = [_flat_field(both, c, lights[c], solved[kept], brightness[c]) for c in range(len(raw.channels))]
     flat_field(shown, flat_field_picture, f"{index['image']}: tiles before and after correction")

@@ -32,7 +32,7 @@ def correct_tiles(
     """Write (raw - dark) / gain of every tile, without stripes where that is asked for, as one array (c, z, y, x) each; rounded, clipped and counted."""
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
-    lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
+    lights = load_illumination(illumination)
     data = [tile["data"] for tile in index["tiles"]]
     facts = [data, tile_places(index), receipts.read(illumination)["data"], stripes]
     key = receipts.digest([facts, store, code, receipts.environment("zarr")])

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
+from weft.corrections import tell
 from weft.illumination import equalise
-from weft.logs import log
 from weft.steps.illumination import load_illumination, prepared_tiles
 from weft.steps.sources import open_tiles
 from weft.steps.tile_tables import read_fused, read_poses
@@ -29,7 +29,7 @@ def equalise_tiles(
     index = receipts.read(tiles)
     kept = read_fused(poses)
     raw, positions = open_tiles(path, source), read_poses(poses)[kept]
-    lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
+    lights = load_illumination(illumination)
     flat = prepared_tiles(raw, illumination, lights).part(kept)
     factors = np.ones((len(raw.channels), len(raw.tiles)))
     reports = []
@@ -38,11 +38,7 @@ def equalise_tiles(
             factors[channel, kept], report = equalise(
                 flat, channel, lights[channel], positions, policy=policy
             )
-            if report["reason"]:
-                used = "used" if report["accepted"] else "replaced by 1"
-                log.warning(
-                    "%s, channel %s: brightness of tiles %s: %s", index["image"], name, used, report["reason"]
-                )
+            tell(index["image"], name, "brightness of tiles", report)
             reports.append(report)
         receipts.write_provenance(receipt, policy=policy, code=code)
         receipts.write(
@@ -54,10 +50,3 @@ def equalise_tiles(
                 "reports": reports,
             },
         )
-
-
-def read_factors(receipt: str | list[str], channels: int, tiles: int) -> np.ndarray:
-    """What the signal of each tile is divided by, float64 (channels, tiles); 1 where a step is handed no receipt."""
-    if not isinstance(receipt, str):
-        return np.ones((channels, tiles))
-    return np.array(receipts.read(receipt)["factors"], float).reshape(channels, tiles)

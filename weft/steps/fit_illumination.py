@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from weft import receipts
+from weft.corrections import tell
 from weft.illumination import Illumination, find_defects, read_once, read_profile, resolve_dark
 from weft.illumination import fit_illumination as fit
 from weft.illumination.basic import require_basic
@@ -122,9 +123,8 @@ def _digests(planes: Iterable[np.ndarray | None]) -> list[str | None]:
 def _tell(image: str, channels: Sequence[str], record: dict[str, Any]) -> None:
     """Say which corrections were refused and which tiles are bad."""
     for channel, report, defects in zip(channels, record["reports"], record["defects"], strict=True):
-        if report["reason"] and report["asked"] != "none":
-            used = "used" if report["accepted"] else "replaced by 1"
-            log.warning("%s, channel %s: gain %s: %s", image, channel, used, report["reason"])
+        if report["asked"] != "none":
+            tell(image, channel, "gain", report)
         for kind, found in defects.items():
             if found:
                 log.warning("%s, channel %s: %s tiles: %s", image, channel, kind, found)

@@ -12,8 +12,7 @@ from weft.blocks import deal
 from weft.fusion import TileCache, fuse_region, output_grid
 from weft.grid import Grid
 from weft.logs import log
-from weft.steps.equalise_tiles import read_factors
-from weft.steps.illumination import load_illumination, prepared_tiles
+from weft.steps.illumination import load_illumination, prepared_tiles, read_factors
 from weft.steps.level_builder import LevelBuilder
 from weft.steps.levels import level_grids
 from weft.steps.quality import write_quality
@@ -50,7 +49,7 @@ def fuse_tiles(
     raw = raw.part(kept)
     positions, linear = read_poses(poses)[kept], read_linear(poses)
     linear = None if linear is None else linear[kept]
-    lights = [load_illumination(illumination, channel) for channel in range(len(raw.channels))]
+    lights = load_illumination(illumination)
     brightness = read_factors(factors, len(raw.channels), len(index["tiles"]))[:, kept]
     grid = output_grid(positions, raw.shape, raw.spacing, linear)
     facts = [

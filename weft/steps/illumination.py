@@ -1,4 +1,4 @@
-"""Open the illumination that an earlier step left."""
+"""Open what earlier steps left of light: illumination, and brightness of tiles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prepared_tiles(
     receipt
         Of the illumination.
     lights
-        What `load_illumination` gives for each channel.
+        What `load_illumination` gives.
     stripes
         The settings of `illumination` that speak of them.
     """
@@ -47,10 +47,15 @@ def load_relief(receipt: str | Path) -> np.ndarray | None:
     return np.asarray(zarr.open_array(str(path), mode="r")[:]) if path.exists() else None
 
 
-def load_illumination(receipt: str | Path, channel: int) -> Illumination:
-    """Gain and dark of one channel."""
+def load_illumination(receipt: str | Path) -> list[Illumination]:
+    """Gain and dark of every channel."""
     store = Path(receipt).parent / receipts.read(receipt)["store"]
-    planes = {
-        name: np.asarray(zarr.open_array(str(store / name), mode="r")[channel]) for name in ("gain", "dark")
-    }
-    return Illumination(planes["gain"], planes["dark"])
+    gains, darks = (np.asarray(zarr.open_array(str(store / name), mode="r")[:]) for name in ("gain", "dark"))
+    return [Illumination(gain, dark) for gain, dark in zip(gains, darks, strict=True)]
+
+
+def read_factors(receipt: str | list[str], channels: int, tiles: int) -> np.ndarray:
+    """What the signal of each tile is divided by, float64 (channels, tiles); 1 where a step is handed no receipt."""
+    if not isinstance(receipt, str):
+        return np.ones((channels, tiles))
+    return np.array(receipts.read(receipt)["factors"], float).reshape(channels, tiles)

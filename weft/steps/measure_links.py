@@ -40,7 +40,7 @@ def measure_links(
     index = receipts.read(tiles)
     raw = open_tiles(path, source)
     channel = channel_of(raw.channels, settings["channel"], f"links.channel: image {index['image']!r}")
-    lights = [load_illumination(illumination, number) for number in range(len(raw.channels))]
+    lights = load_illumination(illumination)
     light, relief = lights[channel], load_relief(illumination)
     raw = prepared_tiles(raw, illumination, lights)
     diagonal = None if settings["diagonal"] == "auto" else settings["diagonal"]

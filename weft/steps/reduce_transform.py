@@ -47,6 +47,7 @@ def reduce_transform(
     ledger: str,
     costs: str,
     quality: str,
+    log_file: str,
 ) -> None:
     """Blend the blocks of a stage on the field's grid; write the block table.
 
@@ -98,6 +99,7 @@ def reduce_transform(
                     stage,
                     (fixed_mask, moving_mask),
                     (fixed_more, moving_more),
+                    log_file,
                 ),
                 cache,
                 code,

@@ -34,6 +34,7 @@ def register_blocks(
     cache: str,
     code: str,
     receipt: str,
+    log_file: str,
     threads: int,
     memory_mb: float,
 ) -> None:
@@ -50,7 +51,7 @@ def register_blocks(
     """
     planned = receipts.read(plan)
     masks, more = (fixed_mask, moving_mask), (fixed_more, moving_more)
-    job = open_stage_job(plan, fixed, moving, start, channels, settings, masks, more)
+    job = open_stage_job(plan, fixed, moving, start, channels, settings, masks, more, log_file)
     side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
     mine = deal(planned["ids"], batch, batches)
     share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def open_stage_job(
     settings: dict[str, Any],
     masks: tuple[str | list[str], str | list[str]],
     more: tuple[list[str], list[str]],
+    log: str,
 ) -> StageJob:
     """Open the images and the transform so far by their receipts.
 
@@ -36,12 +38,15 @@ def open_stage_job(
     channels
         As `open_channels` takes them, and ``weights`` of several, or None.
     settings
-        ``backend``, ``settings`` and ``min_content`` of the stage.
+        ``backend``, ``settings``, ``min_content`` and ``debug`` of the stage.
     masks
         Receipts of the images that say where the fixed and the moving image count; empty for none.
     more
         Receipts of the images of the further channels, fixed and moving.
+    log
+        Path of the job's log; what blocks leave for ``debug`` lies in ``blocks`` beside its folder.
     """
+    stage = Path(plan).parent
     pick = open_channels(fixed, moving, channels, more)
     planned = receipts.read(plan)
     _, displacements, affine = open_transform(start).split()
@@ -56,6 +61,7 @@ def open_stage_job(
         intensity=planned["intensity"],
         weights=None if channels["weights"] is None else tuple(channels["weights"]),
         masks=(open_mask(masks[0]), open_mask(masks[1])),
+        logs=str(Path(log).parents[1] / "blocks" / f"{stage.parents[1].name}-{stage.name}"),
     )
 
 

@@ -17,12 +17,9 @@ def read_links(path: str, names: list[str], matches: str | None = None) -> list[
     """The links of a table, by the tiles' places in ``names``; with their block matches where a table is given."""
     blocks: dict[tuple[str, str], list[list[float]]] = {}
     if matches:
-        with open(matches, newline="") as handle:
-            for row in csv.DictReader(handle, delimiter="\t"):
-                numbers = [float(row[name]) for name in ("z", "y", "x", "dz", "dy", "dx", "ncc")]
-                blocks.setdefault((row["tile_a"], row["tile_b"]), []).append(numbers)
-    with open(path, newline="") as handle:
-        rows = list(csv.DictReader(handle, delimiter="\t"))
+        for row in read_rows(matches):
+            numbers = [float(row[name]) for name in ("z", "y", "x", "dz", "dy", "dx", "ncc")]
+            blocks.setdefault((row["tile_a"], row["tile_b"]), []).append(numbers)
     place = {name: n for n, name in enumerate(names)}
     return [
         Link(
@@ -38,7 +35,7 @@ def read_links(path: str, names: list[str], matches: str | None = None) -> list[
             rival=np.array([float(row[f"rival_{axis}"]) for axis in "zyx"]) if row["rival_z"] else None,
             matches=np.array(blocks.get((row["tile_a"], row["tile_b"]), [])).reshape(-1, 7),
         )
-        for row in rows
+        for row in read_rows(path)
     ]
 
 
@@ -50,10 +47,7 @@ def read_rows(path: str) -> list[dict[str, str]]:
 
 def read_poses(path: str) -> np.ndarray:
     """Solved positions, (n, 3) um, in the order of the table."""
-    with open(path, newline="") as handle:
-        return np.array(
-            [[float(row[axis]) for axis in "zyx"] for row in csv.DictReader(handle, delimiter="\t")]
-        )
+    return np.array([[float(row[axis]) for axis in "zyx"] for row in read_rows(path)])
 
 
 def read_fused(path: str) -> list[int]:
@@ -74,8 +68,7 @@ def read_fused(path: str) -> list[int]:
 
 def read_linear(path: str) -> np.ndarray | None:
     """Linear parts of the poses, (n, 3, 3), in the order of the table; None where all are translations."""
-    with open(path, newline="") as handle:
-        rows = list(csv.DictReader(handle, delimiter="\t"))
+    rows = read_rows(path)
     if not rows or LINEAR[0] not in rows[0]:
         return None
     return np.array([[float(row[name]) for name in LINEAR] for row in rows]).reshape(-1, 3, 3)

@@ -54,17 +54,8 @@ def smallest_determinant(field: np.ndarray, grid: Grid) -> np.ndarray:
     """
     check_field(field, grid)
     out = np.empty(grid.shape, np.float32)
-    _smallest(np.asarray(field), np.array(grid.spacing), 0.0, out)
+    _smallest(np.asarray(field), np.array(grid.spacing), out)
     return out
-
-
-def folded_samples(field: np.ndarray, grid: Grid, threshold: float) -> np.ndarray:
-    """Where `smallest_determinant` is not above a threshold between 0 and 1: (z, y, x) bool, found faster."""
-    check_field(field, grid)
-    out = np.empty(grid.shape, np.float32)
-    # det(I + E) is at least (1 - |E|)^3: where the derivative is small there is nothing to compute.
-    _smallest(np.asarray(field), np.array(grid.spacing), (0.999 - np.cbrt(threshold)) ** 2, out)
-    return out <= threshold
 
 
 def sequence_determinant(sequence: Sequence, grid: Grid, *, affine: bool = False) -> np.ndarray:
@@ -131,7 +122,7 @@ def _central(u, spacing, z_start, z_stop, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def _smallest(u, spacing, small, out):
+def _smallest(u, spacing, out):
     _, nz, ny, nx = u.shape
     d = np.empty((3, 2, 3))  # axis, side, component
     rz, ry, rx = 1.0 / spacing[0], 1.0 / spacing[1], 1.0 / spacing[2]
@@ -152,16 +143,6 @@ def _smallest(u, spacing, small, out):
                         d[axis, 0] = d[axis, 1]
                     if i == n - 1:
                         d[axis, 1] = d[axis, 0]
-                # The largest square that the norm of the derivative can have in the 8 cells.
-                square = 0.0
-                for axis in range(3):
-                    one, other = d[axis, 0], d[axis, 1]
-                    square += max(
-                        one[0] ** 2 + one[1] ** 2 + one[2] ** 2, other[0] ** 2 + other[1] ** 2 + other[2] ** 2
-                    )
-                if square < small:
-                    out[z, y, x] = 1.0
-                    continue
                 smallest = np.inf
                 for sz in range(2):
                     for sy in range(2):

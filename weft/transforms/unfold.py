@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from weft.grid import Grid
 from weft.image import Region, box
-from weft.transforms.interpolate import Field
-from weft.transforms.jacobian import folded_samples
+from weft.transforms.folds import find_folds
+from weft.transforms.interpolate import Field, check_field
 
 REACH = 3  # samples around a fold that are smoothed with it
 THRESHOLD = 0.02  # a sample is folded where the smallest determinant of the cells around it is not above this
@@ -55,8 +55,9 @@ def unfold(
         The new field, (3, z, y, x) float32 um (the old one's values away from folds); how many samples were
         folded, and how many still are.
     """
+    check_field(u, grid)
     u = np.array(u, np.float32)
-    folded = folded_samples(u, grid, threshold)
+    folded = find_folds(u, grid.spacing, threshold)
     count = left = int(folded.sum())
     for i in range(iterations):
         if left == 0:
@@ -73,14 +74,14 @@ def unfold(
                 weight[held[wide]] = 0
             for component in u[(slice(None), *wide)]:
                 component += weight * (ndimage.gaussian_filter(component, 1.5, mode="nearest") - component)
-        folded = folded_samples(u, grid, threshold)
+        folded = find_folds(u, grid.spacing, threshold)
         left = int(folded.sum())
     return u, count, left
 
 
-def find_folds(u: np.ndarray, grid: Grid, inner: Region, threshold: float = THRESHOLD) -> np.ndarray:
+def folds_within(u: np.ndarray, grid: Grid, inner: Region, threshold: float = THRESHOLD) -> np.ndarray:
     """Indices, (n, 3) int64, of the folded samples of the part ``inner`` of a field, (3, z, y, x) um on ``grid``."""
-    return np.argwhere(folded_samples(u, grid, threshold)[inner]) + [part.start for part in inner]
+    return np.argwhere(find_folds(u, grid.spacing, threshold)[inner]) + [part.start for part in inner]
 
 
 def unfold_parts(field: WritableField, grid: Grid, folds: np.ndarray) -> int:

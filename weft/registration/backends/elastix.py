@@ -1,8 +1,8 @@
-"""The elastix backend: a B-spline by itk-elastix for one block."""
+"""The elastix backend: any list of parameter maps, run by itk-elastix on one block."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.registration.backends.pulled import (
-    BINS,
     check_positive,
     pull_block,
     settings_of,
@@ -18,12 +17,20 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.debug import folder_of_block
+from weft.registration.elastix_maps import ParameterMap, given_map, own_map, read_parameter_file, steps_of
 from weft.registration.elastix_process import elastix_version, run_elastix
 
-_VERSION = "1"  # of this module's own results
+_VERSION = "2"  # of this module's own results
 _METRICS = {
     "mutual_information": "AdvancedMattesMutualInformation",
     "correlation": "AdvancedNormalizedCorrelation",
+}
+_TRANSFORMS = {
+    "rigid": "EulerTransform",
+    "similarity": "SimilarityTransform",
+    "affine": "AffineTransform",
+    "bspline": "BSplineTransform",
 }
 
 
@@ -33,36 +40,100 @@ class ElastixSettings:
 
     Parameters
     ----------
+    parameter_maps
+        What runs, one on top of the other: ``rigid``, ``similarity``, ``affine``, ``bspline`` (weft's own maps, made of the
+        settings below), an elastix parameter file (relative to ``data_root``), or a map of elastix' names and values.
     metric
-        ``mutual_information`` or ``correlation``.
+        ``mutual_information`` or ``correlation``: of weft's own maps, and of what is measured before and after.
     control_spacing
-        Distance of the B-spline's control points at the last level, voxels; doubled on each coarser one.
+        Distance of the control points of ``bspline`` at the last level, voxels; doubled on each coarser one.
     levels
-        Resolutions.
+        Resolutions of weft's own maps.
     iterations
-        Per level.
+        Per level of weft's own maps.
     samples
-        Voxels drawn in each iteration.
+        Voxels drawn in each iteration of weft's own maps.
+    unit
+        Size, um, of a unit of length in files and maps: 1000 where they are written for mm; None: the block's finest voxel
+        edge.
     timeout
         Seconds after which a block is given up; None: never.
     """
 
+    parameter_maps: tuple[str | Mapping[str, Any], ...] = ("bspline",)
     metric: str = "mutual_information"
     control_spacing: float = 12.0
     levels: int = 4
     iterations: int = 250
     samples: int = 4096
+    unit: float | None = None
     timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in _METRICS:
             raise ValueError(f"elastix: metric is {self.metric!r}; wanted one of {', '.join(_METRICS)}")
         check_positive(self, "elastix", "control_spacing", "levels", "iterations", "samples")
+        if self.unit is not None:
+            check_positive(self, "elastix", "unit")
+        maps = self.parameter_maps
+        if not isinstance(maps, (list, tuple)) or not maps:
+            raise ValueError(
+                f"elastix: parameter_maps is {maps!r}; wanted a list of {', '.join(_TRANSFORMS)}, files and maps"
+            )
+        for item in maps:
+            if isinstance(item, Mapping):
+                given_map(item)
+            elif not isinstance(item, str):
+                raise ValueError(f"elastix: parameter_maps holds {item!r}; wanted a name, a file or a map")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ElastixSettings:
         """Settings from plain names and values; unknown names are refused."""
         return settings_of(cls, "elastix", settings)
+
+    @classmethod
+    def with_files(cls, settings: Mapping[str, Any], path: Callable[[str], str]) -> dict[str, Any]:
+        """Settings with the contents of the parameter files that they name, so that these are in the name of a result.
+
+        Parameters
+        ----------
+        settings
+            Names and values.
+        path
+            Where a file lies that is named.
+
+        Raises
+        ------
+        ValueError
+            When a file is not there, or is no parameter file.
+        """
+        maps = [
+            read_parameter_file(path(item)) if isinstance(item, str) and item not in _TRANSFORMS else item
+            for item in settings.get("parameter_maps", ())
+        ]
+        return {**settings, "parameter_maps": maps} if maps else dict(settings)
+
+    @property
+    def maps(self) -> list[ParameterMap]:
+        """The parameter maps for elastix."""
+        return [self._map(item) for item in self.parameter_maps]
+
+    def _map(self, item: str | Mapping[str, Any]) -> ParameterMap:
+        if isinstance(item, Mapping):
+            return given_map(item)
+        if item not in _TRANSFORMS:
+            return read_parameter_file(item)
+        transform = _TRANSFORMS[item]
+        found = own_map(
+            transform,
+            _METRICS[self.metric],
+            levels=self.levels,
+            iterations=self.iterations,
+            samples=self.samples,
+        )
+        if item == "bspline":
+            found["FinalGridSpacingInVoxels"] = [str(float(self.control_spacing))]
+        return found
 
 
 def register(
@@ -75,11 +146,12 @@ def register(
     settings: Mapping[str, Any],
     seed: int,
 ) -> Result:
-    """Register a block by a B-spline (Klein et al. 2010) on top of the start transform.
+    """Register a block by elastix (Klein et al. 2010) on top of the start transform: by default a B-spline.
 
     The moving block is resampled through the start onto the fixed block's grid; elastix finds d on it, and
     the total is u(x) = d(x) + u0(x + d(x)). What elastix draws at random depends on `seed` alone, and each
-    block has a process of its own, with one thread: the same arguments give the same bytes.
+    block has a process of its own, with one thread: the same arguments give the same bytes. A single plane is
+    registered in its plane.
 
     Parameters
     ----------
@@ -104,84 +176,31 @@ def register(
         When the time set for a block is over.
     """
     options = ElastixSettings.of(settings)
+    maps = options.maps
     pulled = pull_block(fixed, fixed_grid, moving, moving_grid, initial, masks)
     if pulled.empty:
         return unchanged(pulled)
+    # elastix' step lengths go by the voxels' size: that is about 1 whatever the unit of the images.
+    unit = options.unit or fixed_grid.finest
     # With nothing to leave out elastix is told of no masks: looking them up costs time.
-    found = run_elastix(
+    _, found = run_elastix(
         pulled.fixed,
         pulled.seen,
         (
             None if pulled.wanted.all() else pulled.wanted,
             None if pulled.covered.all() else pulled.covered,
         ),
-        _parameters(options, seed),
+        maps,
+        seed,
         options.timeout,
+        spacing=tuple(s / unit for s in fixed_grid.spacing),
+        displacement=True,
+        log=folder_of_block(),
     )
-    return total_result(
-        pulled,
-        _bspline(found, fixed_grid, fixed_grid),
-        options.metric,
-        options.levels * options.iterations,
-        _bspline(found, fixed_grid, fixed_grid.coarsen((2, 2, 2))),
-    )
+    assert found is not None
+    return total_result(pulled, found * np.float32(unit), options.metric, steps_of(maps))
 
 
 def backend_version() -> str:
     """Version of itk-elastix and of this module."""
     return f"{_VERSION}-itk-elastix-{elastix_version()}"
-
-
-def _parameters(options: ElastixSettings, seed: int) -> dict[str, list[str]]:
-    """elastix' parameter map; lengths are voxels."""
-    return {
-        # The multi-metric class crashes with a single metric.
-        "Registration": ["MultiResolutionRegistration"],
-        "Metric": [_METRICS[options.metric]],
-        "NumberOfHistogramBins": [str(BINS)],
-        "Transform": ["BSplineTransform"],
-        "FinalGridSpacingInPhysicalUnits": [str(float(options.control_spacing))],
-        "HowToCombineTransforms": ["Compose"],
-        "Optimizer": ["AdaptiveStochasticGradientDescent"],
-        "AutomaticParameterEstimation": ["true"],
-        "MaximumNumberOfIterations": [str(int(options.iterations))],
-        "NumberOfResolutions": [str(int(options.levels))],
-        "FixedImagePyramid": ["FixedSmoothingImagePyramid"],
-        "MovingImagePyramid": ["MovingSmoothingImagePyramid"],
-        "ImageSampler": ["RandomCoordinate"],
-        "NumberOfSpatialSamples": [str(int(options.samples))],
-        "NewSamplesEveryIteration": ["true"],
-        "MaximumNumberOfSamplingAttempts": ["8"],
-        "RequiredRatioOfValidSamples": ["0.05"],
-        "Interpolator": ["LinearInterpolator"],
-        "ErodeMask": ["false"],
-        "RandomSeed": [str(seed % 2**31 or 1)],
-        "WriteResultImage": ["false"],
-    }
-
-
-def _bspline(found: Mapping[str, list[str]], fixed_grid: Grid, grid: Grid) -> np.ndarray:
-    """Displacements, (3, z, y, x) float64 um, of elastix' B-spline at the voxels of a grid in fixed space."""
-
-    def numbers(name: str) -> np.ndarray:
-        return np.array([float(v) for v in found[name]])[::-1]  # ITK's (x, y, z) turned to (z, y, x)
-
-    shape = tuple(int(n) for n in numbers("GridSize"))
-    coefficients = np.array([float(v) for v in found["TransformParameters"]]).reshape(3, *shape)[::-1]
-    weights = []
-    for axis in range(3):
-        physical = grid.origin[axis] + grid.spacing[axis] * np.arange(grid.shape[axis])
-        voxel = (physical - fixed_grid.origin[axis]) / fixed_grid.spacing[axis]
-        place = (voxel - numbers("GridOrigin")[axis]) / numbers("GridSpacing")[axis]
-        weights.append(_cubic(place[:, None] - np.arange(shape[axis])))
-    # Plain einsum, one axis after the other: no BLAS, whose threads could change the order of the sums.
-    voxels = np.einsum("cijk,xk->cijx", coefficients, weights[2])
-    voxels = np.einsum("cijx,yj->ciyx", voxels, weights[1])
-    voxels = np.einsum("ciyx,zi->czyx", voxels, weights[0])
-    return voxels * np.asarray(fixed_grid.spacing)[:, None, None, None]
-
-
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    """The cubic B-spline."""
-    d = np.abs(distance)
-    return np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.where(d < 2, (2 - d) ** 3 / 6, 0.0))

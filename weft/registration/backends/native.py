@@ -24,10 +24,7 @@ from weft.pyramid import halving
 from weft.registration.backends.native_channels import Channels
 from weft.registration.backends.native_field import (
     compose,
-    find_folds,
-    folds,
     gaussian_taps,
-    minimal_jacobian,
     smooth,
     smooth_within,
     upsample,
@@ -44,9 +41,10 @@ from weft.registration.backends.native_prior import Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.backends.native_tiles import widen
-from weft.registration.backends.native_validation import confirmed_share, halve_cells, take_share
+from weft.registration.backends.native_validation import confirmed_share, sum_fields, take_share
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
+from weft.transforms.folds import find_folds, folds, minimal_jacobian
 from weft.transforms.interpolate import resample_field
 
 __all__ = [
@@ -54,7 +52,6 @@ __all__ = [
     "backend_version",
     "image_statistics",
     "intensity_statistics",
-    "minimal_jacobian",
     "predicted_memory",
     "register",
     "smoothing_radius",
@@ -66,7 +63,7 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 IMAGE_BYTES = 4  # per voxel of an image level
-FIELD_BYTES = 13.5  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
+FIELD_BYTES = 12.0  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
 
 
 @dataclass
@@ -82,20 +79,19 @@ class _Level:
 
 
 class _Scratch:
-    """Memory that all levels use in turn: equations and two fields, for so many cells."""
+    """Memory that all levels use in turn: equations and a field, for so many cells."""
 
     def __init__(self, cells: int) -> None:
         self._equations = np.empty(9 * cells, np.float32)
-        self._vectors = np.empty((2, 3 * cells), np.float32)
+        self._vectors = np.empty(3 * cells, np.float32)
 
     def equations(self, shape: Shape) -> np.ndarray:
         """(9, Z, Y, X) float32."""
         return self._equations[: 9 * math.prod(shape)].reshape(9, *shape)
 
-    def vectors(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-        """Two of (3, Z, Y, X) float32."""
-        one, other = self._vectors[:, : 3 * math.prod(shape)].reshape(2, 3, *shape)
-        return one, other
+    def vectors(self, shape: Shape) -> np.ndarray:
+        """(3, Z, Y, X) float32."""
+        return self._vectors[: 3 * math.prod(shape)].reshape(3, *shape)
 
 
 def register(
@@ -245,7 +241,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "6"
+    return "7"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
@@ -396,8 +392,7 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
         shift=np.ascontiguousarray(to_index[:3, 3]),
         floor_fixed=options.noise_floor * variances[0],
         floor_moving=options.noise_floor * variances[1],
-        # Coarser levels cost little, and what they see of the background belongs to when they end.
-        background=background if number == options.levels[-1] else 0.0,
+        background=background,
     )
     return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
 
@@ -459,7 +454,7 @@ def _refine(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Run one level from u; returns the new u, which may lie in the scratch, and the level's record."""
     equations = scratch.equations(level.field_grid.shape)
-    moved, raw = scratch.vectors(level.field_grid.shape)
+    moved = scratch.vectors(level.field_grid.shape)
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
@@ -480,11 +475,10 @@ def _refine(
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
             taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
             reached = widen(spans, taps.shape[1] - 1, u.shape[3])
-        halve_cells(equations, spans, raw, moved)
-        for part in (equations, moved):
-            _smooth_each(part, taps, spans, reached)
+        whole, half = sum_fields(equations, spans)
+        _smooth_each(equations, taps, spans, reached)
         alpha = uncertainty.prior_strength(stiffness)
-        share = confirmed_share(equations, spans, raw, moved, options.damping + 6 * alpha)
+        share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha)
         step = solve_with_prior(
             equations, reached, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
             moved,

@@ -1,10 +1,4 @@
-"""How the native engine's kernels are compiled.
-
-`fastmath` lets the compiler reorder sums and contract products: results are the same bytes in every process on
-one type of CPU, and differ in the last bits between types (docs/engine.md bounds by how much). A kernel called by
-a kernel is inlined by force, as a shared copy and an inlined one may be rounded differently, and which of them is
-linked would depend on what else was compiled in the process.
-"""
+"""How the native engine's kernels are compiled, and what they ask of the processor."""
 
 from __future__ import annotations
 
@@ -14,14 +8,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-JIT: dict[str, Any] = {
-    "fastmath": True,
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "boundscheck": False,
-}
-INLINED = {**JIT, "forceinline": True}
+from weft.jit import INLINED, JIT, U
+
+__all__ = ["INLINED", "JIT", "U", "prefetch"]
 
 
 def _prefetch(typing, array, index):

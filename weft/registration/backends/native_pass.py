@@ -20,8 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, JIT
-from weft.registration.backends.native_warp import AXES, PAD, PITCH, U, warp_row
+from weft.registration.backends.native_jit import INLINED, JIT, U
+from weft.registration.backends.native_warp import AXES, PAD, PITCH, warp_row
 
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
 TILE_Y = 16  # cells

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, JIT
+from weft.registration.backends.native_jit import INLINED, JIT, U
 
 FLATTEST = 0.05  # Jacobians below count as this one when volumes are held
 STEEPEST = 4.0  # g^2 counts as at most this in the weight
@@ -23,8 +23,7 @@ SOLVED = 1e-4  # share of the residual's energy at which the solver is content
 CHUNK = 256  # cells of a row worked off at once
 VECTOR = 16  # floats that loops over padded rows are rounded up to
 LEFT = 16  # floats before the first cell of a row of a ring
-# Rows of the scratch: a constant pitch, and offsets without a sign, let the compiler vectorise.
-U = np.uint64
+# Rows of the scratch: a constant pitch lets the compiler vectorise.
 PITCH = CHUNK + 16
 H = 0  # zz, zy, zx, yy, yx, xx of the equations, per voxel
 P = 6 * PITCH  # the vector multiplied

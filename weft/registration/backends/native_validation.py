@@ -3,7 +3,7 @@
 Steps that go on where there is nothing left to find fit noise, and what the model does not know; the similarity that
 they are made for rises all the same. Whether a step tells something can be seen in cells that it was not made from (Stone,
 1974): the cells of the displacement grid are divided like a chessboard of `FIELD`^3 cells, a step is made from either
-colour, and at each cell the step v made from the other colour is judged by how it changes the sum of squares there,
+colour, and at each field the step v made from the other colour is judged by how it changes the sum of squares there,
 
     v'Hv - 2 r'v,    least for the multiple  r'v / v'Hv  of v.
 
@@ -21,49 +21,70 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
-from weft.registration.backends.native_jit import INLINED, JIT
+from weft.registration.backends.native_jit import INLINED, JIT, U
 
-U = np.uint64  # offsets without a sign: loops over them are vectorised
-VECTOR = 16  # floats that rows of the scratch are longer than the row of cells
+VECTOR = 16  # floats that rows of the scratch are longer than the row of fields
 LOADED = 15  # rows of the scratch that hold what is read
 FIELD = 2  # cells along the edge of a field of the chessboard: windows of neighbouring cells share voxels
 BLOCK = 4  # cells along the edge of a block, for each of which there is one share
+FIELDS = BLOCK // FIELD  # along the edge of a block
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
 FULL = 0.0
 NONE = -1.0
 
 
-@njit(**JIT)
-def halve_cells(equations, spans, whole, half):
-    """Before the equations are smoothed: copy r into `whole` and twice r of the fields of one colour into `half`.
+def sum_fields(equations: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Before the equations are smoothed: r summed over every field, and twice that of the fields of one colour.
 
     Parameters
     ----------
     equations
         (9, Z, Y, X) float32 of `native_pass.sum_tiles`.
     spans
-        (Z, Y, 2) int64: first and last + 1 cell of each row that holds any; outside, nothing is read or written.
+        (Z, Y, 2) int64: first and last + 1 cell of each row that holds any; nothing else is read.
+
+    Returns
+    -------
     whole, half
-        (3, Z, Y, X) float32, overwritten.
+        (3, ceil(Z / 2), ceil(Y / 2), ceil(X / 2)) float32; `half` is 0 in the fields of the other colour.
     """
-    _, Z, Y, _ = whole.shape
-    two = np.float32(2)
-    zero = np.float32(0)
+    shape = (3, *(-(-n // FIELD) for n in equations.shape[1:]))
+    whole = np.zeros(shape, np.float32)
+    _sum_residuals(equations, spans, whole)
+    half = np.zeros(shape, np.float32)
+    for z, y in np.ndindex(2, 2):
+        here = np.s_[:, z::2, y::2, (z + y + 1) % 2 :: 2]
+        half[here] = 2 * whole[here]
+    return whole, half
+
+
+@njit(**JIT)
+def _sum_residuals(equations, spans, whole):
+    """Add r of the cells in `spans` into the fields."""
+    Z, Y, _ = spans.shape
     for c in range(3):
         for z in range(Z):
             for y in range(Y):
                 first, last = spans[z, y]
                 r = equations[6 + c, z, y]
-                p = whole[c, z, y]
-                q = half[c, z, y]
-                colour = z // FIELD + y // FIELD
-                for x in range(first, last):
-                    p[x] = r[x]
-                    q[x] = two * r[x] if (colour + x // FIELD) & 1 else zero
+                out = whole[c, z // FIELD, y // FIELD]
+                if first & 1 and first < last:
+                    out[first // FIELD] += r[first]
+                    first += 1
+                if last & 1 and first < last:
+                    last -= 1
+                    out[last // FIELD] += r[last]
+                for k in range(first // FIELD, last // FIELD):
+                    out[k] += r[FIELD * k] + r[FIELD * k + 1]
 
 
 def confirmed_share(
-    equations: np.ndarray, spans: np.ndarray, whole: np.ndarray, half: np.ndarray, own: float
+    equations: np.ndarray,
+    spans: np.ndarray,
+    taps: np.ndarray,
+    whole: np.ndarray,
+    half: np.ndarray,
+    own: float,
 ) -> np.ndarray:
     """How much of a step is to be taken, from 0 to 1, for every block of `BLOCK`^3 cells.
 
@@ -72,65 +93,99 @@ def confirmed_share(
     equations
         (9, Z, Y, X) float32, smoothed.
     spans
-        As of `halve_cells`.
+        As of `sum_fields`.
+    taps
+        What the equations were smoothed by: half a kernel per axis, (3, r + 1) float32.
     whole, half
-        (3, Z, Y, X) float32 of `halve_cells`; `half` smoothed as the equations are.
+        Of `sum_fields`; `half` is smoothed in place.
     own
         What damping and prior add to the diagonal, per voxel.
 
     Returns
     -------
-    (Z, Y, X) float32, one for each block. 0 where there are no cells around.
+    (ceil(Z / 4), ceil(Y / 4), ceil(X / 4)) float32, one for each block. 0 where there are no cells around.
     """
-    sums = np.zeros((2, *(-(-n // BLOCK) for n in whole.shape[1:])), np.float32)
+    shape = equations.shape[1:]
+    smooth(half, _between_fields(taps, shape))
+    sums = np.zeros((2, *(-(-n // BLOCK) for n in shape)), np.float32)
     _judge(equations, spans, whole, half, np.float32(8 * own), sums)
     smooth(sums, gaussian_taps(WIDTH / BLOCK))
     share = np.divide(sums[0], sums[1], out=np.full_like(sums[0], NONE), where=sums[1] > 0)
     return np.clip((share - NONE) / (FULL - NONE), 0, 1).astype(np.float32)
 
 
+def _between_fields(taps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A kernel over cells as one over fields: the mean of its values between the cells of one and of another field."""
+    radius = taps.shape[1] // FIELD
+    lags = FIELD * np.arange(radius + 1)
+    padded = np.pad(taps, ((0, 0), (0, FIELD)))
+    found = (padded[:, abs(lags - 1)] + 2 * padded[:, lags] + padded[:, lags + 1]) / np.float32(4)
+    for axis, n in enumerate(shape):
+        if n == 1:  # a field has one cell along this axis
+            found[axis] = 0
+            found[axis, 0] = taps[axis, 0]
+    return found
+
+
 @njit(**JIT)
 def _judge(equations, spans, whole, half, own, sums):
-    """Add r'v and v'Hv of the step v that the other colour's cells make, into the blocks."""
-    _, Z, Y, X = whole.shape
+    """Add r'v and v'Hv of the step v that the other colour's fields make, into the blocks."""
+    _, Z, Y, X = equations.shape
+    _, Zf, Yf, Xf = whole.shape
     one = np.float32(1)
     two = np.float32(2)
-    # Rows of the scratch: H, whole, half, r; the colours of a row, and of the row beside it; and the two results.
-    P = U(X + VECTOR)
-    B = np.zeros((LOADED + 4) * (X + VECTOR), np.float32)
-    colours = U(LOADED) * P
+    # Rows of the scratch: H, r, whole, half; cells of every field; the colours of a row, and of the row beside it; the
+    # two results; and a row of cells.
+    P = U(Xf + VECTOR)
+    B = np.zeros((LOADED + 7) * (Xf + VECTOR), np.float32)
+    cells = U(LOADED) * P
+    colours = cells + P
     found = colours + P + P
-    for k in range(X):
-        colour = (k // FIELD) & 1
-        B[colours + U(k)] = np.float32(colour)
-        B[colours + P + U(k)] = np.float32(1 - colour)
-    for z in range(Z):
-        for y in range(Y):
-            first, last = spans[z, y]
+    row = found + P + P
+    for k in range(Xf):
+        B[cells + U(k)] = np.float32(min(FIELD, X - FIELD * k))
+        B[colours + U(k)] = np.float32(k & 1)
+        B[colours + P + U(k)] = np.float32(1 - (k & 1))
+    for z in range(Zf):
+        z1 = min(FIELD * z + FIELD, Z)
+        for y in range(Yf):
+            y1 = min(FIELD * y + FIELD, Y)
+            first = Xf
+            last = np.int64(0)
+            for i in range(FIELD * z, z1):
+                for j in range(FIELD * y, y1):
+                    a, b = spans[i, j]
+                    if a < b:
+                        first = min(first, a // FIELD)
+                        last = max(last, (b + FIELD - 1) // FIELD)
             n = last - first
             if n <= 0:
                 continue
-            for k in range(0, 6, 3):
-                _load(equations, k, z, y, first, n, k, B, P)
-            _load(whole, 0, z, y, first, n, 6, B, P)
-            _load(half, 0, z, y, first, n, 9, B, P)
-            _load(equations, 6, z, y, first, n, 12, B, P)
+            for c in range(9):
+                _sum_cells(equations, c, FIELD * z, z1, FIELD * y, y1, FIELD * first, n, U(c) * P, row, B)
+            for c in range(3):
+                for k in range(n):
+                    B[U(9 + c) * P + U(k)] = whole[c, z, y, first + k]
+                    B[U(12 + c) * P + U(k)] = half[c, z, y, first + k]
             # 1 in the colour that `half` holds.
-            other = colours + U(first) + (P if (z // FIELD + y // FIELD) & 1 else U(0))
-            for cell in range(n):
-                x = U(cell)
-                a = B[x] + own
+            other = colours + U(first) + (P if (z + y) & 1 else U(0))
+            rows = np.float32((z1 - FIELD * z) * (y1 - FIELD * y))
+            for k in range(n):
+                x = U(k)
+                count = rows * B[cells + U(first) + x]
+                more = own * count
+                a = B[x] + more
                 b = B[P + x]
                 c = B[U(2) * P + x]
-                d = B[U(3) * P + x] + own
+                d = B[U(3) * P + x] + more
                 e = B[U(4) * P + x]
-                f = B[U(5) * P + x] + own
+                f = B[U(5) * P + x] + more
                 take = B[other + x]
-                sign = one - two * take
+                sign = (one - two * take) * count
                 take *= two
-                p = take * B[U(12) * P + x] + sign * B[U(9) * P + x]
-                q = take * B[U(13) * P + x] + sign * B[U(10) * P + x]
-                r = take * B[U(14) * P + x] + sign * B[U(11) * P + x]
+                p = take * B[U(6) * P + x] + sign * B[U(12) * P + x]
+                q = take * B[U(7) * P + x] + sign * B[U(13) * P + x]
+                r = take * B[U(8) * P + x] + sign * B[U(14) * P + x]
                 A00 = d * f - e * e
                 A01 = c * e - b * f
                 A02 = b * e - c * d
@@ -146,31 +201,36 @@ def _judge(equations, spans, whole, half, own, sums):
                 i *= scale
                 j *= scale
                 h *= scale
-                B[found + x] = B[U(6) * P + x] * i + B[U(7) * P + x] * j + B[U(8) * P + x] * h
+                B[found + x] = B[U(9) * P + x] * i + B[U(10) * P + x] * j + B[U(11) * P + x] * h
                 B[found + P + x] = (
-                    i * ((a - own) * i + two * (b * j + c * h))
-                    + j * ((d - own) * j + two * e * h)
-                    + (f - own) * h * h
+                    i * ((a - more) * i + two * (b * j + c * h))
+                    + j * ((d - more) * j + two * e * h)
+                    + (f - more) * h * h
                 )
             for c in range(2):
-                line = sums[c, z // BLOCK, y // BLOCK]
+                line = sums[c, z // FIELDS, y // FIELDS]
                 o = found + P if c else found
                 for k in range(n):
-                    line[(first + k) // BLOCK] += B[o + U(k)]
+                    line[(first + k) // FIELDS] += B[o + U(k)]
 
 
 @njit(**INLINED)
-def _load(a, c, z, y, first, n, row, B, P):
-    """Three rows of arrays, from cell `first` on -> rows of the scratch."""
-    p = a[c, z, y, first:]
-    q = a[c + 1, z, y, first:]
-    r = a[c + 2, z, y, first:]
-    o = U(row) * P
+def _sum_cells(a, c, z0, z1, y0, y1, first, n, out, row, B):
+    """Sums over the cells of n fields of a row, from cell `first` on -> scratch; `row` is that of cells."""
+    count = min(FIELD * n, a.shape[3] - first)
+    B[row + U(FIELD * n - 1)] = np.float32(0)
+    p = a[c, z0, y0, first:]
+    for i in range(count):
+        B[row + U(i)] = p[i]
+    for z in range(z0, z1):
+        for y in range(y0, y1):
+            if z > z0 or y > y0:
+                p = a[c, z, y, first:]
+                for i in range(count):
+                    B[row + U(i)] += p[i]
     for i in range(n):
-        x = o + U(i)
-        B[x] = p[i]
-        B[x + P] = q[i]
-        B[x + P + P] = r[i]
+        k = row + U(FIELD * i)
+        B[out + U(i)] = B[k] + B[k + U(1)]
 
 
 @njit(**JIT)

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 
 from weft.grid import Grid
-from weft.registration.backends.native_field import minimal_jacobian
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.pull import physical_points, pull
+from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field, sample_field
 
 FEWEST_VOXELS = 1000
@@ -45,6 +45,17 @@ class Pulled:
     covered: np.ndarray
     grid: Grid
     initial: Initial
+
+    @property
+    def axes(self) -> list[int]:
+        """The axes of more than one voxel: a single plane is registered in its plane."""
+        return [axis for axis in range(3) if self.grid.shape[axis] > 1]
+
+    def spread(self, components: np.ndarray) -> np.ndarray:
+        """Displacements along `axes` at the voxels, (len(axes), ...), as (3, z, y, x) float32, 0 along the others."""
+        out = np.zeros((3, *self.grid.shape), np.float32)
+        out[self.axes] = components.reshape(len(self.axes), *self.grid.shape)
+        return out
 
     @property
     def empty(self) -> bool:
@@ -90,7 +101,6 @@ def total_result(
     step: np.ndarray,
     metric: str,
     iterations: int,
-    coarse_step: np.ndarray | None = None,
 ) -> Result:
     """The result of a step on top of the start: u(x) = d(x) + u0(x + d(x)).
 
@@ -103,16 +113,13 @@ def total_result(
         correlation) or ``local_correlation`` (mean square over windows of 5 voxels).
     iterations
         At most so many were made.
-    coarse_step
-        d on the grid of the result, where it is known better than by interpolation.
 
     Returns
     -------
     Total displacements on ``grid.coarsen((2, 2, 2))``.
     """
     grid = pulled.grid.coarsen((2, 2, 2))
-    if coarse_step is None:
-        coarse_step = resample_field(np.asarray(step, np.float32), pulled.grid, grid)
+    coarse_step = resample_field(np.asarray(step, np.float32), pulled.grid, grid)
     before, after = _similarity(metric, pulled, step / np.c_[list(pulled.grid.spacing)][..., None, None])
     return _result(_compose(coarse_step, grid, pulled.initial), grid, iterations, before, after)
 
