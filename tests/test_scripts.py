@@ -284,9 +284,10 @@ def test_build_pyramid(run):
         covered[tuple(slice(a, a + n) for a, n in zip(corner, TILE, strict=True))] = True
     assert image.coverage is not None
     found = image.coverage.on(image.grid)
-    assert not found[~covered].any()  # and not a voxel more is lost than one along the tiles' faces
-    lost = ndimage.binary_dilation(~covered, iterations=3, structure=np.ones((3, 3, 3)))
-    assert found[~lost].all()
+    assert not found[~covered].any()  # and only voxels along the tiles' faces are lost
+    outside = np.pad(~covered, 1, constant_values=True)
+    lost = ndimage.binary_dilation(outside, iterations=2, structure=np.ones((3, 3, 3)))
+    assert found[~lost[1:-1, 1:-1, 1:-1]].all()
     for fine, coarse in zip(image.levels, image.levels[1:], strict=False):
         factors = tuple(round(b / a) for a, b in zip(fine.grid.spacing, coarse.grid.spacing, strict=True))
         assert coarse.grid == fine.grid.coarsen(factors)
