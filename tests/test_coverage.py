@@ -16,6 +16,7 @@ from weft.registration.candidates import rotation_about
 from weft.registration.engine import cut_block
 from weft.registration.start import find_affine
 from weft.registration.survey import background_value
+from weft.registration.unseen import seen
 from weft.stores import open_image
 from weft.stores.ome_zarr import create_image
 
@@ -115,8 +116,11 @@ def rounds() -> tuple[Image, Image, np.ndarray]:
     return stitched(places, 1), stitched(moved, 2), truth
 
 
-def test_the_affine_does_not_align_the_borders_of_stitched_images(rounds):
+@pytest.mark.parametrize("known", [True, False])
+def test_the_affine_does_not_align_the_borders_of_stitched_images(rounds, known):
     fixed, moving, truth = rounds
+    if not known:  # as when another program stitched them
+        fixed, moving = (dataclasses.replace(image, coverage=None) for image in (fixed, moving))
     result = find_affine((fixed, 0), (moving, 0), AffineSettings(), 0)
     assert result.accepted == "accept"
     corners = GRID.corners()
@@ -133,3 +137,25 @@ def test_blocks_and_background_leave_out_what_no_tile_covers(rounds):
         assert (weights[image.levels[0].read(0) == 0] == 0).all()
         assert weights.mean() > 0.5
     assert background_value(fixed, 0) == pytest.approx(200, abs=20)  # half of what lies above the background
+
+
+def test_padding_is_told_from_the_dark_around_a_specimen(rounds):
+    stitched_voxels = rounds[0].levels[0].read(0)
+    found = seen(stitched_voxels)
+    assert found is not None
+    assert not found[stitched_voxels == 0].any()
+    assert found.mean() > 0.8
+    random = np.random.default_rng(0)
+    z, y, x = np.indices(GRID.shape)
+    brain = ((z - 22) / 20) ** 2 + ((y - 42) / 40) ** 2 + ((x - 62) / 60) ** 2 < 1
+    assert seen(np.where(brain, 500.0, 0.0)) is None  # an atlas: its outline is round
+    assert seen(stitched_voxels + np.uint16(1)) is not None  # whatever the value
+    dark = np.clip(random.normal(0, 20, GRID.shape), 0, None)
+    dark[:, :8] = 0
+    assert seen(dark) is None  # a camera without offset: zeros are everywhere
+    assert seen(np.full(GRID.shape, 7)) is None
+    plane = np.full((1, 90, 90), 200.0)
+    plane[:, :20, :50] = 0
+    wanted = np.ones(plane.shape, bool)
+    wanted[:, :21, :51] = False
+    np.testing.assert_array_equal(seen(plane), wanted)

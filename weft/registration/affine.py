@@ -12,7 +12,7 @@ from weft.grid import Grid
 from weft.registration.candidates import UNCHANGED, Candidate
 from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
-from weft.registration.features import Feature, local_feature
+from weft.registration.features import Feature, finite, local_feature
 from weft.registration.linear_model import Kind, LinearModel
 from weft.registration.orientation import (
     nearest_orientation,
@@ -22,6 +22,7 @@ from weft.registration.orientation import (
 )
 from weft.registration.refine import AffineRefiner, Fit
 from weft.registration.search import finalists, margin_of, search
+from weft.registration.unseen import seen
 
 _WINDOW = 3.0  # of the local normalisation, voxels of the search level
 _PLANE = 4  # times as many voxels along the longest axis of a plane as of a volume
@@ -170,7 +171,8 @@ def register_affine(
     refine
         Whether a given start is refined.
     masks
-        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere.
+        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere but in padding, as
+        `weft.registration.unseen.seen` finds it.
 
     Returns
     -------
@@ -189,7 +191,10 @@ def register_affine(
     _check(moving, moving_grid, masks[1], "moving")
     if start is None:
         _check_sizes(fixed_grid, moving_grid)
-    images = (fixed, fixed_grid, masks[0]), (moving, moving_grid, masks[1])
+    counts = [
+        seen(finite(a)) if mask is None else mask for a, mask in zip((fixed, moving), masks, strict=True)
+    ]
+    images = (fixed, fixed_grid, counts[0]), (moving, moving_grid, counts[1])
     model = LinearModel(settings.model, is_planar(fixed_grid, moving_grid))
     thresholds = replace(settings.thresholds, planar=model.planar)
     orientations, notes = possible_orientations(
