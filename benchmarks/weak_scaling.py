@@ -1,8 +1,8 @@
 """Weak scaling, a case of `registration.py`: stages of 8, 64 and 512 blocks of one size, each in a process of its own.
 
 ``python weak_scaling.py FOLDER`` registers the stage that `prepare` laid down there with the workflow's own step and
-prints, as JSON, what the blocks cost. Every block has its whole halo (the volume is two blocks longer than what is
-registered), sees the same texture and starts from a displacement field that lies on disk: so each has the same work.
+prints, as JSON, what the blocks cost. Every block has its whole halo (`MARGIN` blocks around what is registered are not), sees the same texture and starts
+from a displacement field that lies on disk: so each has the same work.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from weft.transforms.formats.ngff import save_field
 
 PER_AXIS = (2, 4, 8)
 BLOCK, OVERLAP = 32, 8  # voxels
+MARGIN = 3  # blocks: with fewer the field of the smallest volume fills no shard, and less than a shard is read
 REPEATS = 3
 LOOKED_AT = 2_000_000  # voxels of the coarsest level, at most, as of a pyramid
 FLAT_CPU = 1.1  # the bar: CPU per block beside that of 8 blocks
@@ -119,7 +120,7 @@ def measure(folder: Path, per_axis: int, *, block: int = BLOCK, overlap: int = O
 
 def prepare(folder: Path, per_axis: int, block: int, overlap: int) -> None:
     """Write images, the transform so far and the stage's settings."""
-    grid = Grid(((per_axis + 2) * block,) * 3, (SPACING,) * 3)
+    grid = Grid(((per_axis + 2 * MARGIN) * block,) * 3, (SPACING,) * 3)
     fixed = _texture(block)
     # The same texture everywhere, so that chunks are of one size on disk too; moved by less than a voxel.
     moving = ndimage.shift(fixed.astype(float), (0.4, -0.3, 0.5), order=3, mode="grid-wrap").astype("u2")
@@ -130,7 +131,7 @@ def prepare(folder: Path, per_axis: int, block: int, overlap: int) -> None:
         store = folder / f"{name}.ome.zarr"
         create_image(store, grids, "u2", chunk=(block // 2,) * 3, shard=(block,) * 3)
         for number in range(len(grids)):
-            array, whole = open_level(store / str(number)), np.tile(tile, (per_axis + 2,) * 3)
+            array, whole = open_level(store / str(number)), np.tile(tile, (per_axis + 2 * MARGIN,) * 3)
             for place in cut(whole.shape, (block,) * 3):
                 shard: Any = region(place, whole.shape, (block,) * 3)
                 write_region(array, 0, shard, whole[shard], str(number))
@@ -158,7 +159,7 @@ def prepare(folder: Path, per_axis: int, block: int, overlap: int) -> None:
             ]
         },
     )
-    inner = [".".join(str(i + 1) for i in index) for index in np.ndindex((per_axis,) * 3)]
+    inner = [".".join(str(i + MARGIN) for i in index) for index in np.ndindex((per_axis,) * 3)]
     settings = {**SETTINGS, "block": block, "overlap": overlap, "only": inner}
     receipts.write(folder / "settings.json", settings)
 
