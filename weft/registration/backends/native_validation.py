@@ -13,6 +13,10 @@ half's residuals. That is so from the first steps on a little, as u is made from
 real step, of all cells, is taken in full down to a share of `FULL`, 0, and not at all from `NONE`, -1, where the other half would
 rather go back all the way. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must
 be known.
+
+What does not match at all, as tissue that one image lacks, is no chance: both halves agree on it, and steps go on there when all else
+rests. So a level has settled when less than `SETTLED` of the texture confirms its steps, and then ends with the first step
+that gains less than `SETTLED_GAIN`.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from numba import njit
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
 from weft.registration.backends.native_jit import INLINED, JIT, U
+from weft.registration.backends.native_prior import TEXTURED
 
 VECTOR = 16  # floats that rows of the scratch are longer than the row of fields
 LOADED = 15  # rows of the scratch that hold what is read
@@ -31,6 +36,8 @@ FIELDS = BLOCK // FIELD  # along the edge of a block
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
 FULL = 0.0
 NONE = -1.0
+SETTLED = 0.8
+SETTLED_GAIN = 8e-4  # of the mean of rho^2
 
 
 def sum_fields(equations: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +119,29 @@ def confirmed_share(
     smooth(sums, gaussian_taps(WIDTH / BLOCK))
     share = np.divide(sums[0], sums[1], out=np.full_like(sums[0], NONE), where=sums[1] > 0)
     return np.clip((share - NONE) / (FULL - NONE), 0, 1).astype(np.float32)
+
+
+def confirmed_texture(share: np.ndarray, equations: np.ndarray, spans: np.ndarray) -> float:
+    """The mean of the shares, weighted by texture as the prior weighs cells, from one cell of every block; 1 without any.
+
+    Parameters
+    ----------
+    share
+        Of `confirmed_share`.
+    equations, spans
+        As of `confirmed_share`.
+    """
+    z, y, x = (
+        np.minimum(BLOCK * np.arange(blocks) + BLOCK // 2, cells - 1)
+        for blocks, cells in zip(share.shape, equations.shape[1:], strict=True)
+    )
+    first, last = np.moveaxis(spans[np.ix_(z, y)], 2, 0)[..., None]
+    known = (first <= x) & (x < last)
+    # Cells that are not known hold anything.
+    trace = sum(np.where(known, equations[c][np.ix_(z, y, x)], 0) for c in (0, 3, 5))
+    weight = trace / (trace + 8 * TEXTURED)
+    total = float(weight.sum())
+    return float((weight * share).sum()) / total if total > 0 else 1.0
 
 
 def _between_fields(taps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
