@@ -8,9 +8,9 @@ import tifffile
 import zarr
 from scipy import ndimage
 
+from weft.bias import load_biases, save_biases
 from weft.grid import Grid
 from weft.illumination import (
-    Bias,
     Illumination,
     corrected,
     equalise,
@@ -365,8 +365,8 @@ def test_the_bias_of_a_whole_image_is_divided_out_where_it_is_read(tmp_path):
     assert bias.log_gain.shape == coarse.shape
     left = np.log(truth / bias.gain(fine, (0, 0, 0), shape))[inside]
     assert left.std() < 0.35 * np.log(truth)[inside].std()
-    bias.save(tmp_path / "bias.zarr")
-    lazy = corrected(image, Bias.load(tmp_path / "bias.zarr"))
+    save_biases(tmp_path, [bias])
+    lazy = corrected(image, load_biases(tmp_path))
     region = (slice(5, 9), slice(10, 30), slice(3, 40))
     np.testing.assert_allclose(
         lazy.levels[0].read(0, region),

@@ -20,6 +20,8 @@ FINE = {"name": "fine", "level": 10.0, "block": 32, "overlap": 12, "settings": {
 # says nothing of it.
 PLUGIN = """
 import dataclasses
+import os
+import signal
 import numpy as np
 from weft.registration.backends.native import register as native
 
@@ -37,6 +39,12 @@ def register(fixed, fixed_grid, moving, moving_grid, initial, masks, settings, s
 
 def crash(*arguments):
     raise RuntimeError("out of luck")
+
+def die(fixed, fixed_grid, *rest):
+    # Takes its process along where the block begins at the image's first voxel.
+    if np.allclose(fixed_grid.lower, 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return native(fixed, fixed_grid, *rest)
 """
 
 
@@ -117,6 +125,27 @@ def test_threads_and_processes_and_images_give_the_same_bytes(found):
     fixed, moving = (Image((Level(values[None], GRID),)) for values in pair())
     image = register(fixed, moving, affine=np.eye(4), stages=[COARSE, FINE], workers=2, processes=True)
     assert field(image) == field(found)
+
+
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_a_block_that_brings_its_process_down_costs_no_other(found, where):
+    stages = [COARSE, {**FINE, "backend": "injected:die"}]
+    if where == "processes":
+        wrong = run(stages=stages, workers=2, processes=True)
+    else:
+        distributed = pytest.importorskip("distributed")
+        with (
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            wrong = run(stages=stages, client=client)
+    rows = {row["block"]: row for row in wrong.blocks["fine"]}
+    row = rows.pop("0.0.0")
+    assert (row["status"], row["tries"]) == ("error", 1)
+    assert row["used"] in ("affine", "neighbours")
+    assert "ended without an answer" in row["message"]
+    assert {(row["status"], row["used"]) for row in rows.values()} == {("ok", "deformable")}
+    assert error(wrong) < 2 * error(found)
 
 
 def test_a_dask_client_gives_the_same_bytes(found):

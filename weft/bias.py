@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import zarr
 
+from weft import receipts
 from weft.corrections import POLICIES, outcome
 from weft.grid import Grid
 from weft.image import Image, Level
 
+_ARRAY = "log_gain"
 # On each of N4's two levels of control points: with more levels it follows the content.
 _ITERATIONS = (50, 50)
 # Voxels dimmer than this part of the bright ones (99 %) are background, and none of N4's business.
@@ -57,18 +59,6 @@ class Bias:
             part = (own - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
             values = np.take(values, low, axis) * (1 - part) + np.take(values, high, axis) * part
         return np.exp(values)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as a Zarr array with its grid."""
-        array = zarr.create_array(str(path), data=self.log_gain, zarr_format=3, overwrite=True)
-        array.attrs.update({"quantity": "log gain", "grid": self.grid.to_json()})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Bias:
-        """Read what `save` wrote."""
-        array = zarr.open_array(str(path), mode="r")
-        grid: Any = array.attrs["grid"]
-        return cls(np.asarray(array[:], np.float32), Grid.from_json(grid))
 
 
 def fit_bias(image: Image, spacing: float | None = None, channel: int = 0, *, policy: str = "check") -> Bias:
@@ -120,6 +110,21 @@ def fit_bias(image: Image, spacing: float | None = None, channel: int = 0, *, po
     reason = _objection(voxels, inside, level.grid, report)
     report = {name: round(value, 6) for name, value in report.items()} | outcome(reason, policy)
     return Bias(field if report["accepted"] else np.zeros_like(field), level.grid, report)
+
+
+def save_biases(store: str | Path, biases: Sequence[Bias]) -> dict[str, str]:
+    """Write the bias of every channel of an image, all on one grid, into a folder: digests by file, for the receipt."""
+    values = np.stack([bias.log_gain for bias in biases])
+    array = zarr.create_array(str(Path(store) / _ARRAY), data=values, zarr_format=3)
+    array.attrs.update({"quantity": "log gain", "grid": biases[0].grid.to_json()})
+    return {_ARRAY: receipts.array_digest(values)}
+
+
+def load_biases(store: str | Path) -> list[Bias]:
+    """Read what `save_biases` wrote."""
+    array = zarr.open_array(str(Path(store) / _ARRAY), mode="r")
+    grid: Any = array.attrs["grid"]
+    return [Bias(np.asarray(values, np.float32), Grid.from_json(grid)) for values in array[:]]  # type: ignore[union-attr]
 
 
 def _objection(voxels: np.ndarray, inside: np.ndarray, grid: Grid, report: dict[str, Any]) -> str:

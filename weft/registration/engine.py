@@ -196,8 +196,22 @@ def attempt_block(
         )
     except CRASHES as error:
         status = "timeout" if isinstance(error, TimeoutError) else "error"
-        message = str(error) or type(error).__name__
-        u, record = None, {**parent_record(status, seed), "tries": 1, "message": message}
+        return affine_instead(block, status, str(error) or type(error).__name__, seed)
+    return _affine_instead(block, u, record)
+
+
+def affine_instead(
+    block: Block, status: str, message: str, seed: int
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """What is left of a block whose backend broke down, as `attempt_block` gives it: an affine of its own, or the start."""
+    record = {**parent_record(status, seed), "tries": 1, "message": message}
+    return _affine_instead(block, None, record)
+
+
+def _affine_instead(
+    block: Block, u: np.ndarray | None, record: dict[str, Any]
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """The result of a block, or an affine of its own where it failed."""
     if record["status"] not in FAILED or block.moving is None or block.moving_grid is None:
         return u, record
     fixed, moving = (v if v.ndim == 3 else v[0] for v in (block.fixed, block.moving))

@@ -22,7 +22,7 @@ from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
 from weft.registration.survey import survey_images
-from weft.registration.workers import run_blocks
+from weft.registration.workers import further_tries, run_blocks
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
@@ -173,7 +173,7 @@ def register(
                 records,
                 displacements,
                 settings.reduce.model_dump(),
-                job.attempt,
+                further_tries(job, records),
             )
         displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks

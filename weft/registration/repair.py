@@ -84,8 +84,9 @@ def repair_block(
 
     def again(name: str, region: Region, start: Displacements | None) -> Attempt:
         nonlocal tries
-        tries += 1
-        return attempt(name, region, start)
+        found = attempt(name, region, start)
+        tries += found.record["status"] != "skipped"
+        return found
 
     _, padded = block_regions(plan, name)
     cuts = shifted_cuts(plan, name)

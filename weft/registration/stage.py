@@ -14,7 +14,15 @@ from weft import receipts
 from weft.grid import Grid
 from weft.image import Image, Region
 from weft.registration.debug import block_folder
-from weft.registration.engine import Background, Block, Channels, attempt_block, cut_block, parent_record
+from weft.registration.engine import (
+    Background,
+    Block,
+    Channels,
+    affine_instead,
+    attempt_block,
+    cut_block,
+    parent_record,
+)
 from weft.registration.plan import block_regions
 from weft.registration.repair import Attempt
 from weft.sampling import stage_grid
@@ -92,6 +100,10 @@ class StageJob:
                 seed=self.seed(name),
                 volumes=debug == "volumes",
             )
+
+    def give_up(self, name: str, message: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """What `run` gives for a block whose process died: the ladder's next rung, status ``error``."""
+        return affine_instead(self.cut(name), "error", message, self.seed(name))
 
     def run(self, name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Read and register a block; one that is not to be registered is not read."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,16 @@ from typing import Any
 import numpy as np
 import zarr
 
+from weft.image import Region
 from weft.registration.memory import give_back
+from weft.registration.repair import Attempt, Attempts, no_attempt
 from weft.registration.stage import StageJob
 from weft.registration.threads import block_threads
 from weft.transforms.interpolate import Field
+from weft.transforms.model import Displacements
 
 Outcome = tuple[Field | None, dict[str, Any]]
+DIED = "the process that registered this block ended without an answer"
 
 
 def run_blocks(
@@ -40,18 +47,72 @@ def run_blocks(
     """
     names = list(job.plan["ids"])
     if client is not None:
-        # Sent once to every worker, not once with every block.
-        shared = client.scatter(job, broadcast=True)
-        done = client.gather([client.submit(_block, shared, name, pure=False) for name in names])
+        done = _on_cluster(job, names, client)
     elif processes and workers > 1:
         give_back()
-        with ProcessPoolExecutor(min(workers, len(names)), _processes(), _keep, (job, Path(folder))) as pool:
-            done = [_opened(*found) for found in pool.map(_kept_block, names)]
+        done = _in_processes(job, names, min(workers, len(names)), Path(folder))
     else:
         with ThreadPoolExecutor(workers) as threads:
             share = max(1, workers // max(1, len(names)))
             done = list(threads.map(partial(_block, job, share=share), names))
     return dict(zip(names, done, strict=True))
+
+
+def further_tries(job: StageJob, records: Mapping[str, Mapping[str, Any]]) -> Attempts:
+    """Registers regions again in this process, but those of blocks whose process died: they could take this one along."""
+
+    def attempt(name: str, region: Region, start: Displacements | None) -> Attempt:
+        if records[name.split("/")[0]].get("message") == DIED:
+            return no_attempt()
+        return job.attempt(name, region, start)
+
+    return attempt
+
+
+def _on_cluster(job: StageJob, names: list[str], client: Any) -> list[Outcome]:
+    """Blocks on the workers of a cluster."""
+    from distributed import CancelledError
+    from distributed.scheduler import KilledWorker
+
+    # Sent once to every worker, not once with every block.
+    shared = client.scatter(job, broadcast=True)
+    futures = [client.submit(_block, shared, name, pure=False) for name in names]
+    done = []
+    for name, future in zip(names, futures, strict=True):
+        try:
+            done.append(future.result())
+        except (KilledWorker, CancelledError):
+            # A block that brings its worker down takes along what was sent there: again, alone, with a copy of its own.
+            try:
+                done.append(client.submit(_block, job, name, pure=False).result())
+            except KilledWorker:
+                done.append(job.give_up(name, DIED))
+    return done
+
+
+def _in_processes(job: StageJob, names: list[str], workers: int, folder: Path) -> list[Outcome]:
+    """Blocks in local processes; one that dies takes its pool with it, but no other block."""
+
+    def pool(size: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(size, _processes(), _keep, (job, folder))
+
+    def alone(name: str) -> Outcome:
+        try:
+            with pool(1) as own:
+                return _opened(*own.submit(_kept_block, name).result())
+        except BrokenProcessPool:
+            return job.give_up(name, DIED)
+
+    done: dict[str, Outcome] = {}
+    with pool(workers) as together:
+        futures = {name: together.submit(_kept_block, name) for name in names}
+        for name, future in futures.items():
+            with contextlib.suppress(BrokenProcessPool):
+                done[name] = _opened(*future.result())
+    lost = [name for name in names if name not in done]
+    with ThreadPoolExecutor(workers) as threads:
+        done |= zip(lost, threads.map(alone, lost), strict=True)
+    return [done[name] for name in names]
 
 
 def _block(job: StageJob, name: str, share: int = 1) -> Outcome:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-
 from weft import receipts
 from weft.bias import fit_bias as fit
+from weft.bias import save_biases
 from weft.corrections import tell
 from weft.steps.sources import open_received
 
@@ -31,12 +29,9 @@ def fit_bias(*, image: str, settings: dict[str, Any], code: str, receipt: str) -
                 fit(opened, settings["spacing"], c, policy=settings["policy"])
                 for c in range(len(opened.channels))
             ]
-            values = np.stack([bias.log_gain for bias in found])
-            array = zarr.create_array(str(store.path / "log_gain"), data=values, zarr_format=3)
-            array.attrs.update({"quantity": "log gain", "grid": found[0].grid.to_json()})
+            shards = save_biases(store.path, found)
             (store.path / _SEEN).write_text(f"{facts['data']}\n")
             files = {_SEEN: receipts.file_digest(store.path / _SEEN)}
-            shards = {"log_gain": receipts.array_digest(values)}
             store.finish("all", shards, files=files, reports=[bias.report for bias in found])
         records = store.records(["all"])
         reports = records["all"]["reports"]

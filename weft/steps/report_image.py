@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from weft import receipts
+from weft.bias import load_biases
 from weft.figures.bias import bias
 from weft.figures.illumination import illumination
 from weft.figures.positions import positions
@@ -16,7 +17,7 @@ from weft.figures.report import Picture, Section, Table
 from weft.logs import log
 from weft.steps.fit_illumination import bad_tiles
 from weft.steps.illumination import load_illumination
-from weft.steps.sources import load_biases, open_received
+from weft.steps.sources import open_received
 from weft.steps.tile_tables import read_links, read_poses, read_rows
 
 _LINK_COLUMNS = (

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-
 from weft import receipts
-from weft.bias import Bias, corrected
-from weft.grid import Grid
+from weft.bias import corrected, load_biases
 from weft.image import Image, TileSet
 from weft.plugins import import_plugins
 from weft.readers import open_source
@@ -46,13 +42,6 @@ def open_received(receipt: str | Path) -> tuple[Image, dict[str, Any]]:
         image, channels=tuple(facts["channels"]), orientation=facts["orientation"], labels=facts["labels"]
     )
     return corrected(image, load_biases(folder / facts["bias"])) if facts.get("bias") else image, facts
-
-
-def load_biases(store: Path) -> list[Bias]:
-    """The bias of every channel of an image."""
-    array = zarr.open_array(str(store / "log_gain"), mode="r")
-    grid: Any = array.attrs["grid"]
-    return [Bias(np.asarray(values, np.float32), Grid.from_json(grid)) for values in array[:]]  # type: ignore[union-attr]
 
 
 def open_mask(receipt: str | list[str]) -> Image | None:

@@ -107,8 +107,9 @@ def register(
     if pulled.empty:
         return unchanged(pulled)
     # Lengths are voxels. antspyx' arrays are (x, y, z), and its images start at 0 with a spacing of 1.
-    images = [ants.from_numpy(np.ascontiguousarray(image.T)) for image in (pulled.fixed, pulled.seen)]
-    common = pulled.wanted & pulled.covered
+    shape = [fixed_grid.shape[axis] for axis in pulled.axes]  # a single plane is registered in its plane
+    images = [ants.from_numpy(np.ascontiguousarray(i.reshape(shape).T)) for i in (pulled.fixed, pulled.seen)]
+    common = (pulled.wanted & pulled.covered).reshape(shape)
     mask = None if common.all() else ants.from_numpy(np.ascontiguousarray(common.T, np.float32))
     with TemporaryDirectory(prefix="weft-ants-") as folder:
         try:
@@ -130,7 +131,10 @@ def register(
             warp = sitk.GetArrayFromImage(sitk.ReadImage(str(Path(fields[0]))))
         except Exception as error:  # whatever C++ throws
             raise RuntimeError(f"ANTs failed on this block: {error}") from None
-    step = np.moveaxis(warp[..., ::-1], -1, 0) * np.c_[list(fixed_grid.spacing)][..., None, None]
+    # Of a volume (z, y, x, 3); of a plane (y, x, 2).
+    step = (
+        pulled.spread(np.moveaxis(warp[..., ::-1], -1, 0)) * np.c_[list(fixed_grid.spacing)][..., None, None]
+    )
     similarity = _SIMILARITIES.get(options.metric, options.metric)
     return total_result(pulled, step, similarity, sum(options.iterations))
 

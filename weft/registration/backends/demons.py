@@ -65,7 +65,8 @@ def register(
     """Register a block by demons with fast symmetric forces (Vercauteren et al. 2007) on top of the start.
 
     The moving block is resampled through the start onto the fixed block's grid; demons find d on it, level
-    by level, and the total is u(x) = d(x) + u0(x + d(x)). Fit for images of one modality and brightness.
+    by level, and the total is u(x) = d(x) + u0(x + d(x)). Fit for images of one modality and brightness. A single plane is
+    registered in its plane.
 
     Parameters
     ----------
@@ -97,13 +98,16 @@ def register(
     field_grid: Grid | None = None
     for n, iterations in enumerate(options.iterations):
         factor = 2 ** (len(options.iterations) - 1 - n)
-        grid = voxels.coarsen((factor, factor, factor))
-        if iterations == 0 or (factor > 1 and min(grid.shape) < _FEWEST):
+        z, y, x = (min(factor, n) for n in voxels.shape)
+        factors = (z, y, x)
+        grid = voxels.coarsen(factors)
+        if iterations == 0 or (factor > 1 and min(grid.shape[axis] for axis in pulled.axes) < _FEWEST):
             continue
         start = None if field is None or field_grid is None else resample_field(field, field_grid, grid)
         field = _demons(
-            *(downsample(image, (factor,) * 3) if factor > 1 else image for image in (target, source)),
+            *(downsample(image, factors) if factor > 1 else image for image in (target, source)),
             grid=grid,
+            axes=pulled.axes,
             start=start,
             iterations=iterations,
             smoothing=options.smoothing,
@@ -146,6 +150,7 @@ def _demons(
     source: np.ndarray,
     *,
     grid: Grid,
+    axes: list[int],
     start: np.ndarray | None,
     iterations: int,
     smoothing: float,
@@ -157,16 +162,19 @@ def _demons(
     method.SetSmoothDisplacementField(True)
     method.SetStandardDeviations(smoothing)
     method.SetSmoothUpdateField(False)
-    images = [_image(target, grid), _image(source, grid)]
+    images = [_image(image.squeeze(), grid, axes) for image in (target, source)]
     if start is not None:
-        vectors = np.ascontiguousarray(np.moveaxis(start, 0, -1)[..., ::-1], np.float64)
-        images.append(_image(vectors, grid, vectors=True))
-    found = sitk.GetArrayFromImage(method.Execute(*images))
-    return np.ascontiguousarray(np.moveaxis(found[..., ::-1], -1, 0), np.float32)
+        vectors = np.moveaxis(start[axes[::-1]], 0, -1).astype(np.float64)
+        images.append(_image(vectors.reshape(*images[0].GetSize()[::-1], -1), grid, axes, vectors=True))
+    found = np.zeros((3, *grid.shape), np.float32)
+    step = sitk.GetArrayFromImage(method.Execute(*images))
+    found[axes] = np.moveaxis(step[..., ::-1], -1, 0).reshape(len(axes), *grid.shape)
+    return found
 
 
-def _image(array: np.ndarray, grid: Grid, *, vectors: bool = False) -> sitk.Image:
+def _image(array: np.ndarray, grid: Grid, axes: list[int], *, vectors: bool = False) -> sitk.Image:
+    """An ITK image of an array with these axes of the grid alone."""
     image = sitk.GetImageFromArray(array, isVector=vectors)
-    image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin[::-1])
+    image.SetSpacing([grid.spacing[axis] for axis in reversed(axes)])
+    image.SetOrigin([grid.origin[axis] for axis in reversed(axes)])
     return image

@@ -27,7 +27,7 @@ from weft.registration.contract import Initial, Masks, Result
 
 _VERSION = "1"  # of this module's own results
 _METRICS = {
-    "local_correlation": "NCC 2x2x2",
+    "local_correlation": "NCC",
     "mutual_information": "MI",
 }
 _MILLIMETRE = 1e-3  # um to mm, the unit that greedy expects
@@ -79,7 +79,7 @@ def register(
     Started from an affine alone, greedy interpolates the moving block once, through the affine; with a
     start field, the moving block is resampled through the start and greedy finds d on it:
     u(x) = d(x) + u0(x + d(x)). Without the noise that greedy adds by default, the same arguments give
-    the same bytes. greedy holds Python's global lock: blocks run side by side in processes (batches), not in
+    the same bytes. A single plane is registered in its plane. greedy holds Python's global lock: blocks run side by side in processes (batches), not in
     threads.
 
     Parameters
@@ -106,29 +106,33 @@ def register(
         When greedy fails on this block.
     """
     options = settings_of(GreedySettings, "greedy", settings)
-    greedy = _greedy()
+    dimensions = sum(n > 1 for n in fixed_grid.shape)
+    greedy = _greedy(dimensions)
     pulled = pull_block(fixed, fixed_grid, moving, moving_grid, initial, masks)
     if pulled.empty:
         return unchanged(pulled)
-    images = {"f": _image(pulled.fixed, fixed_grid)}
+    axes = pulled.axes
+    images = {"f": _image(pulled.fixed, fixed_grid, axes)}
+    radius = f" {'x'.join('2' * dimensions)}" if options.metric == "local_correlation" else ""
     command = [
         "-threads 1 -V 0 -i f m -o w -noise 0 -wp 0 -bg NaN",
-        f"-m {_METRICS[options.metric]}",
+        f"-m {_METRICS[options.metric]}{radius}",
         f"-n {'x'.join(str(n) for n in options.iterations)}",
         f"-s {options.smooth_update:g}vox {options.smooth_total:g}vox",
     ]
-    if initial.field is None:
+    affine_alone = initial.field is None and dimensions == 3
+    if affine_alone:
         moving_mask, mask_grid = masks[1], moving_grid
-        images["m"] = _image(filled(moving, moving_mask), moving_grid)
+        images["m"] = _image(filled(moving, moving_mask), moving_grid, axes)
     else:
-        images["m"] = _image(pulled.seen, fixed_grid)
+        images["m"] = _image(pulled.seen, fixed_grid, axes)
         moving_mask, mask_grid = (None if pulled.covered.all() else pulled.covered), fixed_grid
     for option, mask, grid in (("gm", masks[0], fixed_grid), ("mm", moving_mask, mask_grid)):
         if mask is not None:
-            images[option] = _image(mask, grid)
+            images[option] = _image(mask, grid, axes)
             command.append(f"-{option} {option}")
     with tempfile.TemporaryDirectory(prefix="weft-greedy-") as folder, open(os.devnull, "w") as nowhere:
-        if initial.field is None:
+        if affine_alone:
             path = Path(folder) / "affine.mat"
             np.savetxt(path, _ras_matrix(initial.affine), fmt="%.17g")
             command.append(f"-it {path}")
@@ -136,9 +140,9 @@ def register(
             greedy.execute(" ".join(command), out=nowhere, err=nowhere, w=None, **images)
         except Exception as error:  # whatever C++ throws
             raise RuntimeError(f"greedy failed on this block: {error}") from None
-    # (z, y, x, 3) mm along LPS x, y, z, which are our axes turned round.
+    # (z, y, x, 3) mm along LPS x, y, z, which are our axes turned round; of a plane (y, x, 2).
     warp = sitk.GetArrayFromImage(greedy["w"])
-    step = np.moveaxis(warp[..., ::-1], -1, 0) / _MILLIMETRE
+    step = pulled.spread(np.moveaxis(warp[..., ::-1], -1, 0) / _MILLIMETRE)
     return total_result(pulled, step, options.metric, sum(options.iterations))
 
 
@@ -153,20 +157,21 @@ def backend_version() -> str:
 _ABSENT = "backend greedy needs the package picsl-greedy, which is not installed"
 
 
-def _greedy() -> Any:
+def _greedy(dimensions: int) -> Any:
     """A new session of greedy: it holds the images of one call by their names."""
     try:
-        from picsl_greedy import Greedy3D
+        from picsl_greedy import Greedy2D, Greedy3D
     except ImportError:
         raise ValueError(_ABSENT) from None
-    return Greedy3D()
+    return Greedy2D() if dimensions == 2 else Greedy3D()
 
 
-def _image(array: np.ndarray, grid: Grid) -> sitk.Image:
-    """An ITK image, float32, mm."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.float32))
-    image.SetSpacing([s * _MILLIMETRE for s in grid.spacing[::-1]])
-    image.SetOrigin([o * _MILLIMETRE for o in grid.origin[::-1]])
+def _image(array: np.ndarray, grid: Grid, axes: list[int]) -> sitk.Image:
+    """An ITK image, float32, mm, with these axes of the grid."""
+    values = np.asarray(array, np.float32).reshape([grid.shape[axis] for axis in axes])
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values))
+    image.SetSpacing([grid.spacing[axis] * _MILLIMETRE for axis in reversed(axes)])
+    image.SetOrigin([grid.origin[axis] * _MILLIMETRE for axis in reversed(axes)])
     return image
 
 
