@@ -507,8 +507,6 @@ def _refine(
         share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha, edge)
         step = _step(level, equations, reached, u, alpha, options, moved)
         take_share(step, share, edge * FIELDS)
-        if level.in_fields:
-            step = upsample(step, u.shape[1:], 2.0)
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
@@ -579,7 +577,7 @@ def _smooth_each(equations: np.ndarray, taps: np.ndarray, spans: np.ndarray, rea
 
 
 def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:
-    """Compose u with a step into `out`, and cut the step (in place) where the result would fold.
+    """Compose u with a step, of cells or of fields, into `out`, and cut the step where the result would fold.
 
     Returns
     -------
@@ -590,6 +588,8 @@ def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: f
         return 0
     # A u that is worse than the floor already must not get worse still.
     limit = min(floor, minimal_jacobian(u, CELL))
+    if step.shape != u.shape:
+        step = upsample(step, u.shape[1:], 2.0)
     bad = np.zeros(u.shape[1:], np.bool_)
     for cuts in range(1, 4):
         bad |= find_folds(out, CELL, limit)
