@@ -10,7 +10,7 @@ colour, and at each field the step v made from the other colour is judged by how
 Summed over the cells of a neighbourhood of about `WIDTH` cells, r'v / v'Hv is the *confirmed share*: about 1, or more, where
 there is a displacement to be found, and below 0 where u follows chance already: what one half has added to u stands against the other
 half's residuals. That is so from the first steps on a little, as u is made from all cells and not from the other half alone: hence the
-real step, of all cells, is taken in full down to a share of `FULL`, 0, and not at all from `NONE`, -1, where the other half would
+real step, of all cells, is taken in full down to a share of `FULL`, and not at all from `NONE`, where the other half would
 rather go back all the way. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must
 be known.
 
@@ -36,8 +36,8 @@ FIELD = 2  # cells along the edge of a field of the chessboard: windows of neigh
 FIELDS = 2  # along the edge of a block, for each of which there is one share
 BLOCK = FIELDS * FIELD  # cells
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
-FULL = 0.0
-NONE = -1.0
+FULL = -0.2
+NONE = -1.2
 SETTLED = 0.7
 SETTLED_GAIN = 8e-4  # of the mean of rho^2
 
@@ -152,7 +152,7 @@ def confirmed_texture(share: np.ndarray, equations: np.ndarray, spans: np.ndarra
     first, last = np.moveaxis(spans[np.ix_(z, y)], 2, 0)[..., None]
     known = (first <= x) & (x < last)
     # Cells that are not known hold anything.
-    trace = sum(np.where(known, equations[c][np.ix_(z, y, x)], 0) for c in (0, 3, 5))
+    trace = np.sum([np.where(known, equations[c][np.ix_(z, y, x)], 0) for c in (0, 3, 5)], axis=0)
     weight = trace / (trace + 8 * TEXTURED)
     total = float(weight.sum())
     return float((weight * share).sum()) / total if total > 0 else 1.0
