@@ -5,6 +5,8 @@ rule build_pyramid:
     """Make an OME-Zarr image with its pyramid of the fused voxels."""
     input:
         fused="<results>/images/{image}/fused.json",
+        tiles="<results>/images/{image}/tiles.json",
+        poses="<results>/images/{image}/poses.tsv",
     output:
         receipt="<results>/images/{image}/image.json",
     log:

@@ -10,7 +10,7 @@ from weft.grid import Grid
 from weft.registration.backends.native import register
 from weft.registration.backends.native_field import gaussian_taps, smooth, smooth_within
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_tiles import TILE_Z, active_spans, tiles_of, widen
+from weft.registration.backends.native_tiles import TILE_Z, active_spans, spans_of_fields, tiles_of, widen
 from weft.registration.contract import Initial
 from weft.registration.threads import block_threads, threads_of_block
 
@@ -164,7 +164,7 @@ def test_spans_widen_and_tiles_hold_them():
     assert np.all(wide[17:24, 17:24] == [97, 402])
     assert np.subtract(*wide.T[::-1]).sum() == 49 * 305
     tiles = tiles_of(wide)
-    assert tiles[:, 4].min() == 97
+    assert tiles[:, 4].min() == 96  # fields of two cells lie in one tile
     assert tiles[:, 5].max() == 402
     assert tiles_of(np.zeros_like(spans)).shape == (0, 6)
 
@@ -200,3 +200,25 @@ def test_smoothing_within_spans_is_smoothing_of_what_is_zero_outside():
     known = (reached[..., :1] <= np.arange(40)) & (np.arange(40) < reached[..., 1:])
     assert np.all(wanted[:, ~known] == 0)
     np.testing.assert_allclose(values[:, known], wanted[:, known], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 40, 300), (21, 39, 271), (1, 40, 60)])
+def test_equations_of_fields_are_the_sums_over_their_cells(shape):
+    """In tiles side by side too, and 0 where a field has no cell that is compared."""
+    fixed, moving = noise(shape), noise(shape, 1)
+    fixed[..., :50] *= 0.01
+    moving = np.repeat(moving, 2, 0) if shape[0] == 1 else moving
+    pair = make_pair(fixed, moving)
+    cells, score = equations_of(pair)
+    in_fields = np.full((9, *(-(-n // 2) for n in cells.shape[1:])), np.nan, np.float32)
+    again = pair.normal_equations(np.zeros((3, *cells.shape[1:]), np.float32), 0.1, in_fields)
+    assert again == pytest.approx(score)
+    padded = np.pad(cells, [(0, 0), *((0, n % 2) for n in cells.shape[1:])])
+    wanted = sum(padded[:, z::2, y::2, x::2] for z, y, x in np.ndindex(2, 2, 2))
+    assert np.allclose(in_fields, wanted, rtol=1e-4, atol=1e-5 * abs(wanted).max())
+    spans = spans_of_fields(pair.spans)
+    inside = np.zeros(in_fields.shape[1:], bool)
+    for z, y in np.ndindex(*spans.shape[:2]):
+        inside[z, y, slice(*spans[z, y])] = True
+    assert inside.any()
+    assert not in_fields[:, ~inside].any()

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
-from weft.registration.backends.native_validation import BLOCK, confirmed_share, sum_fields, take_share
+from weft.registration.backends.native_validation import (
+    BLOCK,
+    FIELD,
+    FIELDS,
+    confirmed_share,
+    sum_fields,
+    take_share,
+)
 
 SHAPE = (24, 24, 64)
 
@@ -16,10 +23,10 @@ def share_of(residuals, spans=None):
     equations[6:] = residuals
     if spans is None:
         spans = np.broadcast_to(np.array([0, SHAPE[2]]), (*SHAPE[:2], 2)).copy()
-    whole, half = sum_fields(equations, spans)
+    whole, half = sum_fields(equations, spans, FIELD)
     taps = gaussian_taps(1.5)
     smooth(equations, taps)
-    return confirmed_share(equations, spans, taps, whole, half, 0.01)
+    return confirmed_share(equations, spans, taps, whole, half, 0.01, FIELD)
 
 
 def test_where_chance_was_followed_no_step_is_taken():
@@ -48,7 +55,7 @@ def test_only_cells_with_equations_are_read():
     residuals[:, 4:20, 4:20, 8:24] = 1.0
     equations = np.full((9, *SHAPE), np.nan, np.float32)
     equations[6:] = residuals
-    whole, half = sum_fields(equations, spans)
+    whole, half = sum_fields(equations, spans, FIELD)
     assert half.sum() == pytest.approx(whole.sum())
     assert np.unique(whole).tolist() == [0, 8]
     assert np.unique(half).tolist() == [0, 16]
@@ -59,7 +66,12 @@ def test_shares_are_linear_between_blocks():
     z, y, x = np.meshgrid(*((np.arange(n) + 0.5) * BLOCK for n in blocks), indexing="ij")
     share = ((z + 2 * y + 3 * x) / 300).astype(np.float32)
     step = np.ones((3, *SHAPE), np.float32)
-    take_share(step, share)
+    take_share(step, share, BLOCK)
+    coarse = np.ones((3, *(n // FIELD for n in SHAPE)), np.float32)
+    take_share(coarse, share, FIELDS)
+    np.testing.assert_allclose(
+        coarse[:, 2:-2, 2:-2, 2:-2], step[:, 4:-4:2, 4:-4:2, 4:-4:2] + 1 / 100, atol=1e-5
+    )
     z, y, x = np.meshgrid(*(np.clip(np.arange(n) + 0.5, 2, n - 2) for n in SHAPE), indexing="ij")
     np.testing.assert_allclose(step, np.broadcast_to((z + 2 * y + 3 * x) / 300, step.shape), atol=1e-5)
 
@@ -71,8 +83,28 @@ def test_odd_and_flat_grids_are_judged_as_whole_ones(shape):
     equations[[0, 3, 5]] = 8
     equations[6:] = 0.5
     spans = np.broadcast_to(np.array([0, shape[2]]), (*shape[:2], 2)).copy()
-    whole, half = sum_fields(equations, spans)
+    whole, half = sum_fields(equations, spans, FIELD)
     np.testing.assert_allclose(whole.sum((1, 2, 3)), 0.5 * np.prod(shape))
     taps = gaussian_taps([1.5 if n > 1 else 0.0 for n in shape])
     smooth(equations, taps)
-    assert confirmed_share(equations, spans, taps, whole, half, 0.01).min() == 1
+    assert confirmed_share(equations, spans, taps, whole, half, 0.01, FIELD).min() == 1
+
+
+def test_equations_of_fields_are_judged_as_those_of_cells_that_are_alike():
+    """Eight cells alike say what their field does: the shares agree but for how a Gaussian is sampled."""
+    rng = np.random.default_rng(2)
+    coarse = rng.normal(0, 2.0, (3, *(n // 2 for n in SHAPE))).astype(np.float32)
+    followed = coarse.copy()
+    smooth(followed, gaussian_taps(0.7))
+    coarse += np.float32(0.3) - followed
+    of_cells = share_of(coarse.repeat(2, 1).repeat(2, 2).repeat(2, 3))
+    equations = np.zeros((9, *coarse.shape[1:]), np.float32)
+    equations[[0, 3, 5]] = 8 * 8
+    equations[6:] = 8 * coarse
+    spans = np.broadcast_to(np.array([0, coarse.shape[3]]), (*coarse.shape[1:3], 2)).copy()
+    whole, half = sum_fields(equations, spans, 1)
+    taps = gaussian_taps(1.5 / 2) / 2
+    smooth(equations, taps)
+    share = confirmed_share(equations, spans, taps, whole, half, 0.01, 1)
+    assert 0.2 < share.mean() < 0.4
+    assert abs(share - of_cells).mean() < 0.02

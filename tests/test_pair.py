@@ -183,6 +183,10 @@ def test_the_affine_is_found_or_given():
         ({"stages": [{**FINE, "settings": {"levls": [1]}}]}, "did you mean 'levels'"),
         ({"stages": [{**FINE, "only": ["7.0.0"]}]}, r"only names the block '7\.0\.0', but the blocks are 0"),
         ({"reduce": {"method": "median"}}, "method"),
+        (
+            {"stages": [{**COARSE, "backend": "demons"}], "more": [pair()]},
+            "stage 'coarse': backend 'demons' compares one channel, and more adds 1; wanted native",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, message):

@@ -279,6 +279,16 @@ def test_build_pyramid(run):
     assert (image.channels, image.orientation, image.labels) == (("0", "1"), "pil", False)
     fused = zarr.open_array(str(run.results / "images/sample/fused.zarr/0"), mode="r")[:]
     np.testing.assert_array_equal(image.levels[0].data[:], fused)
+    covered = np.zeros(image.grid.shape, bool)
+    corners = np.array([true_corner(n) for n in range(4)])
+    for corner in corners - corners.min(0):
+        covered[tuple(slice(a, a + n) for a, n in zip(corner, TILE, strict=True))] = True
+    assert image.coverage is not None
+    found = image.coverage.on(image.grid)
+    assert not found[~covered].any()  # and only voxels along the tiles' faces are lost
+    outside = np.pad(~covered, 1, constant_values=True)
+    lost = ndimage.binary_dilation(outside, iterations=2, structure=np.ones((3, 3, 3)))
+    assert found[~lost[1:-1, 1:-1, 1:-1]].all()
     for fine, coarse in zip(image.levels, image.levels[1:], strict=False):
         factors = tuple(round(b / a) for a, b in zip(fine.grid.spacing, coarse.grid.spacing, strict=True))
         assert coarse.grid == fine.grid.coarsen(factors)
@@ -360,7 +370,7 @@ def test_transforms_find_the_truth_in_both_directions(run):
     affine = error(folder / "affine.json", fixed, moving)
     coarse = error(folder / "stages/coarse/transform.json", fixed, moving)
     final = error(folder / "transform.json", fixed, moving)
-    assert 1 < affine < 2.3  # 2.37 without any; an affine cannot follow the waves
+    assert 1 < affine < 2  # 2.37 without any, 0.75 with the affine that follows the waves best
     assert coarse < 0.8 * affine
     assert final < 0.5
     assert error(folder / "inverse.json", moving, fixed) < 0.5

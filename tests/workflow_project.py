@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
     "illumination": {"method": "mean", "planes": 16},
     "links": {"search": [3, 6, 6]},
     "pyramid": {"smallest": 32},
-    "affine": {"spacing": 30, "finest_spacing": 20, "policy": "warn"},
+    "affine": {"spacing": 30, "policy": "warn"},
     "stages": [
         {"name": "coarse", "level": 20, "overlap": 4},
         {"name": "fine", "level": 10, "block": 24, "overlap": 8},

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.coverage import Coverage
 from weft.grid import Grid, Shape, Triple
 
 Region = tuple[slice, slice, slice]
@@ -54,12 +55,15 @@ class Image:
         grows; None when nothing says so.
     labels
         True for a label image: values are names, never interpolated.
+    coverage
+        What the tiles of a stitched image cover; None where all of it was looked at, or nothing is known.
     """
 
     levels: tuple[Level, ...]
     channels: tuple[str, ...] = ("0",)
     orientation: str | None = None
     labels: bool = False
+    coverage: Coverage | None = None
 
     @property
     def grid(self) -> Grid:
@@ -82,6 +86,11 @@ class Image:
         if str(name) in self.channels:
             return self.channels.index(str(name))
         raise ValueError(f"channel {name!r} is not in the image; it has {', '.join(self.channels)}")
+
+    def covered(self, grid: Grid) -> np.ndarray | None:
+        """Where the voxels of a grid in the image's space show what was looked at, (z, y, x) bool; None: everywhere."""
+        covered = None if self.coverage is None else self.coverage.on(grid)
+        return None if covered is None or covered.all() else covered
 
     def level_at(self, spacing: float | Triple) -> Level:
         """The coarsest level whose voxels are no larger than ``spacing`` um, (z, y, x) or the same for all.

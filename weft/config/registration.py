@@ -108,7 +108,11 @@ class Affine(Model):
     )
     refuse_margin: Positive = Field(1.15, description="Below this margin a result is refused.")
     min_score: float = Field(
-        0.3, ge=0, le=1, description="Least score; half of it where the margin is twice `accept_margin`."
+        0.3,
+        ge=0,
+        le=1,
+        description="Least score; half of it where the margin is twice `accept_margin`, and for single planes a quarter "
+        "of it where the margin is `refuse_margin`.",
     )
     policy: Policy = Field(
         "fail", description="What to do when the result is refused by its own score and margin."

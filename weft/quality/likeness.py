@@ -98,7 +98,8 @@ def compare_images(
     """Compare the fixed image with the moving one under the affine alone and under the whole transform.
 
     Both images are read part by part, antialiased, from the pyramid level that suits the comparison's voxel size;
-    memory does not depend on the size of the images. Voxels that both transforms send into the moving image count.
+    memory does not depend on the size of the images. Voxels that both transforms send into the moving image count, where
+    tiles cover them.
 
     Parameters
     ----------
@@ -128,6 +129,9 @@ def compare_images(
         pulled = pull_image(*moving, (affine, transform), grid, there)
         two = {state: _standardised(found, limits[1]) for state, found in zip(STATES, pulled, strict=True)}
         inside = np.isfinite(two["affine"]) & np.isfinite(two["final"])
+        covered = fixed[0].covered(there)
+        if covered is not None:
+            inside &= covered
         place = box([p.start // edge for p in part], [-(-p.stop // edge) for p in part])
         for n, state in enumerate(STATES):
             moments[(n, slice(None), *place)] += _moments(one, two[state], inside, edge)

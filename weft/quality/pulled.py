@@ -50,7 +50,7 @@ def sliced_fixed(image: Image, channel: int, grid: Grid) -> SlicedImage:
 
 
 def sliced_moving(image: Image, channel: int, sequence: Sequence, grid: Grid) -> SlicedImage:
-    """The moving image on the fixed grid, float32, antialiased to its voxel size; NaN outside of the moving image."""
+    """The moving image on the fixed grid, float32, antialiased to its voxel size; NaN where it shows nothing."""
     return SlicedImage(grid, lambda there: pull_image(image, channel, [sequence], grid, there)[0])
 
 
@@ -61,7 +61,9 @@ def pull_image(
     stage = moving_grid(image.grid, grid)
 
     def read(region: Region) -> np.ndarray:
-        return read_at(image, channel, stage.crop(region)).astype(np.float32)
+        crop = stage.crop(region)
+        values, covered = read_at(image, channel, crop).astype(np.float32), image.covered(crop)
+        return values if covered is None else np.where(covered, values, np.float32(np.nan))
 
     return pull_parts(read, stage, sequences, there, fill=math.nan, dtype=np.float32)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from weft.coverage import Coverage
 from weft.grid import Grid
 from weft.image import Image, Level, Region
 from weft.readers.checks import (
@@ -95,12 +96,21 @@ def open_ome_zarr(
     if orientation is None:
         orientation = _orientation(pyramid)
     count = levels[0].data.shape[0]
+    tiles = attributes.get("weft", {}).get("tiles") if spacing is None else None
     return Image(
         levels=tuple(levels),
         channels=channel_names(channels or _channels(metadata, count), count, path),
         orientation=orientation_code(orientation, path),
         labels=labels,
+        coverage=None if tiles is None else _coverage(tiles, path),
     )
+
+
+def _coverage(tiles: Any, path: Path) -> Coverage:
+    try:
+        return Coverage.from_json(tiles)
+    except ValueError as error:
+        raise ValueError(f"{path}: attribute weft.{error}") from None
 
 
 class _Axes(LazyVolume):

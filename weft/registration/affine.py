@@ -12,7 +12,7 @@ from weft.grid import Grid
 from weft.registration.candidates import UNCHANGED, Candidate
 from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
-from weft.registration.features import Feature, local_feature
+from weft.registration.features import Feature, finite, local_feature
 from weft.registration.linear_model import Kind, LinearModel
 from weft.registration.orientation import (
     nearest_orientation,
@@ -21,7 +21,8 @@ from weft.registration.orientation import (
     validate_orientation,
 )
 from weft.registration.refine import AffineRefiner, Fit
-from weft.registration.search import finalists, search
+from weft.registration.search import finalists, margin_of, search
+from weft.registration.unseen import seen
 
 _WINDOW = 3.0  # of the local normalisation, voxels of the search level
 _PLANE = 4  # times as many voxels along the longest axis of a plane as of a volume
@@ -65,7 +66,8 @@ class AffineSettings:
         Score of the best affine over the score of the best different one: accepted from the first on, with
         a warning down to the second.
     min_score
-        Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`.
+        Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`, and for single
+        planes a quarter of it where the margin is `refuse_margin`.
     """
 
     method: Literal["native", "elastix"] = "native"
@@ -169,7 +171,8 @@ def register_affine(
     refine
         Whether a given start is refined.
     masks
-        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere.
+        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere but in padding, as
+        `weft.registration.unseen.seen` finds it.
 
     Returns
     -------
@@ -188,8 +191,12 @@ def register_affine(
     _check(moving, moving_grid, masks[1], "moving")
     if start is None:
         _check_sizes(fixed_grid, moving_grid)
-    images = (fixed, fixed_grid, masks[0]), (moving, moving_grid, masks[1])
+    counts = [
+        seen(finite(a)) if mask is None else mask for a, mask in zip((fixed, moving), masks, strict=True)
+    ]
+    images = (fixed, fixed_grid, counts[0]), (moving, moving_grid, counts[1])
     model = LinearModel(settings.model, is_planar(fixed_grid, moving_grid))
+    thresholds = replace(settings.thresholds, planar=model.planar)
     orientations, notes = possible_orientations(
         fixed_orientation,
         moving_orientation,
@@ -213,14 +220,16 @@ def register_affine(
         pool = [Candidate(0, 0, 1.0, 0.0, AffineRefiner(reference, other).measure(given))]
         tell(f"given start: score {pool[0].fit.score:.3f}")
     else:
-        pool = search(reference, other, directions, min_overlap, model, settings.thresholds, tell)
+        pool = search(reference, other, directions, min_overlap, model, thresholds, tell)
     if not pool:
         raise ValueError(
             f"no shift of the moving image covers {min_overlap:g} of the smaller tissue mask; "
             "wanted images that show the same specimen (or a smaller min_overlap)"
         )
     best, rival = finalists(reference, other, pool, model, about) if refine else (pool[0], None)
-    margin = best.fit.score / max(rival.fit.score, 1e-3) if rival else None
+    margin = margin_of(reference, [best, rival]) if rival else None
+    if model.planar and start is None:  # the level of the search has far more rivals
+        margin = min((m for m in (margin, margin_of(reference, pool)) if m is not None), default=None)
     ambiguous = ""
     if settings.handedness == "search" and start is None:
         ambiguous = mirror_note(best, rival, directions, (reference, other))
@@ -236,7 +245,7 @@ def register_affine(
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
         fine = replace(best.fit, matrix=turned(best.fit.matrix))
     orientation = orientations[best.orientation]
-    verdict = judge(best.fit.score, margin, settings.thresholds, notes)
+    verdict = judge(best.fit.score, margin, thresholds, notes)
     if not model.plausible(turned(fine.matrix)[:3, :3] @ np.linalg.inv(about)):
         stretches = ", ".join(f"{stretch:.2f}" for stretch in model.stretches(fine.matrix[:3, :3]))
         notes.append(
@@ -372,7 +381,13 @@ def _refine_fine(
     finest = min(spacing, finest_level(fixed[1], moving[1], settings))
     if settings.method == "elastix" and refine:
         matrix = refine_with_elastix(
-            *fixed[:2], *moving[:2], matrix, max(finest, spacing / 2), settings.model, seed
+            *fixed[:2],
+            *moving[:2],
+            matrix,
+            max(finest, spacing / 2),
+            settings.model,
+            seed,
+            masks=(fixed[2], moving[2]),
         )
     for level in sorted({max(finest, spacing / 2), finest}, reverse=True):
         features = [_feature(image, level, _WINDOW * spacing) for image in (fixed, moving)]

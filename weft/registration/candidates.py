@@ -116,6 +116,11 @@ class CandidateSearch:
         to_other = np.linalg.inv(self.other.grid.matrix()) @ start @ box.matrix()
 
         def pull(values: np.ndarray) -> np.ndarray:
+            if len(values) == box.shape[0] == 1:  # a plane stays one, at a third of the cost
+                linear, shift = to_other[1:3, 1:3], to_other[1:3, 3]
+                return affine_transform(values[0], linear, shift, box.shape[1:], order=1, mode="constant")[
+                    None
+                ]
             return affine_transform(
                 values, to_other[:3, :3], to_other[:3, 3], box.shape, order=1, mode="constant"
             )

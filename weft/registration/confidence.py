@@ -29,21 +29,30 @@ class Thresholds:
         a warning down to the second.
     min_score
         Least score, ``ncc * sqrt(overlap)``; half of it where the margin is twice `accept_margin`.
+    planar
+        The images are single planes. The search tries nearly all that can happen to a plane, so that its rivals show
+        what these two images reach by chance: the margin says enough, and a quarter of `min_score` will do.
     """
 
     accept_margin: float
     refuse_margin: float
     min_score: float
+    planar: bool = False
 
     @property
     def certain_margin(self) -> float:
-        """The margin from which half the score will do, as of sparse cells or of two stains."""
-        return 2 * self.accept_margin
+        """The margin from which a lower score will do, as of sparse cells or of two stains."""
+        return self.refuse_margin if self.planar else 2 * self.accept_margin
+
+    @property
+    def enough_margin(self) -> float:
+        """The margin that makes a larger effort needless whatever the score, once rotations have been tried."""
+        return self.accept_margin if self.planar else self.certain_margin
 
     @property
     def least(self) -> float:
-        """That half score."""
-        return self.min_score / 2
+        """That lower score."""
+        return self.min_score / (4 if self.planar else 2)
 
 
 def mirror_note(

@@ -28,6 +28,7 @@ def refine_with_elastix(
     kind: Kind = "affine",
     seed: int = 0,
     *,
+    masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     iterations: int = 300,
     samples: int = 4096,
     levels: int = 3,
@@ -48,6 +49,8 @@ def refine_with_elastix(
         Of the model: what is put behind the start is a rigid motion, a similarity or an affine.
     seed
         Of the random samples.
+    masks
+        (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere.
     iterations, samples, levels
         Of elastix: iterations per level, voxels drawn per iteration, resolutions.
 
@@ -66,8 +69,8 @@ def refine_with_elastix(
     LinearModel(kind)
     if 1 in (fixed.shape[0], moving.shape[0]):
         raise ValueError("the affine's method is 'elastix', but an image is a single plane; wanted 'native'")
-    reference = local_feature(fixed, fixed_grid, spacing, _WINDOW * spacing)
-    other = local_feature(moving, moving_grid, spacing, _WINDOW * spacing)
+    reference = local_feature(fixed, fixed_grid, spacing, _WINDOW * spacing, masks[0])
+    other = local_feature(moving, moving_grid, spacing, _WINDOW * spacing, masks[1])
     grid = reference.grid
     z, y, x = (int(np.ceil(_MARGIN * n)) for n in grid.shape)
     margin = (z, y, x)

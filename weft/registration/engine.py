@@ -70,7 +70,8 @@ def cut_block(
 ) -> Block:
     """Read a block of both images at the stage's voxel size.
 
-    Voxels at the largest value of an integer type are saturated, and do not count.
+    Voxels at the largest value of an integer type are saturated, and do not count; nor do those of a stitched image
+    that no tile covers.
 
     Parameters
     ----------
@@ -98,11 +99,14 @@ def cut_block(
 
 
 def _read(channels: Channels, mask: Image | None, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
-    """The voxels of an image and their weights; None where all count. A voxel saturated in one channel counts in none."""
+    """The voxels of an image and their weights; None where all count. A voxel lost in one channel counts in none."""
     weights = None if mask is None else read_mask(mask, grid)
     read = []
     for image, channel in channels:
         values = read_at(image, channel, grid)
+        covered = image.covered(grid)
+        if covered is not None:
+            weights = np.where(covered, np.float32(1) if weights is None else weights, np.float32(0))
         if image.dtype.kind in "ui":
             largest = np.iinfo(image.dtype).max - 0.5
             if values.max() > largest:

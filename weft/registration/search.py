@@ -24,6 +24,7 @@ _EFFORTS: tuple[tuple[int, tuple[float, ...], int, float], ...] = (
 _CLEAR = 0.8  # a score that no larger effort will better; close rivals (a thin slab's other side) stay close
 _ORIENTATIONS_KEPT = 6  # of those searched, how many go on to the larger efforts
 _FINALISTS = 3
+_RIVALS = 4  # starts refined for the sake of the margin, where the best ones are all the same
 _DIFFERENT = 0.06  # mean distance, share of the tissue's longest side, from which two affines are rivals
 
 
@@ -53,6 +54,10 @@ def search(
             f"{len(numbered)} orientations, {rotations} rotations, {len(factors)} scales: {len(starts)} starts"
         )
         pool = sorted(pool + starter.refine(starts[:refined]), key=lambda c: -c.fit.score)
+        if pool and not _different(reference, pool, pool[0]):
+            # All starts lead to one place: how much better that is than another is not known yet.
+            elsewhere = _different(reference, starts, pool[0])[:_RIVALS]
+            pool = sorted(pool + starter.refine(elsewhere), key=lambda c: -c.fit.score)
         ranked = list(dict.fromkeys(start.orientation for start in starts))
         if ranked:
             numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]
@@ -61,14 +66,19 @@ def search(
         if pool and pool[0].fit.score >= thresholds.least:
             # More effort will not tell a mirror image from the best.
             hand = hands[pool[0].orientation]
-            rivals = _different(reference, [c for c in pool if hands[c.orientation] == hand], pool[0])
-            margin = pool[0].fit.score / max(rivals[0].fit.score, 1e-3) if rivals else np.inf
-            clear = (
-                pool[0].fit.score >= max(enough, thresholds.min_score) and margin >= thresholds.accept_margin
+            margin = margin_of(reference, [c for c in pool if hands[c.orientation] == hand])
+            clear = pool[0].fit.score >= max(enough, thresholds.min_score) and (
+                margin is None or margin >= thresholds.accept_margin
             )
-            if clear or (rotations > 1 and rivals and margin >= thresholds.certain_margin):
+            if clear or (rotations > 1 and margin is not None and margin >= thresholds.enough_margin):
                 break
     return pool
+
+
+def margin_of(reference: Feature, pool: Sequence[Candidate]) -> float | None:
+    """Score of the first of a pool, best score first, over that of the next one that differs; None without such."""
+    rivals = _different(reference, pool, pool[0])
+    return pool[0].fit.score / max(rivals[0].fit.score, 1e-3) if rivals else None
 
 
 def finalists(

@@ -44,7 +44,7 @@ def find_affine(
         A given start instead of a search: fields of `weft.config.registration.Start`, its files where they lie.
     masks
         Images, in the spaces of the fixed and of the moving image, that say where these count
-        (`weft.sampling.read_mask`, from a half on).
+        (`weft.sampling.read_mask`, from a half on). What no tile of a stitched image covers never does.
 
     Raises
     ------
@@ -71,10 +71,18 @@ def find_affine(
         seed=seed,
         progress=progress,
         start=given,
-        masks=(_counts(masks[0], fixed_level.grid), _counts(masks[1], moving_level.grid)),
+        masks=(
+            _counts(fixed[0], masks[0], fixed_level.grid),
+            _counts(moving[0], masks[1], moving_level.grid),
+        ),
         refine=start is None or start.get("refine", True),
     )
 
 
-def _counts(mask: Image | None, grid: Grid) -> np.ndarray | None:
-    return None if mask is None else read_mask(mask, grid) >= 0.5
+def _counts(image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
+    """Where an image counts: in its mask, and where tiles cover it."""
+    covered = image.covered(grid)
+    if mask is None:
+        return covered
+    inside = read_mask(mask, grid) >= 0.5
+    return inside if covered is None else inside & covered

@@ -57,8 +57,13 @@ def survey_images(
 
 
 def background_value(image: Image, channel: int) -> float:
-    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level."""
-    values, _ = _coarse(image, channel)
+    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level.
+
+    Of a stitched image, what no tile covers is neither.
+    """
+    values, grid = _coarse(image, channel)
+    covered = image.covered(grid)
+    values = values if covered is None else values[covered]
     logarithm = log_intensity(values)
     content = values[logarithm > otsu_threshold(logarithm)]
     return float(content.min()) / 2 if content.size else 0.0

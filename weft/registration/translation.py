@@ -56,11 +56,9 @@ class TranslationSearch:
             correlation of few voxels is as much larger as it is made smaller.
             Empty when no shift has enough overlap.
         """
-        # Lengths in steps of 8 let candidates of nearly the same size share the fixed image's spectra.
-        lengths = tuple(
-            next_fast_len(-(-(a + b - 1) // 8) * 8, real=True)
-            for a, b in zip(self._image.shape, moving.shape, strict=True)
-        )
+        # Lengths in steps of 8 let candidates of nearly the same size share the fixed image's spectra. Planes stay planes.
+        reach = [a + b - 1 for a, b in zip(self._image.shape, moving.shape, strict=True)]
+        lengths = tuple(n if n == 1 else next_fast_len(-(-n // 8) * 8, real=True) for n in reach)
         score = self._scores(moving, moving_mask, lengths)
         found: list[tuple[float, np.ndarray]] = []
         for _ in range(peaks):

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from weft import receipts
+from weft.coverage import Coverage
 from weft.grid import Grid
 from weft.steps.level_builder import LevelBuilder
 from weft.steps.levels import finish_image, image_facts, level_grids
 from weft.steps.regions import region_names
+from weft.steps.tile_tables import read_fused, read_linear, read_poses
 from weft.stores.ome_zarr import link_level, open_level
 
 
 def build_pyramid(
     *,
     fused: str,
+    tiles: str,
+    poses: str,
     settings: dict[str, Any],
     store: dict[str, Any],
     image: dict[str, Any],
@@ -23,7 +27,10 @@ def build_pyramid(
     receipt: str,
     threads: int,
 ) -> None:
-    """Make all levels of an image; those that fusion left are linked and not copied."""
+    """Make all levels of an image; those that fusion left are linked and not copied.
+
+    Its metadata say what the tiles cover: elsewhere it is 0, which is neither tissue nor background.
+    """
     facts = receipts.read(fused)
     folder = Path(fused).parent
     grids = level_grids(Grid.from_json(facts["grid"]), settings["smallest"])
@@ -32,12 +39,14 @@ def build_pyramid(
         "orientation": image["orientation"] or facts["orientation"],
         "labels": False,
     }
+    coverage = _coverage(tiles, poses)
     key = receipts.digest(
         [
             facts["data"],
             facts["metadata"],
             facts["grid"],
             about,
+            coverage.to_json(),
             settings,
             store,
             code,
@@ -57,7 +66,14 @@ def build_pyramid(
         builder = LevelBuilder(
             keyed, grids, len(about["channels"]), facts["dtype"], labels=False, store=store
         )
-        records = finish_image(builder, name=image["image"], threads=threads, **about)
+        records = finish_image(builder, name=image["image"], threads=threads, coverage=coverage, **about)
         keyed.publish(receipt)
         receipts.write_provenance(receipt, key=keyed.key, settings=settings, code=code)
         receipts.write(receipt, image_facts(keyed, records, grids, dtype=facts["dtype"], **about))
+
+
+def _coverage(tiles: str, poses: str) -> Coverage:
+    """The places of the tiles that were fused."""
+    index, kept, linear = receipts.read(tiles), read_fused(poses), read_linear(poses)
+    shape, spacing = tuple(index["shape"]), tuple(index["spacing"])
+    return Coverage(shape, spacing, read_poses(poses)[kept], None if linear is None else linear[kept])

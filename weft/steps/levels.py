@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
+from weft.coverage import Coverage
 from weft.grid import Grid
 from weft.pyramid import plan_levels
 from weft.steps.level_builder import LevelBuilder
@@ -30,6 +31,7 @@ def finish_image(
     labels: bool,
     name: str,
     threads: int,
+    coverage: Coverage | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Make what is missing of the coarser levels of a store, then its metadata; give the records of all levels."""
     builder.complete(threads)
@@ -42,6 +44,7 @@ def finish_image(
         labels=labels,
         name=name,
         arrays=False,
+        coverage=coverage,
     )
     return {label: record for n in range(len(builder.grids)) for label, record in builder.records(n).items()}
 

@@ -62,6 +62,7 @@ def register_affine(
     key = receipts.digest(
         [
             [[facts["data"], facts["grid"]] for _, facts in images.values()],
+            [image.coverage and image.coverage.to_json() for image, _ in images.values()],
             channels,
             codes,
             [receipts.read(path)["data"] for path in (fixed_mask, moving_mask) if isinstance(path, str)],

@@ -14,11 +14,13 @@ import numpy as np
 import zarr
 
 from weft import receipts
+from weft.coverage import Coverage
 from weft.grid import Grid
 from weft.image import Image, Region, box
 from weft.stores.shards import ShardWriter, array_folder, compressor
 
 AXES = ("c", "z", "y", "x")
+OWN = "weft"  # attribute of a group that holds what OME-NGFF has no place for
 # OME-NGFF RFC-4: the value says from where to where an axis runs.
 DIRECTIONS = {
     "r": "left-to-right",
@@ -50,6 +52,7 @@ def create_image(
     codec: str = "lz4",
     name: str = "image",
     arrays: bool = True,
+    coverage: Coverage | None = None,
 ) -> None:
     """Create an empty OME-Zarr 0.5 image; safe when several jobs do it at once.
 
@@ -67,6 +70,8 @@ def create_image(
         Of voxels that are no labels, as `weft.stores.shards.compressor` takes it.
     arrays
         False to write the metadata alone (the arrays are there already).
+    coverage
+        Of a stitched image: written beside the ``ome`` attributes as ``weft.tiles``.
     """
     with receipts.job_lock(path):
         group = zarr.open_group(str(path), mode="a", zarr_format=3)
@@ -75,6 +80,8 @@ def create_image(
         for n, grid in enumerate(grids):
             if arrays and str(n) not in group:
                 _create_level(Path(path) / str(n), grid, len(channels), dtype, chunk, shard, codec)
+        if coverage is not None:
+            group.attrs[OWN] = {"tiles": coverage.to_json()}
         group.attrs["ome"] = image_metadata(
             grids, channels=channels, orientation=orientation, labels=labels, name=name
         )

@@ -32,6 +32,7 @@ from weft.registration.backends.native_field import (
 from weft.registration.backends.native_images import (
     Statistics,
     block_statistics,
+    halve,
     intensity_statistics,
     reduced,
     scale,
@@ -40,8 +41,14 @@ from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_prior import Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
-from weft.registration.backends.native_tiles import widen
-from weft.registration.backends.native_validation import confirmed_share, sum_fields, take_share
+from weft.registration.backends.native_tiles import spans_of_fields, widen
+from weft.registration.backends.native_validation import (
+    FIELD,
+    FIELDS,
+    confirmed_share,
+    sum_fields,
+    take_share,
+)
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.threads import share_out
 from weft.transforms.folds import find_folds, folds, minimal_jacobian
@@ -68,7 +75,10 @@ FIELD_BYTES = 12.0  # per voxel of the finest level: equations, fields and what 
 
 @dataclass
 class _Level:
-    """One resolution of the block: what is compared; `halved` are the factors from it to the next."""
+    """One resolution of the block: what is compared; `halved` are the factors from it to the next.
+
+    `in_fields`: its equations are those of fields of 2^3 cells, and steps are made for these and interpolated.
+    """
 
     number: int
     halved: Shape
@@ -76,17 +86,26 @@ class _Level:
     grid: Grid
     field_grid: Grid
     noise: float
+    in_fields: bool
+
+    @property
+    def equations_shape(self) -> Shape:
+        """How many normal equations there are: one for each cell, or for each field of 2^3 cells."""
+        z, y, x = self.field_grid.shape
+        return (-(-z // 2), -(-y // 2), -(-x // 2)) if self.in_fields else (z, y, x)
 
 
 class _Scratch:
-    """Memory that all levels use in turn: equations and a field, for so many cells."""
+    """Memory that all levels use in turn: equations and a field."""
 
-    def __init__(self, cells: int) -> None:
-        self._equations = np.empty(9 * cells, np.float32)
-        self._vectors = np.empty(3 * cells, np.float32)
+    def __init__(self, levels: Sequence[_Level]) -> None:
+        self._equations = np.empty(9 * max(math.prod(level.equations_shape) for level in levels), np.float32)
+        self._vectors = np.empty(3 * math.prod(levels[-1].field_grid.shape), np.float32)
 
     def equations(self, shape: Shape) -> np.ndarray:
         """(9, Z, Y, X) float32."""
+        if self._equations.size < 9 * math.prod(shape):
+            self._equations = np.empty(9 * math.prod(shape), np.float32)
         return self._equations[: 9 * math.prod(shape)].reshape(9, *shape)
 
     def vectors(self, shape: Shape) -> np.ndarray:
@@ -155,14 +174,14 @@ def register(
         return _unchanged(initial, result_grid)
     levels = _together(found)
     u = _start(initial, levels[0])
-    scratch = _Scratch(math.prod(levels[-1].field_grid.shape))
+    scratch = _Scratch(levels)
     metrics = []
     for n, level in enumerate(levels):
         if n:
             u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
         u, record = _refine(level, u, options, scratch)
         metrics.append(record)
-    equations = scratch.equations(levels[-1].field_grid.shape)
+    equations = scratch.equations(levels[-1].equations_shape)
     before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, equations)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
@@ -241,7 +260,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "7"
+    return "8"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
@@ -394,7 +413,8 @@ def _level(number, images, weights, grids, affine, statistics, options) -> _Leve
         floor_moving=options.noise_floor * variances[1],
         background=background,
     )
-    return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
+    finest = number == options.levels[-1]
+    return _Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2, finest)
 
 
 def _at_least_two(image: np.ndarray) -> np.ndarray:
@@ -453,37 +473,42 @@ def _refine(
     level: _Level, u: np.ndarray, options: NativeSettings, scratch: _Scratch
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Run one level from u; returns the new u, which may lie in the scratch, and the level's record."""
-    equations = scratch.equations(level.field_grid.shape)
     moved = scratch.vectors(level.field_grid.shape)
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
     tolerance = options.at(options.tolerance, level.number)
     taps = reached = None
-    spans = level.pair.spans
+    cells = level.pair.spans
     scores: list[float] = []
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
+        equations = scratch.equations(level.equations_shape)
         score, weight = level.pair.normal_equations(u, robustness, equations)
         if weight <= 0:
             break
         scores.append(score / weight)
-        uncertainty = Uncertainty.measure(equations, spans, u, 1 - scores[-1], level.noise)
+        uncertainty = Uncertainty.measure(equations, cells, u, 1 - scores[-1], level.noise)
         if taps is None or reached is None:
             # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
             finest = level.number == options.levels[-1]
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
-            taps = _taps(options.at(options.sigma, level.number) * wider, level.grid.shape)
-            reached = widen(spans, taps.shape[1] - 1, u.shape[3])
-        whole, half = sum_fields(equations, spans)
+            if level.in_fields and uncertainty.bends_much:
+                level.in_fields = False
+                equations = scratch.equations(level.equations_shape)
+                level.pair.normal_equations(u, robustness, equations)
+            spans = spans_of_fields(cells) if level.in_fields else cells
+            edge = 1 if level.in_fields else FIELD
+            taps = _taps(options.at(options.sigma, level.number) * wider, level)
+            reached = widen(spans, taps.shape[1] - 1, equations.shape[3])
+        whole, half = sum_fields(equations, spans, edge)
         _smooth_each(equations, taps, spans, reached)
         alpha = uncertainty.prior_strength(stiffness)
-        share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha)
-        step = solve_with_prior(
-            equations, reached, u, options.damping, alpha, options.tension, options.volume, options.step_limit,
-            moved,
-        )  # fmt: skip
-        take_share(step, share)
+        share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha, edge)
+        step = _step(level, equations, reached, u, alpha, options, moved)
+        take_share(step, share, edge * FIELDS)
+        if level.in_fields:
+            step = upsample(step, u.shape[1:], 2.0)
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
@@ -502,10 +527,45 @@ def _refine(
     }
 
 
-def _taps(sigma: float, shape: Shape) -> np.ndarray:
-    """The Gaussian over the equations; the solver expects sums over a cell's 2^3 voxels: across a plane there is one."""
-    taps = gaussian_taps(_widths(sigma, shape))
-    taps[np.asarray(shape) == 1] *= 2
+def _step(
+    level: _Level,
+    equations: np.ndarray,
+    reached: np.ndarray,
+    u: np.ndarray,
+    alpha: float,
+    options: NativeSettings,
+    scratch: np.ndarray,
+) -> np.ndarray:
+    """The step of `native_solver`, in place of equations; of fields in their own unit, two voxels of the level."""
+    weights = (options.damping, alpha, options.tension, options.volume, options.step_limit)
+    if level.in_fields:
+        u = np.stack([halve(component) for component in u])
+        u *= np.float32(0.5)
+        equations[6:] *= np.float32(0.5)
+        scratch = np.empty_like(u)
+        # Lengths are halved and the grid is twice as coarse: derivatives of first order are the same, those of second
+        # order twice as large. All is divided by 4.
+        weights = (
+            options.damping,
+            alpha / 16,
+            4 * options.tension,
+            options.volume / 4,
+            options.step_limit / 2,
+        )
+    return solve_with_prior(equations, reached, u, *weights, scratch)
+
+
+def _taps(sigma: float, level: _Level) -> np.ndarray:
+    """The Gaussian over the equations; the solver expects sums over 2^3 voxels.
+
+    Across a plane there is one, and a field, which has twice as many along each axis, brings the mean of its cells.
+    """
+    shape = level.grid.shape
+    taps = gaussian_taps(_widths(sigma / 2 if level.in_fields else sigma, shape))
+    flat = np.asarray(shape) == 1
+    taps[flat] *= 2
+    if level.in_fields:
+        taps[~flat] /= 2
     return taps
 
 

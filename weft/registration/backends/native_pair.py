@@ -68,13 +68,16 @@ class Pair:
             kappa: a window counts by kappa / (kappa + 1 - rho^2).
         equations
             (9, Zc, Yc, Xc) float32: w J J' (zz, zy, zx, yy, yx, xx) and w e J (z, y, x), summed over the voxels
-            of a cell, are written to the cells in `spans`; the others are left alone.
+            of a cell, are written to the cells in `spans`; the others are left alone. With half as many cells along
+            each axis, rounded up: summed over fields of 2^3 cells, 0 in those without any.
 
         Returns
         -------
         Sum of s rho^2 and sum of s, with s = varF / (varF + floor_fixed) where both images count. Cells outside
         `spans` count as not explained.
         """
+        if equations.shape[1:] != u.shape[1:]:
+            equations.fill(0)
         return self._sum(self._tiles, u, NO_FIELD, robustness, equations)
 
     def similarity(self, start: np.ndarray, u: np.ndarray, scratch: np.ndarray) -> tuple[float, float]:

@@ -78,10 +78,12 @@ def sum_tiles(
         where both images count.
     equations
         (9, Zc, Yc, Xc) float32, overwritten in `active`: w J J' (zz, zy, zx, yy, yx, xx) and w e J
-        (z, y, x), summed over the 2^3 voxels of a cell.
+        (z, y, x), summed over the 2^3 voxels of a cell; or, where they have half as many, rounded up, along each
+        axis, added to those of the fields of 2^3 cells.
     """
     Z, Y, X = fixed.shape
     Yc = active.shape[1]
+    in_fields = equations.shape[1:] != u.shape[1:]
     B = np.zeros(SCRATCH, np.float32)
     R = np.zeros(RINGS, np.float32)
     C = np.zeros(AXES * PITCH, np.float32)
@@ -152,6 +154,9 @@ def sum_tiles(
                         _add_voxels(fixed, z + p, y + 1, 1, y0, x0, 2 * a, end, floor_f, floor_m, kappa, B, R)
                 for k in range(9):
                     o = U(PRODUCTS + k * PITCH + 2 * (a - cx0))
+                    if in_fields:
+                        _add_to_fields(B, o, a, b, equations[k, cz // 2, cell // 2])
+                        continue
                     row_out = equations[k, cz, cell, a:b]
                     for x in range(b - a):
                         i = o + U(2 * x)
@@ -167,6 +172,21 @@ def sum_tiles(
                 weight += float(row_weight)
         sums[t, 0] = score
         sums[t, 1] = weight
+
+
+@njit(**INLINED)
+def _add_to_fields(B, o, a, b, out):
+    """Add the voxels of the cells a .. b - 1, in the scratch from `o` on, to a row of fields of two cells."""
+    if a & 1:
+        out[a // 2] += B[o] + B[o + ONE]
+        o += TWO
+        a += 1
+    for x in range((b - a) // 2):
+        i = o + U(4 * x)
+        out[a // 2 + x] += B[i] + B[i + ONE] + B[i + TWO] + B[i + THREE]
+    if (b - a) & 1 and a < b:
+        i = o + U(2 * (b - 1 - a))
+        out[b // 2] += B[i] + B[i + ONE]
 
 
 @njit(**INLINED)

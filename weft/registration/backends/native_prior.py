@@ -64,7 +64,8 @@ class Uncertainty:
         Parameters
         ----------
         equations
-            (9, Z, Y, X) float32 of `native_pass.normal_equations`: cells without texture do not count for t^2.
+            (9, Z, Y, X) float32 of `native_pass.normal_equations`, of cells or of fields of 2^3 cells: without texture
+            they do not count for t^2.
         spans
             (Z, Y, 2) int64: first and last + 1 cell of each row that they are known of; the others have none.
         u
@@ -82,6 +83,11 @@ class Uncertainty:
         if self.bending <= 0:
             return STRONGEST
         return min(stiffness * math.sqrt(self.variance / self.bending), STRONGEST)
+
+    @property
+    def bends_much(self) -> bool:
+        """Whether the equations are best averaged over less than the usual width (`widening`)."""
+        return self.bending > self.variance
 
     def widening(self) -> float:
         """How many times wider the sums over the equations are best made: (s^2 / t^2)^(1/7), from 1 to `MOST_WIDENING`.
@@ -119,7 +125,9 @@ def _curvature(equations, spans, u):
     _, Z, Y, X = u.shape
     row = np.empty(X, np.float32)
     total = np.empty(X, np.float32)
-    half = np.float32(8 * TEXTURED)
+    # Of fields: two cells of each axis have the same.
+    halved = 0 if equations.shape[3] == X and equations.shape[2] == Y and equations.shape[1] == Z else 1
+    half = np.float32(8 * TEXTURED * 8**halved)
     bent = 0.0
     weight = 0.0
     for z in range(Z):
@@ -135,7 +143,8 @@ def _curvature(equations, spans, u):
             row_bent = np.float32(0)
             row_weight = np.float32(0)
             for x in range(first, last):
-                trace = equations[0, z, y, x] + equations[3, z, y, x] + equations[5, z, y, x]
+                i, j, k = z >> halved, y >> halved, x >> halved
+                trace = equations[0, i, j, k] + equations[3, i, j, k] + equations[5, i, j, k]
                 w = trace / (trace + half)
                 row_bent += w * total[x]
                 row_weight += w

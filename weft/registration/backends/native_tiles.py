@@ -31,10 +31,13 @@ def tiles_of(spans: np.ndarray) -> np.ndarray:
     nonempty = spans[..., 0] < spans[..., 1]
     if not nonempty.any():
         return np.zeros((0, 6), np.int64)
-    first = int(spans[..., 0][nonempty].min())
+    first = int(spans[..., 0][nonempty].min()) // 2 * 2
     last = int(spans[..., 1][nonempty].max())
     columns = math.ceil((last - first) / TILE_X)
-    edges = [first + (last - first) * k // columns for k in range(columns + 1)]
+    if columns > 1:
+        columns = math.ceil((last - first) / (TILE_X - 2))
+    # No field of 2^3 cells lies in two tiles.
+    edges = [first + (last - first) * k // columns // 2 * 2 for k in range(columns)] + [last]
     tiles = []
     for z in range(0, depth, TILE_Z):
         for y in range(0, height, TILE_Y):
@@ -43,6 +46,18 @@ def tiles_of(spans: np.ndarray) -> np.ndarray:
                 if (np.maximum(part[..., 0], a) < np.minimum(part[..., 1], b)).any():
                     tiles.append((z, min(z + TILE_Z, depth), y, min(y + TILE_Y, height), a, b))
     return np.array(tiles, np.int64).reshape(-1, 6)
+
+
+def spans_of_fields(spans: np.ndarray) -> np.ndarray:
+    """The fields of 2^3 cells that hold a cell in `spans`, and those between them: spans of half as many rows."""
+    parts = []
+    for z, y in np.ndindex(2, 2):
+        part = np.zeros((-(-spans.shape[0] // 2), -(-spans.shape[1] // 2), 2), np.int64)
+        rows = spans[z::2, y::2]
+        part[: rows.shape[0], : rows.shape[1]] = rows // 2
+        part[: rows.shape[0], : rows.shape[1], 1] = (rows[..., 1] + 1) // 2
+        parts.append(part)
+    return hull(parts)
 
 
 def widen(spans: np.ndarray, reach: int, width: int) -> np.ndarray:

@@ -17,6 +17,8 @@ be known.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -26,14 +28,14 @@ from weft.registration.backends.native_jit import INLINED, JIT, U
 VECTOR = 16  # floats that rows of the scratch are longer than the row of fields
 LOADED = 15  # rows of the scratch that hold what is read
 FIELD = 2  # cells along the edge of a field of the chessboard: windows of neighbouring cells share voxels
-BLOCK = 4  # cells along the edge of a block, for each of which there is one share
-FIELDS = BLOCK // FIELD  # along the edge of a block
+FIELDS = 2  # along the edge of a block, for each of which there is one share
+BLOCK = FIELDS * FIELD  # cells
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
 FULL = 0.0
 NONE = -1.0
 
 
-def sum_fields(equations: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sum_fields(equations: np.ndarray, spans: np.ndarray, edge: int) -> tuple[np.ndarray, np.ndarray]:
     """Before the equations are smoothed: r summed over every field, and twice that of the fields of one colour.
 
     Parameters
@@ -42,15 +44,17 @@ def sum_fields(equations: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np
         (9, Z, Y, X) float32 of `native_pass.sum_tiles`.
     spans
         (Z, Y, 2) int64: first and last + 1 cell of each row that holds any; nothing else is read.
+    edge
+        How many of the equations there are along the edge of a field: `FIELD`, or 1 where they are of fields already.
 
     Returns
     -------
     whole, half
-        (3, ceil(Z / 2), ceil(Y / 2), ceil(X / 2)) float32; `half` is 0 in the fields of the other colour.
+        (3, ceil(Z / edge), ceil(Y / edge), ceil(X / edge)) float32; `half` is 0 in the fields of the other colour.
     """
-    shape = (3, *(-(-n // FIELD) for n in equations.shape[1:]))
+    shape = (3, *(-(-n // edge) for n in equations.shape[1:]))
     whole = np.zeros(shape, np.float32)
-    _sum_residuals(equations, spans, whole)
+    _sum_residuals(equations, spans, edge, whole)
     half = np.zeros(shape, np.float32)
     for z, y in np.ndindex(2, 2):
         here = np.s_[:, z::2, y::2, (z + y + 1) % 2 :: 2]
@@ -59,7 +63,7 @@ def sum_fields(equations: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np
 
 
 @njit(**JIT)
-def _sum_residuals(equations, spans, whole):
+def _sum_residuals(equations, spans, edge, whole):
     """Add r of the cells in `spans` into the fields."""
     Z, Y, _ = spans.shape
     for c in range(3):
@@ -67,7 +71,11 @@ def _sum_residuals(equations, spans, whole):
             for y in range(Y):
                 first, last = spans[z, y]
                 r = equations[6 + c, z, y]
-                out = whole[c, z // FIELD, y // FIELD]
+                out = whole[c, z // edge, y // edge]
+                if edge == 1:
+                    for x in range(first, last):
+                        out[x] = r[x]
+                    continue
                 if first & 1 and first < last:
                     out[first // FIELD] += r[first]
                     first += 1
@@ -85,6 +93,7 @@ def confirmed_share(
     whole: np.ndarray,
     half: np.ndarray,
     own: float,
+    edge: int,
 ) -> np.ndarray:
     """How much of a step is to be taken, from 0 to 1, for every block of `BLOCK`^3 cells.
 
@@ -100,15 +109,19 @@ def confirmed_share(
         Of `sum_fields`; `half` is smoothed in place.
     own
         What damping and prior add to the diagonal, per voxel.
+    edge
+        As of `sum_fields`.
 
     Returns
     -------
-    (ceil(Z / 4), ceil(Y / 4), ceil(X / 4)) float32, one for each block. 0 where there are no cells around.
+    (z, y, x) float32, one for each block of `FIELDS`^3 fields. 0 where there are no cells around.
     """
-    shape = equations.shape[1:]
-    smooth(half, _between_fields(taps, shape))
-    sums = np.zeros((2, *(-(-n // BLOCK) for n in shape)), np.float32)
-    _judge(equations, spans, whole, half, np.float32(8 * own), sums)
+    smooth(half, taps if edge == 1 else _between_fields(taps, equations.shape[1:]))
+    sums = np.zeros((2, *(-(-n // FIELDS) for n in whole.shape[1:])), np.float32)
+    # Smoothed equations are means over the cells of a field, residuals were summed over these.
+    cells = math.prod(FIELD if n > 1 else 1 for n in whole.shape[1:]) if edge == 1 else 1
+    _judge(equations, spans, whole, half, np.float32(8 * own), edge, sums)
+    sums[1] *= cells
     smooth(sums, gaussian_taps(WIDTH / BLOCK))
     share = np.divide(sums[0], sums[1], out=np.full_like(sums[0], NONE), where=sums[1] > 0)
     return np.clip((share - NONE) / (FULL - NONE), 0, 1).astype(np.float32)
@@ -128,13 +141,13 @@ def _between_fields(taps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @njit(**JIT)
-def _judge(equations, spans, whole, half, own, sums):
+def _judge(equations, spans, whole, half, own, edge, sums):
     """Add r'v and v'Hv of the step v that the other colour's fields make, into the blocks."""
     _, Z, Y, X = equations.shape
     _, Zf, Yf, Xf = whole.shape
     one = np.float32(1)
     two = np.float32(2)
-    # Rows of the scratch: H, r, whole, half; cells of every field; the colours of a row, and of the row beside it; the
+    # Rows of the scratch: H, r, whole, half; how many equations are a field's; the colours of a row, and of the row beside it; the
     # two results; and a row of cells.
     P = U(Xf + VECTOR)
     B = np.zeros((LOADED + 7) * (Xf + VECTOR), np.float32)
@@ -143,33 +156,38 @@ def _judge(equations, spans, whole, half, own, sums):
     found = colours + P + P
     row = found + P + P
     for k in range(Xf):
-        B[cells + U(k)] = np.float32(min(FIELD, X - FIELD * k))
+        B[cells + U(k)] = np.float32(min(edge, X - edge * k))
         B[colours + U(k)] = np.float32(k & 1)
         B[colours + P + U(k)] = np.float32(1 - (k & 1))
     for z in range(Zf):
-        z1 = min(FIELD * z + FIELD, Z)
+        z1 = min(edge * z + edge, Z)
         for y in range(Yf):
-            y1 = min(FIELD * y + FIELD, Y)
+            y1 = min(edge * y + edge, Y)
             first = Xf
             last = np.int64(0)
-            for i in range(FIELD * z, z1):
-                for j in range(FIELD * y, y1):
+            for i in range(edge * z, z1):
+                for j in range(edge * y, y1):
                     a, b = spans[i, j]
                     if a < b:
-                        first = min(first, a // FIELD)
-                        last = max(last, (b + FIELD - 1) // FIELD)
+                        first = min(first, a // edge)
+                        last = max(last, (b + edge - 1) // edge)
             n = last - first
             if n <= 0:
                 continue
             for c in range(9):
-                _sum_cells(equations, c, FIELD * z, z1, FIELD * y, y1, FIELD * first, n, U(c) * P, row, B)
+                if edge == 1:
+                    p = equations[c, z, y, first:]
+                    for k in range(n):
+                        B[U(c) * P + U(k)] = p[k]
+                else:
+                    _sum_cells(equations, c, edge * z, z1, edge * y, y1, edge * first, n, U(c) * P, row, B)
             for c in range(3):
                 for k in range(n):
                     B[U(9 + c) * P + U(k)] = whole[c, z, y, first + k]
                     B[U(12 + c) * P + U(k)] = half[c, z, y, first + k]
             # 1 in the colour that `half` holds.
             other = colours + U(first) + (P if (z + y) & 1 else U(0))
-            rows = np.float32((z1 - FIELD * z) * (y1 - FIELD * y))
+            rows = np.float32((z1 - edge * z) * (y1 - edge * y))
             for k in range(n):
                 x = U(k)
                 count = rows * B[cells + U(first) + x]
@@ -234,8 +252,8 @@ def _sum_cells(a, c, z0, z1, y0, y1, first, n, out, row, B):
 
 
 @njit(**JIT)
-def take_share(step, share):
-    """Multiply a step (3, Z, Y, X) by the shares of its blocks, linear between their centres."""
+def take_share(step, share, edge):
+    """Multiply a step (3, Z, Y, X) by the shares of its blocks of `edge`^3 samples, linear between their centres."""
     _, Z, Y, X = step.shape
     one = np.float32(1)
     rows = np.empty(share.shape[2] + 1, np.float32)  # the last one twice, so that every one has one after it
@@ -243,12 +261,12 @@ def take_share(step, share):
     block = np.empty(X, np.uint64)
     weight = np.empty(X, np.float32)
     for x in range(X):
-        first, _, weight[x] = _between(x, share.shape[2])
+        first, _, weight[x] = _between(x, share.shape[2], edge)
         block[x] = first
     for z in range(Z):
-        z0, z1, wz = _between(z, share.shape[0])
+        z0, z1, wz = _between(z, share.shape[0], edge)
         for y in range(Y):
-            y0, y1, wy = _between(y, share.shape[1])
+            y0, y1, wy = _between(y, share.shape[1], edge)
             least = one
             for x in range(share.shape[2]):
                 near = share[z0, y0, x] + wy * (share[z0, y1, x] - share[z0, y0, x])
@@ -268,9 +286,9 @@ def take_share(step, share):
 
 
 @njit(**INLINED)
-def _between(x, n):
-    """The blocks before and after a cell, and the weight of the latter."""
-    at = (np.float32(x) + np.float32(0.5)) / np.float32(BLOCK) - np.float32(0.5)
+def _between(x, n, edge):
+    """The blocks before and after a sample, and the weight of the latter."""
+    at = (np.float32(x) + np.float32(0.5)) / np.float32(edge) - np.float32(0.5)
     at = min(max(at, np.float32(0)), np.float32(n - 1))
     first = int(at)
     return first, min(first + 1, n - 1), at - np.float32(first)
