@@ -15,7 +15,7 @@ from weft.grid import Grid
 from weft.image import Image, Region, box
 from weft.logs import log
 from weft.quality.landmarks import landmark_errors, read_landmarks, summarise_landmarks
-from weft.quality.likeness import Likeness, block_at, compare_images, comparison_grid, worst_regions
+from weft.quality.likeness import LOCAL, Likeness, block_at, compare_images, comparison_grid, worst_regions
 from weft.quality.overlap import label_overlap, summarise_overlap
 from weft.quality.volume_change import TILE, VolumeChange, volume_change
 from weft.registration.ledger import read_ledger
@@ -36,7 +36,7 @@ SAMPLES: dict[str, Any] = {
 FLATTEST = (
     1e-3  # determinants below count as this one in the map of logarithms: where space folds it has none
 )
-LIKENESS = ("voxels", "ncc_affine", "ncc", "mutual_information_affine", "mutual_information")
+LIKENESS = ("voxels", "ncc_affine", "ncc", "mutual_information_affine", "mutual_information", *LOCAL)
 JACOBIAN = ("jacobian_min", "jacobian_p1", "jacobian_p99", "jacobian_folded_fraction")
 BLOCKS = (
     *("block", "z_um", "y_um", "x_um", "status", "used"),
