@@ -1,5 +1,8 @@
 """Registration from Python, and blocks that fail: what becomes of them and of the whole."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -125,6 +128,14 @@ def test_threads_and_processes_and_images_give_the_same_bytes(found):
     fixed, moving = (Image((Level(values[None], GRID),)) for values in pair())
     image = register(fixed, moving, affine=np.eye(4), stages=[COARSE, FINE], workers=2, processes=True)
     assert field(image) == field(found)
+
+
+def test_worker_processes_start_without_what_few_of_them_need():
+    """Each such package is tens of megabytes in every worker."""
+    heavy = ("SimpleITK", "dask", "pandas", "matplotlib")
+    code = f"import sys; import weft.registration.preload; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("where", ["processes", "cluster"])

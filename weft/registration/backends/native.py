@@ -148,7 +148,7 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    `metric_after` compare the start with the result on parts of planes spread over the finest level; a result that is
     no more similar than the start, or no more than noise is to noise, is the start, with both equal.
 
     Raises
@@ -173,16 +173,18 @@ def register(
     if not found:
         return _unchanged(initial, result_grid)
     levels = _together(found)
-    u = _start(initial, levels[0])
-    scratch = _Scratch(levels)
-    metrics = []
-    for n, level in enumerate(levels):
-        if n:
-            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
+    del found, pair
+    level, scratch = levels[0], _Scratch(levels)
+    u, record = _refine(level, _start(initial, level), options, scratch)
+    metrics = [record]
+    while len(levels) > 1:
+        # The images of a level are let go when it has ended.
+        coarse, level = levels.pop(0), levels[0]
+        u = _carry_on(u, initial, coarse, level, options.jacobian_floor)
+        del coarse
         u, record = _refine(level, u, options, scratch)
         metrics.append(record)
-    equations = scratch.equations(levels[-1].equations_shape)
-    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, equations)
+    before, after = level.pair.similarity(_start(initial, level), u, scratch.equations(level.equations_shape))
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
     if after <= max(before, CHANCE):
@@ -191,8 +193,8 @@ def register(
             _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
         )
 
-    coarser = levels[-1].field_grid
-    for grid, factors in _halvings(fixed_grid, levels[-1].number)[-2::-1]:
+    coarser = level.field_grid
+    for grid, factors in _halvings(fixed_grid, level.number)[-2::-1]:
         finer = grid.coarsen((2, 2, 2))
         u = _finer(u, coarser, finer, factors)
         coarser = finer
@@ -507,8 +509,6 @@ def _refine(
         share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha, edge)
         step = _step(level, equations, reached, u, alpha, options, moved)
         take_share(step, share, edge * FIELDS)
-        if level.in_fields:
-            step = upsample(step, u.shape[1:], 2.0)
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
@@ -579,7 +579,7 @@ def _smooth_each(equations: np.ndarray, taps: np.ndarray, spans: np.ndarray, rea
 
 
 def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:
-    """Compose u with a step into `out`, and cut the step (in place) where the result would fold.
+    """Compose u with a step, of cells or of fields, into `out`, and cut the step where the result would fold.
 
     Returns
     -------
@@ -590,6 +590,8 @@ def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: f
         return 0
     # A u that is worse than the floor already must not get worse still.
     limit = min(floor, minimal_jacobian(u, CELL))
+    if step.shape != u.shape:
+        step = upsample(step, u.shape[1:], 2.0)
     bad = np.zeros(u.shape[1:], np.bool_)
     for cuts in range(1, 4):
         bad |= find_folds(out, CELL, limit)
