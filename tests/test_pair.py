@@ -1,5 +1,8 @@
 """Registration from Python, and blocks that fail: what becomes of them and of the whole."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -127,6 +130,14 @@ def test_threads_and_processes_and_images_give_the_same_bytes(found):
     assert field(image) == field(found)
 
 
+def test_worker_processes_start_without_what_few_of_them_need():
+    """Each such package is tens of megabytes in every worker."""
+    heavy = ("SimpleITK", "dask", "pandas", "matplotlib")
+    code = f"import sys; import weft.registration.preload; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("where", ["processes", "cluster"])
 def test_a_block_that_brings_its_process_down_costs_no_other(found, where):
     stages = [COARSE, {**FINE, "backend": "injected:die"}]
@@ -183,6 +194,10 @@ def test_the_affine_is_found_or_given():
         ({"stages": [{**FINE, "settings": {"levls": [1]}}]}, "did you mean 'levels'"),
         ({"stages": [{**FINE, "only": ["7.0.0"]}]}, r"only names the block '7\.0\.0', but the blocks are 0"),
         ({"reduce": {"method": "median"}}, "method"),
+        (
+            {"stages": [{**COARSE, "backend": "demons"}], "more": [pair()]},
+            "stage 'coarse': backend 'demons' compares one channel, and more adds 1; wanted native",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, message):

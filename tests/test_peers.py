@@ -12,6 +12,7 @@ from weft.registration.backend_settings import checked_settings, settings_type
 from weft.registration.candidates import rotation_about
 from weft.registration.contract import BUILTIN, Initial, backend_version, load_backend
 from weft.registration.pull import physical_points
+from weft.transforms.interpolate import resample_field
 
 NEEDS = {"greedy": "picsl_greedy", "demons": "SimpleITK", "ants": "ants"}
 SETTINGS = {
@@ -193,6 +194,22 @@ def test_other_settings_of_the_metric():
     assert result.metric_after > result.metric_before
     with pytest.raises(ValueError, match="greedy: metric is 'ssd'"):
         run("greedy", fixed, metric="ssd")
+
+
+def test_greedy_does_not_flee_across_the_border():
+    pytest.importorskip("picsl_greedy", reason="picsl-greedy is not installed")
+    # Fine texture right up to the border of a block that both images cover, and no more.
+    grid = Grid((40, 44, 48), (10.0, 10.0, 10.0))
+    rng = np.random.default_rng(0)
+    moving = 1000 + 2000 * gaussian_filter(rng.normal(size=grid.shape), 2)
+    u = np.array([gaussian_filter(rng.normal(size=grid.shape), 9) for _ in range(3)])
+    u *= 2 / np.abs(u).max()  # voxels
+    fixed = map_coordinates(moving, np.indices(grid.shape) + u, order=1, mode="nearest")
+    settings = SETTINGS["greedy"]
+    found = load_backend("greedy")(fixed, grid, moving, grid, Initial.identity(), NOTHING, settings, 0)
+    wanted = resample_field((10 * u).astype(np.float32), grid, found.grid)
+    wrong = np.linalg.norm(found.displacement - wanted, axis=0)
+    assert wrong.mean() < 2.5 < np.linalg.norm(wanted, axis=0).mean()  # um; with NaN outside it was 4.3
 
 
 def test_greedy_is_silent(capfd):

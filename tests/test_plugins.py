@@ -211,6 +211,16 @@ def test_tiles_come_in_through_a_plugin(project):
     assert receipts.read(project.results / "images/tiles/illumination.json")["channels"] == ["0"]
 
 
+def test_a_stage_whose_backend_lacks_a_package_is_refused_with_its_plan(project, place):
+    (place / "lacking.py").write_text(
+        "def register(*arguments): ...\n"
+        "def backend_version():\n    raise ValueError('backend lacking needs the package nowhere')\n"
+    )
+    job = find(plan_jobs(project.folder), "plan_blocks")
+    with pytest.raises(SystemExit, match="Error: backend lacking needs the package nowhere"):
+        run_script(project.folder, job, settings={**job.params.settings, "backend": "lacking:register"})
+
+
 def test_a_script_names_a_plugin_that_is_gone(project):
     job = find(plan_jobs(project.folder), "index_tiles")
     with pytest.raises(SystemExit, match="Error: plugins: module 'absent' cannot be imported"):

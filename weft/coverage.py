@@ -43,14 +43,19 @@ class Coverage:
         -------
         (z, y, x) bool.
         """
-        lower, upper = self._box()
+        low, high = self._boxes()
+        lower, upper = low.min(0), high.max(0)
         axes = [
             np.clip(grid.origin[k] + grid.spacing[k] * np.arange(-1, grid.shape[k] + 1), lower[k], upper[k])
             for k in range(3)
         ]
+        slack = _ROUNDING * np.asarray(self.spacing)
+        first = np.column_stack([np.searchsorted(axes[k], low[:, k] - slack[k]) for k in range(3)])
+        last = np.column_stack([np.searchsorted(axes[k], high[:, k] + slack[k], "right") for k in range(3)])
         covered = np.zeros([len(axis) for axis in axes], bool)
-        for tile in range(len(self.positions)):
-            self._paint(tile, axes, covered)
+        for tile in np.flatnonzero((first < last).all(axis=1)):
+            part = tuple(slice(a, b) for a, b in zip(first[tile], last[tile], strict=True))
+            covered[part] |= self._inside(int(tile), [axis[p] for axis, p in zip(axes, part, strict=True)])
         for axis in range(3):
             inner = np.moveaxis(covered, axis, 0)
             covered = np.moveaxis(inner[:-2] & inner[1:-1] & inner[2:], 0, axis)
@@ -88,39 +93,24 @@ class Coverage:
             )
         return Coverage(shape, spacing, positions, linear)
 
-    def _box(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lowest and the highest corner of all tiles."""
-        corners = self._corners()
-        if self.linear is None:
-            return corners.min(0) + self.positions.min(0), corners.max(0) + self.positions.max(0)
-        places = self.positions[:, None] + np.einsum("nij,cj->nci", self.linear, corners)
-        return places.min((0, 1)), places.max((0, 1))
-
-    def _corners(self) -> np.ndarray:
-        """The outer corners of a tile's voxels, (8, 3) um, from the centre of its first voxel."""
+    def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest corner of each tile's box, (n, 3) um."""
         far = np.asarray(self.shape) - 0.5
-        return np.array(list(itertools.product(*((-0.5, n) for n in far)))) * self.spacing
+        corners = np.array(list(itertools.product(*((-0.5, n) for n in far)))) * self.spacing
+        if self.linear is None:
+            return self.positions + corners.min(0), self.positions + corners.max(0)
+        places = self.positions[:, None] + np.einsum("nij,cj->nci", self.linear, corners)
+        return places.min(1), places.max(1)
 
-    def _paint(self, tile: int, axes: list[np.ndarray], covered: np.ndarray) -> None:
-        """Mark what a tile covers of the lattice of points along three axes, each in rising order."""
+    def _inside(self, tile: int, axes: list[np.ndarray]) -> np.ndarray | bool:
+        """Which points of a lattice in a tile's box lie in the tile itself."""
+        if self.linear is None:
+            return True
         half = 0.5 + _ROUNDING
-        corners = self._corners()
-        if self.linear is not None:
-            corners = corners @ self.linear[tile].T
-        corners = corners + self.positions[tile]
-        slack = _ROUNDING * np.asarray(self.spacing)
-        low, high = corners.min(0) - slack, corners.max(0) + slack
-        part = tuple(
-            slice(int(np.searchsorted(axis, a)), int(np.searchsorted(axis, b, "right")))
-            for axis, a, b in zip(axes, low, high, strict=True)
-        )
-        if self.linear is None or any(p.stop <= p.start for p in part):
-            covered[part] = True
-            return
         back = np.linalg.inv(self.linear[tile]) / np.asarray(self.spacing)[:, None]
-        z, y, x = (axis[p] - o for axis, p, o in zip(axes, part, self.positions[tile], strict=True))
+        z, y, x = (axis - o for axis, o in zip(axes, self.positions[tile], strict=True))
         inside = np.ones([len(z), len(y), len(x)], bool)
         for row, size in zip(back, self.shape, strict=True):
             index = (row[0] * z)[:, None, None] + (row[1] * y)[:, None] + row[2] * x
             inside &= (index >= -half) & (index <= size - 1 + half)
-        covered[part] |= inside
+        return inside

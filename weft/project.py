@@ -16,12 +16,12 @@ from weft.plugins import import_plugins
 from weft.readers import detect_format, tiled_formats
 from weft.refusals import ConfigError, parse, suggest
 from weft.registration.backend_settings import checked_settings
+from weft.registration.contract import SEVERAL_CHANNELS, one_channel
 from weft.rows import ImageRow, RegistrationRow, read_table
 
 PAIR = "pair"
 DARKS = ("empty_tiles", "regress")  # sources of the dark that are no path
 SIDES: tuple[Literal["fixed", "moving"], ...] = ("fixed", "moving")
-SEVERAL_CHANNELS = ("native",)  # backends that come with weft and compare several
 
 
 class Project:
@@ -174,7 +174,7 @@ class Project:
         count = 1 + len(row.further("fixed"))
         for number, stage in enumerate(settings.stages):
             at = f"{where}: stages[{number}]"
-            if count > 1 and stage.backend not in SEVERAL_CHANNELS and ":" not in stage.backend:
+            if count > 1 and one_channel(stage.backend):
                 raise ConfigError(
                     f"{at}: backend {stage.backend!r} compares one channel, and fixed_more adds {count - 1}; "
                     f"wanted {' or '.join(SEVERAL_CHANNELS)}, or no fixed_more and moving_more"

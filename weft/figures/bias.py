@@ -32,17 +32,11 @@ def bias(
     with style.picture(path, _GAP + 3 * (width + _GAP) + _BAR, 0.5 + row * len(channels), title) as figure:
         for n, (name, before, after, gain) in enumerate(channels):
             top = 0.5 + n * row + _WORDS
-            low, high = style.stretch(after)
-            for k, (words, image) in enumerate(
-                ((f"channel {name}: as it is", before), ("seen through it", after))
-            ):
-                axes = style.add_axes(figure, _GAP + k * (width + _GAP), top, width, PANEL)
-                style.bare(axes)
-                axes.set_title(words, loc="left", fontsize=8)
-                axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
-            axes = style.add_axes(figure, _GAP + 2 * (width + _GAP), top, width, PANEL)
-            style.bare(axes)
-            axes.set_title("gain", loc="left", fontsize=8)
+            limits = style.stretch(after)
+            first, second, third = ((_GAP + k * (width + _GAP), top, width, PANEL) for k in range(3))
+            style.panel(figure, first, f"channel {name}: as it is", before, limits)
+            style.panel(figure, second, "seen through it", after, limits)
+            axes = style.panel(figure, third, "gain")
             spread = max(0.05, float(np.abs(gain - 1).max()))
             shown = axes.imshow(gain, cmap="viridis", vmin=1 - spread, vmax=1 + spread)
             bar = style.add_axes(figure, _GAP + 3 * (width + _GAP) - 0.15, top, 0.1, PANEL)

@@ -59,13 +59,10 @@ def flat_field(pictures: Sequence[FlatFieldPicture], path: str | Path, title: st
                 ("all tiles, raw less dark", one.mosaic_raw, one.mosaic_corrected),
             )
             for (words, before, after), width in zip(panels, widths, strict=True):
-                low, high = style.stretch(after)
+                limits = style.stretch(after)
                 for head, image in ((words, before), ("corrected", after)):
-                    axes = style.add_axes(figure, left, top + _WORDS, width, PANEL)
-                    style.bare(axes)
-                    axes.set_facecolor("#eef1f4")
-                    axes.set_title(head, loc="left", fontsize=8)
-                    axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
+                    place = (left, top + _WORDS, width, PANEL)
+                    style.panel(figure, place, head, image, limits).set_facecolor("#eef1f4")
                     left += width + _GAP
 
 

@@ -67,12 +67,10 @@ def seams(pictures: Sequence[SeamPicture], path: str | Path, title: str, *, colu
             figure.text(left / width, 1 - top / height, head, va="top", fontsize=8.5)
             shown = zip(("stage", "solved"), (picture.before, picture.after), picture.ncc, strict=True)
             for side, (word, patch, ncc) in enumerate(shown):
-                axes = style.add_axes(figure, left + side * (PANEL + 0.1), top + _WORDS, PANEL, PANEL)
-                style.bare(axes)
                 number = f"{word}, NCC {ncc:.2f}" if np.isfinite(ncc) else f"{word}"
-                axes.set_title(
-                    number if patch else f"{word}: no overlap", loc="left", fontsize=8, color=style.MUTED
-                )
+                words = number if patch else f"{word}: no overlap"
+                place = (left + side * (PANEL + 0.1), top + _WORDS, PANEL, PANEL)
+                axes = style.panel(figure, place, words, colour=style.MUTED)
                 if patch:
                     axes.imshow(composite(*patch), interpolation="nearest", aspect="equal")
 

@@ -93,6 +93,34 @@ def bare(axes: Axes) -> None:
         spine.set_visible(False)
 
 
+def panel(
+    figure: Figure,
+    place: tuple[float, float, float, float],
+    words: str,
+    image: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
+    *,
+    colour: str = INK,
+) -> Axes:
+    """Axes without ticks, with words above them, and an image in grey where one is given.
+
+    Parameters
+    ----------
+    place
+        Left, top, width, height, as `add_axes`.
+    words, colour
+        Above the panel, at its left.
+    image, limits
+        (y, x), nothing where it is NaN; and the values of black and white.
+    """
+    axes = add_axes(figure, *place)
+    bare(axes)
+    axes.set_title(words, loc="left", fontsize=8, color=colour)
+    if image is not None and limits is not None:
+        axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="antialiased")
+    return axes
+
+
 def stretch(image: np.ndarray, low: float = 1.0, high: float = 99.7) -> tuple[float, float]:
     """Limits of display, the ``low`` and ``high`` percentiles of the finite voxels; never equal."""
     finite = np.asarray(image)[np.isfinite(image)]

@@ -25,6 +25,7 @@ BUILTIN = {
 }
 ENTRY_POINTS = "weft.backends"
 _registered: dict[str, str] = {}  # name -> module:function
+SEVERAL_CHANNELS = ("native",)  # of weft's own backends; others may
 PROCESS_MB = 400  # memory of a process with compiled code and no block
 
 Masks = tuple[np.ndarray | None, np.ndarray | None]
@@ -207,6 +208,11 @@ def backend_names() -> list[str]:
     """The names of all backends: weft's own, those registered and those of entry points."""
     found = (entry.name for entry in entry_points(group=ENTRY_POINTS))
     return list(dict.fromkeys([*BUILTIN, *sorted(_registered), *sorted(found)]))
+
+
+def one_channel(name: str) -> bool:
+    """Whether it is known that a backend compares one channel only."""
+    return name in BUILTIN and name not in SEVERAL_CHANNELS
 
 
 def portable_name(name: str) -> str:

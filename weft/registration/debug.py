@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from weft.grid import Grid
 from weft.registration.contract import Initial, Masks
@@ -95,6 +94,8 @@ def write_found(
 
 
 def _write(path: Path, array: np.ndarray, grid: Grid, *, vectors: bool = False) -> None:
+    import SimpleITK as sitk  # only here: workers that write nothing are spared its 40 MB
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=vectors)
     image.SetSpacing(grid.spacing[::-1])
     image.SetOrigin(grid.origin[::-1])

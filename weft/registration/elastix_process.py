@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +123,17 @@ def run_elastix(
 
 
 def elastix_version() -> str:
-    """Version of the installed itk-elastix."""
-    return version("itk-elastix")
+    """Version of the installed itk-elastix.
+
+    Raises
+    ------
+    ValueError
+        When it is not installed.
+    """
+    try:
+        return version("itk-elastix")
+    except PackageNotFoundError:
+        raise ValueError("elastix needs the package itk-elastix, which is not installed") from None
 
 
 class _Helper:

@@ -18,6 +18,7 @@ from weft.image import Image, Level
 from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import checked_settings
 from weft.registration.combine import combine_blocks
+from weft.registration.contract import SEVERAL_CHANNELS, one_channel
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
@@ -134,6 +135,12 @@ def register(
             f"channel_weights holds {len(channel_weights)} numbers for {len(channels[0])} channels; wanted one for each"
         )
     settings = _settings(affine, stages, reduce, invert)
+    for stage in settings.stages:
+        if len(channels[0]) > 1 and one_channel(stage.backend):
+            raise ValueError(
+                f"stage {stage.name!r}: backend {stage.backend!r} compares one channel, and more adds {len(more)}; "
+                f"wanted {' or '.join(SEVERAL_CHANNELS)}, or no more"
+            )
     if logs is None and (asks := next((stage.name for stage in settings.stages if stage.debug), None)):
         raise ValueError(f"stage {asks!r} asks for debug; wanted `logs`, a folder for it")
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from weft import receipts
 from weft.grid import Grid
+from weft.registration.contract import backend_version
 from weft.registration.needs import workers
 from weft.registration.plan import plan_stage
 from weft.registration.survey import survey_images
@@ -34,8 +35,11 @@ def plan_blocks(
     ------
     ValueError
         When a block is larger than the volume, or does not fit into the memory of register_blocks (`blocks_mb`, where
-        that is known), or a channel is missing.
+        that is known), or a channel is missing, or the package of the stage's backend.
     """
+    backend_version(
+        settings.get("backend", "native")
+    )  # asked for by every block: better now than after the stages before
     image = Grid.from_json(receipts.read(fixed)["grid"])
     residual = receipts.read(start).get("residual_um") if isinstance(start, str) else None
     planned = plan_stage(image, settings, residual, channels=1 + len(fixed_more))

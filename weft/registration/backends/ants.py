@@ -147,7 +147,10 @@ def backend_version() -> str:
         raise ValueError(_ABSENT) from None
 
 
-_ABSENT = "backend ants needs the package antspyx, which is not installed (environment envs/ants.yaml has it)"
+_ABSENT = (
+    "backend ants needs the package antspyx, which is not installed; install it, or let Snakemake make its environment "
+    "(envs/ants.yaml) with --sdm conda"
+)
 
 
 def _ants() -> Any:

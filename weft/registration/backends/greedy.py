@@ -25,7 +25,7 @@ from weft.registration.backends.pulled import (
 )
 from weft.registration.contract import Initial, Masks, Result
 
-_VERSION = "1"  # of this module's own results
+_VERSION = "2"  # of this module's own results
 _METRICS = {
     "local_correlation": "NCC",
     "mutual_information": "MI",
@@ -115,7 +115,7 @@ def register(
     images = {"f": _image(pulled.fixed, fixed_grid, axes)}
     radius = f" {'x'.join('2' * dimensions)}" if options.metric == "local_correlation" else ""
     command = [
-        "-threads 1 -V 0 -i f m -o w -noise 0 -wp 0 -bg NaN",
+        "-threads 1 -V 0 -i f m -o w -noise 0 -wp 0",
         f"-m {_METRICS[options.metric]}{radius}",
         f"-n {'x'.join(str(n) for n in options.iterations)}",
         f"-s {options.smooth_update:g}vox {options.smooth_total:g}vox",
@@ -123,7 +123,11 @@ def register(
     affine_alone = initial.field is None and dimensions == 3
     if affine_alone:
         moving_mask, mask_grid = masks[1], moving_grid
-        images["m"] = _image(filled(moving, moving_mask), moving_grid, axes)
+        values = filled(moving, moving_mask)
+        images["m"] = _image(values, moving_grid, axes)
+        # Beyond its border, as under a mask, the moving image goes on with its mean. Were nothing compared there (NaN),
+        # the field would flee across the border to where nothing counts.
+        command.append(f"-bg {values.mean(dtype=np.float64):.9g}")
     else:
         images["m"] = _image(pulled.seen, fixed_grid, axes)
         moving_mask, mask_grid = (None if pulled.covered.all() else pulled.covered), fixed_grid

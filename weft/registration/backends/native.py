@@ -4,9 +4,9 @@ Each level repeats: sum the normal equations of the local affine-intensity fit i
 (`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement (`native_prior`)
 for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
-squared correlation gains less than `NativeSettings.tolerance`. What keeps noise from being fitted is the prior, its
-strength measured on the pair, and that a step is taken only as far as cells that it was not made from confirm it
-(`native_validation`).
+squared correlation gains less than `NativeSettings.tolerance`, or little while steps are confirmed in parts of the images only.
+What keeps noise from being fitted is the prior, its strength measured on the pair, and that a step is taken only as far as
+cells that it was not made from confirm it (`native_validation`).
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ from weft.registration.backends.native_images import (
     scale,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_prior import Uncertainty
+from weft.registration.backends.native_prior import MOST_FALL, Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.backends.native_tiles import spans_of_fields, widen
 from weft.registration.backends.native_validation import (
     FIELD,
     FIELDS,
+    SETTLED,
+    SETTLED_GAIN,
     confirmed_share,
+    confirmed_texture,
     sum_fields,
     take_share,
 )
@@ -148,7 +151,7 @@ def register(
     The total displacement on ``fixed_grid.coarsen((2, 2, 2))``. Similarity is the mean of rho^2, weighted
     by varF / (varF + noise floor). Per level, ``before`` and ``after`` belong to the level's start and to
     the start of its last step; ``limited`` counts steps cut by `jacobian_floor`. `metric_before` and
-    `metric_after` compare the start with the result on planes spread over the finest level; a result that is
+    `metric_after` compare the start with the result on parts of planes spread over the finest level; a result that is
     no more similar than the start, or no more than noise is to noise, is the start, with both equal.
 
     Raises
@@ -173,16 +176,18 @@ def register(
     if not found:
         return _unchanged(initial, result_grid)
     levels = _together(found)
-    u = _start(initial, levels[0])
-    scratch = _Scratch(levels)
-    metrics = []
-    for n, level in enumerate(levels):
-        if n:
-            u = _carry_on(u, initial, levels[n - 1], level, options.jacobian_floor)
+    del found, pair
+    level, scratch = levels[0], _Scratch(levels)
+    u, record = _refine(level, _start(initial, level), options, scratch)
+    metrics = [record]
+    while len(levels) > 1:
+        # The images of a level are let go when it has ended.
+        coarse, level = levels.pop(0), levels[0]
+        u = _carry_on(u, initial, coarse, level, options.jacobian_floor)
+        del coarse
         u, record = _refine(level, u, options, scratch)
         metrics.append(record)
-    equations = scratch.equations(levels[-1].equations_shape)
-    before, after = levels[-1].pair.similarity(_start(initial, levels[-1]), u, equations)
+    before, after = level.pair.similarity(_start(initial, level), u, scratch.equations(level.equations_shape))
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
     if after <= max(before, CHANCE):
@@ -191,8 +196,8 @@ def register(
             _unchanged(initial, result_grid), metrics=metrics, metric_before=before, metric_after=before
         )
 
-    coarser = levels[-1].field_grid
-    for grid, factors in _halvings(fixed_grid, levels[-1].number)[-2::-1]:
+    coarser = level.field_grid
+    for grid, factors in _halvings(fixed_grid, level.number)[-2::-1]:
         finer = grid.coarsen((2, 2, 2))
         u = _finer(u, coarser, finer, factors)
         coarser = finer
@@ -260,7 +265,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "8"
+    return "9"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
@@ -478,9 +483,11 @@ def _refine(
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
     tolerance = options.at(options.tolerance, level.number)
+    finest = level.number == options.levels[-1]
     taps = reached = None
     cells = level.pair.spans
     scores: list[float] = []
+    weakest = 0.0
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
         equations = scratch.equations(level.equations_shape)
@@ -491,7 +498,6 @@ def _refine(
         uncertainty = Uncertainty.measure(equations, cells, u, 1 - scores[-1], level.noise)
         if taps is None or reached is None:
             # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
-            finest = level.number == options.levels[-1]
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
             if level.in_fields and uncertainty.bends_much:
                 level.in_fields = False
@@ -503,12 +509,14 @@ def _refine(
             reached = widen(spans, taps.shape[1] - 1, equations.shape[3])
         whole, half = sum_fields(equations, spans, edge)
         _smooth_each(equations, taps, spans, reached)
-        alpha = uncertainty.prior_strength(stiffness)
+        alpha = max(uncertainty.prior_strength(stiffness), weakest)
+        if iterations == 1 and not finest:
+            # The first step may start from a u that does not bend at all.
+            weakest = alpha / MOST_FALL
         share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha, edge)
+        settled = confirmed_texture(share, equations, spans, edge) < SETTLED
         step = _step(level, equations, reached, u, alpha, options, moved)
         take_share(step, share, edge * FIELDS)
-        if level.in_fields:
-            step = upsample(step, u.shape[1:], 2.0)
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
@@ -516,8 +524,10 @@ def _refine(
         u, moved = moved, u
         iterations += 1
         # The step was paid for when its equations were summed: it is taken, and then the level ends.
-        if len(scores) > 1 and scores[-1] - scores[-2] < tolerance:
-            break
+        if len(scores) > 1:
+            gain = scores[-1] - scores[-2]
+            if gain < tolerance or (settled and gain < SETTLED_GAIN):
+                break
     return u, {
         "level": level.number,
         "iterations": iterations,
@@ -579,7 +589,7 @@ def _smooth_each(equations: np.ndarray, taps: np.ndarray, spans: np.ndarray, rea
 
 
 def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: float) -> int | None:
-    """Compose u with a step into `out`, and cut the step (in place) where the result would fold.
+    """Compose u with a step, of cells or of fields, into `out`, and cut the step where the result would fold.
 
     Returns
     -------
@@ -590,6 +600,8 @@ def _compose_unfolded(u: np.ndarray, step: np.ndarray, out: np.ndarray, floor: f
         return 0
     # A u that is worse than the floor already must not get worse still.
     limit = min(floor, minimal_jacobian(u, CELL))
+    if step.shape != u.shape:
+        step = upsample(step, u.shape[1:], 2.0)
     bad = np.zeros(u.shape[1:], np.bool_)
     for cuts in range(1, 4):
         bad |= find_folds(out, CELL, limit)

@@ -144,7 +144,8 @@ def _add_pairs(p, q, v, r, s, w, out):
 def compose(u, v, out):
     """out = v + u o (id + v), linearly interpolated, clamped at the border.
 
-    u, v, out are (3, Z, Y, X) float32 in voxels of the image level, whose grid is twice as fine.
+    u, v, out are (3, Z, Y, X) float32 in voxels of the image level, whose grid is twice as fine; or v is on a grid that is
+    coarser by 2 again, and in units of two voxels.
     """
     _, Z, Y, X = u.shape
     half = np.float32(0.5)
@@ -159,12 +160,20 @@ def compose(u, v, out):
     step_z = X * Y if Z > 1 else 0
     step_y = X if Y > 1 else 0
     step_x = 1 if X > 1 else 0
+    coarse = v.shape[1:] != u.shape[1:]
+    fine = np.empty((3, X), np.float32)
+    between = np.empty(v.shape[3] + 2, np.float32)
     fraction = np.empty((3, X), np.float32)
     offsets = np.empty(X, np.int64)
     for z in range(Z):
         for y in range(Y):
             fz, fy, fx = fraction[0], fraction[1], fraction[2]
-            vz, vy, vx = v[0, z, y], v[1, z, y], v[2, z, y]
+            if coarse:
+                for c in range(3):
+                    _upsample_row(v, c, z, y, np.float32(2), between, fine[c])
+                vz, vy, vx = fine[0], fine[1], fine[2]
+            else:
+                vz, vy, vx = v[0, z, y], v[1, z, y], v[2, z, y]
             for x in range(X):
                 pz = min(max(np.float32(z) + half * vz[x], zero), end_z)
                 iz = min(np.int32(pz), last_z)
@@ -186,7 +195,7 @@ def compose(u, v, out):
                 p01 = p00[step_y:]
                 p10 = p00[step_z:]
                 p11 = p10[step_y:]
-                more = v[c, z, y]
+                more = vz if c == 0 else vy if c == 1 else vx
                 o = out[c, z, y]
                 for x in range(X):
                     i = np.uint64(offsets[x])
@@ -207,34 +216,38 @@ def compose(u, v, out):
 @njit(**JIT)
 def upsample(u, shape, factor):
     """u on a grid twice as fine, of `shape` (Z, Y, X), linear (weights 3/4 and 1/4), times `factor`."""
-    C, Zc, Yc, Xc = u.shape
+    C, _, _, Xc = u.shape
     Z, Y, X = shape
     out = np.empty((C, Z, Y, X), np.float32)
-    near = np.float32(0.75)
-    far = np.float32(0.25)
-    factor = np.float32(factor)
     row = np.empty(Xc + 2, np.float32)
     for c in range(C):
         for z in range(Z):
-            z0 = z // 2
-            z1 = min(z0 + 1, Zc - 1) if z & 1 else max(z0 - 1, 0)
             for y in range(Y):
-                y0 = y // 2
-                y1 = min(y0 + 1, Yc - 1) if y & 1 else max(y0 - 1, 0)
-                p = u[c, z0, y0]
-                q = u[c, z0, y1]
-                r = u[c, z1, y0]
-                s = u[c, z1, y1]
-                for x in range(Xc):
-                    row[x + 1] = factor * (
-                        near * (near * p[x] + far * q[x]) + far * (near * r[x] + far * s[x])
-                    )
-                row[0] = row[1]
-                row[Xc + 1] = row[Xc]
-                o = out[c, z, y]
-                for x in range(X // 2):
-                    o[2 * x] = far * row[x] + near * row[x + 1]
-                    o[2 * x + 1] = near * row[x + 1] + far * row[x + 2]
-                if X & 1:
-                    o[X - 1] = far * row[Xc - 1] + near * row[Xc]
+                _upsample_row(u, c, z, y, np.float32(factor), row, out[c, z, y])
     return out
+
+
+@njit(**INLINED)
+def _upsample_row(u, c, z, y, factor, row, o):
+    """Row (z, y) of `upsample` of u[c]; `row` is scratch of two more samples than u has."""
+    _, Zc, Yc, Xc = u.shape
+    X = o.shape[0]
+    near = np.float32(0.75)
+    far = np.float32(0.25)
+    z0 = z // 2
+    z1 = min(z0 + 1, Zc - 1) if z & 1 else max(z0 - 1, 0)
+    y0 = y // 2
+    y1 = min(y0 + 1, Yc - 1) if y & 1 else max(y0 - 1, 0)
+    p = u[c, z0, y0]
+    q = u[c, z0, y1]
+    r = u[c, z1, y0]
+    s = u[c, z1, y1]
+    for x in range(Xc):
+        row[x + 1] = factor * (near * (near * p[x] + far * q[x]) + far * (near * r[x] + far * s[x]))
+    row[0] = row[1]
+    row[Xc + 1] = row[Xc]
+    for x in range(X // 2):
+        o[2 * x] = far * row[x] + near * row[x + 1]
+        o[2 * x + 1] = near * row[x + 1] + far * row[x + 2]
+    if X & 1:
+        o[X - 1] = far * row[Xc - 1] + near * row[Xc]
