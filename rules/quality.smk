@@ -77,6 +77,7 @@ rule check_quality:
     output:
         quality="<results>/registrations/{registration}/quality.json",
         local_ncc="<results>/registrations/{registration}/quality/local_ncc.json",
+        log_jacobian="<results>/registrations/{registration}/quality/log_jacobian.json",
         block_table="<results>/registrations/{registration}/quality/blocks.tsv",
         region_table="<results>/registrations/{registration}/quality/worst_regions.tsv",
         landmark_table="<results>/registrations/{registration}/quality/landmarks.tsv",

@@ -9,6 +9,7 @@ from weft.registration.backends.native_validation import (
     FIELD,
     FIELDS,
     confirmed_share,
+    confirmed_texture,
     sum_fields,
     take_share,
 )
@@ -106,5 +107,21 @@ def test_equations_of_fields_are_judged_as_those_of_cells_that_are_alike():
     taps = gaussian_taps(1.5 / 2) / 2
     smooth(equations, taps)
     share = confirmed_share(equations, spans, taps, whole, half, 0.01, 1)
-    assert 0.2 < share.mean() < 0.4
+    assert 0.4 < share.mean() < 0.6
     assert abs(share - of_cells).mean() < 0.02
+
+
+@pytest.mark.parametrize("edge", [FIELD, 1])
+def test_texture_is_what_shares_are_averaged_over(edge):
+    """Of three quarters of texture a third rests; a quarter has none, and what lies beyond the spans is anything."""
+    shape = tuple(n * edge // FIELD for n in SHAPE)
+    equations = np.full((9, *shape), np.nan, np.float32)
+    width = 3 * shape[2] // 4
+    equations[:6, ..., : width + 4] = 0
+    equations[0, ..., :width] = 80
+    spans = np.broadcast_to(np.array([0, width + 4]), (*shape[:2], 2)).copy()
+    share = np.ones(tuple(n // BLOCK for n in SHAPE), np.float32)
+    share[..., : share.shape[2] // 4] = 0
+    assert confirmed_texture(share, equations, spans, edge) == pytest.approx(2 / 3, abs=1e-3)
+    spans[..., 1] = 0
+    assert confirmed_texture(share, equations, spans, edge) == 1

@@ -67,6 +67,11 @@ def test_numbers_are_those_of_the_voxels_that_both_transforms_reach(texture):
     assert block["ncc_affine"] == pytest.approx(ncc(texture[core], moving[core]), abs=1e-6)
     assert block["voxels"] == 24 * 30 * 36
     assert sum(row["voxels"] for row in found.blocks.values()) == 48 * 60 * (72 - SHIFT)
+    # The map's cells, of 3 voxels here, by the place of their middle: exactly a core's.
+    assert found.cells.spacing == tuple(3 * s for s in GRID.spacing)
+    cells = np.abs(found.local_ncc_affine[8:16, :10, :12])
+    assert block["local_ncc_affine_median"] == pytest.approx(np.nanmedian(cells))
+    assert block["local_ncc_median"] > 0.99
 
 
 def test_numbers_do_not_depend_on_the_parts_that_are_read(texture, monkeypatch):

@@ -33,6 +33,7 @@ from weft.registration import register
 from weft.stores import open_image
 from weft.stores.ome_zarr import shard_voxels
 from weft.transforms import open_transform
+from weft.transforms.formats.ngff import open_field
 from weft.transforms.formats.scene import read_scene
 
 DARK = 100
@@ -527,6 +528,13 @@ def test_quality_is_collected_from_all_stages(run):
     found = maps.levels[0].read(1)
     assert np.nanmin(np.abs(found)) == pytest.approx(abs(regions.local_ncc[0]), rel=1e-5)
     assert np.nanmedian(np.abs(found)) == pytest.approx(values["local_ncc_median"])
+    change = open_image(run.results / f"{folder}/log_jacobian.ome.zarr")
+    field, grid = open_field(run.results / "registrations/pair/transform.ome.zarr")
+    assert change.grid == grid
+    u = np.asarray(field[:], np.float64)
+    derivatives = [np.gradient(component, *grid.spacing, axis=(0, 1, 2)) for component in u]
+    matrices = np.eye(3) + np.moveaxis(np.array(derivatives), (0, 1), (-2, -1))
+    np.testing.assert_allclose(change.levels[0].read(0), np.log(np.linalg.det(matrices)), atol=2e-3)
     rows = run.table("quality.tsv")
     parts = [run.read(f"{path}/quality.json")["gates"] for path in ("images/sample", "registrations/pair")]
     assert len(rows) == sum(map(len, parts)) > 8

@@ -31,6 +31,7 @@ TEXTURE = 0.1  # a window says something when both images vary in it by this par
 WORSE = 0.1  # fall of local correlation that counts
 
 STATES = ("affine", "final")
+LOCAL = ("local_ncc_affine_median", "local_ncc_median", "local_ncc_p5", "local_ncc_worse_fraction")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Likeness:
         ``local_ncc_affine_median``, ``local_ncc_median``, ``local_ncc_p5``, ``local_ncc_worse_fraction``.
     blocks
         By name of a block: ``voxels`` compared, ``ncc_affine``, ``ncc``, ``mutual_information_affine``,
-        ``mutual_information``.
+        ``mutual_information``, and of the windows whose middle lies in it those of the local correlations.
     cells
         Grid of the maps.
     local_ncc_affine, local_ncc
@@ -161,9 +162,20 @@ def compare_images(
     }
     names = [] if plan is None else plan["ids"]
     empty = _PairSums(0)
+    everywhere = box((0, 0, 0), cells.shape)
+    local = {
+        name: _summarise(np.abs(before[within]), np.abs(after[within]))
+        for name, within in within_blocks(blocks_along_axes(plan, cells), everywhere)
+    }
     return Likeness(
         values,
-        {name: _block_row(*(sums.get((name, state), empty) for state in STATES)) for name in names},
+        {
+            name: {
+                **_block_row(*(sums.get((name, state), empty) for state in STATES)),
+                **{key: local.get(name, {}).get(key, math.nan) for key in LOCAL},
+            }
+            for name in names
+        },
         cells,
         before,
         after,
@@ -303,10 +315,7 @@ def _local_ncc(moments: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _summarise(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     known = np.isfinite(after)
     if not known.any():
-        return dict.fromkeys(
-            ("local_ncc_affine_median", "local_ncc_median", "local_ncc_p5", "local_ncc_worse_fraction"),
-            math.nan,
-        )
+        return dict.fromkeys(LOCAL, math.nan)
     return {
         "local_ncc_affine_median": float(np.median(before[known])),
         "local_ncc_median": float(np.median(after[known])),

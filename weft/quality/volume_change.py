@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ def volume_change(
     displacements: Displacements | None,
     plan: Mapping[str, Any] | None,
     content: tuple[np.ndarray, Grid] | None = None,
+    keep: Callable[[Region, np.ndarray], None] | None = None,
 ) -> VolumeChange:
     """Jacobian determinants of a displacement field without the affine, over all of its samples.
 
@@ -59,6 +60,9 @@ def volume_change(
     content
         Where the fixed image shows something, (z, y, x) bool, and its grid: only there the quantiles are taken.
         None, or nothing anywhere: everywhere.
+    keep
+        Called with every part of the field's grid, slices (z, y, x) of up to 128 samples that start at multiples of 128,
+        and its determinants, (z, y, x) float32.
     """
     names = [] if plan is None else list(plan["ids"])
     if displacements is None:
@@ -72,6 +76,8 @@ def volume_change(
     for name in cut(grid.shape, (TILE,) * 3):
         part: Region = region_of(name, grid.shape, (TILE,) * 3)  # type: ignore[assignment]
         central, smallest = _determinants(displacements, part)
+        if keep is not None:
+            keep(part, central)
         seen = np.ones(central.shape, bool) if look is None else _nearest(*look, grid.crop(part))
         whole.add(central[seen])
         for block, within in within_blocks(along, part):

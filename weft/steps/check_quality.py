@@ -12,12 +12,12 @@ import numpy as np
 from weft import receipts
 from weft.blocks import region
 from weft.grid import Grid
-from weft.image import Image, box
+from weft.image import Image, Region, box
 from weft.logs import log
 from weft.quality.landmarks import landmark_errors, read_landmarks, summarise_landmarks
-from weft.quality.likeness import Likeness, block_at, compare_images, comparison_grid, worst_regions
+from weft.quality.likeness import LOCAL, Likeness, block_at, compare_images, comparison_grid, worst_regions
 from weft.quality.overlap import label_overlap, summarise_overlap
-from weft.quality.volume_change import VolumeChange, volume_change
+from weft.quality.volume_change import TILE, VolumeChange, volume_change
 from weft.registration.ledger import read_ledger
 from weft.registration.survey import background_value
 from weft.steps.levels import image_facts
@@ -25,10 +25,18 @@ from weft.steps.quality import collect_quality, write_quality
 from weft.steps.sources import channel_of, open_received
 from weft.stores.ome_zarr import create_image, create_level, open_level, write_region
 from weft.transforms import open_transform
+from weft.transforms.model import Displacements
 
 MAPS = ("local_ncc_affine", "local_ncc")  # channels of the map
 LAYOUT: dict[str, Any] = {"chunk": (64, 64, 64), "shard": (64, 64, 64)}
-LIKENESS = ("voxels", "ncc_affine", "ncc", "mutual_information_affine", "mutual_information")
+SAMPLES: dict[str, Any] = {
+    "chunk": (64, 64, 64),
+    "shard": (TILE, TILE, TILE),
+}  # a part that is measured is a shard
+FLATTEST = (
+    1e-3  # determinants below count as this one in the map of logarithms: where space folds it has none
+)
+LIKENESS = ("voxels", "ncc_affine", "ncc", "mutual_information_affine", "mutual_information", *LOCAL)
 JACOBIAN = ("jacobian_min", "jacobian_p1", "jacobian_p99", "jacobian_folded_fraction")
 BLOCKS = (
     *("block", "z_um", "y_um", "x_um", "status", "used"),
@@ -69,6 +77,7 @@ def check_quality(
     code: str,
     quality: str,
     local_ncc: str,
+    log_jacobian: str,
     block_table: str,
     region_table: str,
     landmark_table: str,
@@ -92,26 +101,30 @@ def check_quality(
         ]
     )
     store = receipts.KeyedStore(Path(local_ncc).with_name("local_ncc.ome.zarr"), key)
+    change = receipts.KeyedStore(Path(log_jacobian).with_name("log_jacobian.ome.zarr"), key)
     with receipts.job_lock(quality):
-        if not store.done("all"):
+        if not (store.done("all") and change.done("all")):
             store.restart()
+            change.restart()
             found = _measure(
-                images, (affine, transform, inverse), landmark_paths, planned, channels, settings
+                images, (affine, transform, inverse), landmark_paths, planned, channels, settings, change
             )
             shards = _write_maps(store, *found.pop("maps"))
             store.finish("all", shards, **_plain(found))
-        made = store.records(["all"])
-        found = made["all"]
-        cells = Grid.from_json(found["cells"])
-        about: dict[str, Any] = {"channels": MAPS, "orientation": facts[0]["orientation"], "labels": False}
-        create_image(store.path, [cells], np.float32, name="local_ncc", arrays=False, **about)
+        found = store.records(["all"])["all"]
+        orientation = facts[0]["orientation"]
         rows = {row["block"]: row for row in (read_ledger(ledger) if isinstance(ledger, str) else [])}
         values = found["values"] | _agreement(rows.values(), planned)
         own = f"{quality}.own.json"
         write_quality(own, "check_quality", Path(quality).parent.name, _numbers(values), gates)
-        store.publish(local_ncc)
-        receipts.write_provenance(local_ncc, key=store.key, settings=settings, code=code)
-        receipts.write(local_ncc, image_facts(store, made, [cells], dtype=np.float32, **about))
+        for maps, receipt, names in ((store, local_ncc, MAPS), (change, log_jacobian, ("log_jacobian",))):
+            made = maps.records(["all"])
+            cells = [Grid.from_json(made["all"]["cells"])]
+            about: dict[str, Any] = {"channels": names, "orientation": orientation, "labels": False}
+            create_image(maps.path, cells, np.float32, name=Path(receipt).stem, arrays=False, **about)
+            maps.publish(receipt)
+            receipts.write_provenance(receipt, key=maps.key, settings=settings, code=code)
+            receipts.write(receipt, image_facts(maps, made, cells, dtype=np.float32, **about))
         _write_table(block_table, BLOCKS, [rows.get(row["block"], {}) | row for row in found["blocks"]])
         _write_table(region_table, REGIONS, found["regions"])
         _write_table(landmark_table, LANDMARKS, found["landmarks"])
@@ -127,8 +140,9 @@ def _measure(
     plan: dict[str, Any] | None,
     channels: dict[str, str | None],
     settings: dict[str, Any],
+    log_jacobian: receipts.KeyedStore,
 ) -> dict[str, Any]:
-    """All that is measured anew: ``values``, the rows of the tables, and the maps with their grid."""
+    """All that is measured anew: ``values``, the rows of the tables, and the maps with their grid; one map is written."""
     opened = [open_received(path)[0] for path in images]
     pick: list[tuple[Image, int]] = [
         (image, channel_of(image.channels, channels[role], f"{role}_channel"))
@@ -138,7 +152,8 @@ def _measure(
     grid = comparison_grid(pick[0][0].grid, settings["spacing"])
     likeness = compare_images(pick[0], pick[1], affine, transform, grid, plan, background_value(*pick[0]))
     _, displacements, _ = transform.split()
-    change = volume_change(displacements, plan, (likeness.content, likeness.cells))
+    content = likeness.content, likeness.cells
+    change = _write_change(log_jacobian, displacements, likeness.cells, plan, content)
     values = {**likeness.values, **change.values}
     log.info(
         "compared at %.4g um: ncc %.4f -> %.4f",
@@ -185,6 +200,29 @@ def _block_rows(
         }
         for name in plan["ids"]
     ]
+
+
+def _write_change(
+    store: receipts.KeyedStore,
+    displacements: Displacements | None,
+    cells: Grid,
+    plan: dict[str, Any] | None,
+    content: tuple[np.ndarray, Grid],
+) -> VolumeChange:
+    """Measure the change of volume, and write its logarithm where it is measured: at the field's samples."""
+    grid = cells if displacements is None else displacements.grid
+    create_level(store.path / "0", grid, 1, np.float32, **SAMPLES)
+    array = open_level(store.path / "0")
+    shards: dict[str, str] = {}
+
+    def keep(part: Region, determinants: np.ndarray) -> None:
+        shards.update(write_region(array, 0, part, np.log(np.maximum(determinants, FLATTEST)), "0"))
+
+    change = volume_change(displacements, plan, content, keep)
+    if displacements is None:  # an affine alone
+        shards = write_region(array, 0, box((0, 0, 0), grid.shape), None, "0")
+    store.finish("all", shards, cells=grid.to_json())
+    return change
 
 
 def _write_maps(store: receipts.KeyedStore, cells: Grid, maps: list[np.ndarray]) -> dict[str, str]:

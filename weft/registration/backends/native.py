@@ -4,9 +4,9 @@ Each level repeats: sum the normal equations of the local affine-intensity fit i
 (`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement (`native_prior`)
 for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
-squared correlation gains less than `NativeSettings.tolerance`. What keeps noise from being fitted is the prior, its
-strength measured on the pair, and that a step is taken only as far as cells that it was not made from confirm it
-(`native_validation`).
+squared correlation gains less than `NativeSettings.tolerance`, or little while steps are confirmed in parts of the images only.
+What keeps noise from being fitted is the prior, its strength measured on the pair, and that a step is taken only as far as
+cells that it was not made from confirm it (`native_validation`).
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ from weft.registration.backends.native_images import (
     scale,
 )
 from weft.registration.backends.native_pair import NO_MASK, Pair
-from weft.registration.backends.native_prior import Uncertainty
+from weft.registration.backends.native_prior import MOST_FALL, Uncertainty
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.backends.native_tiles import spans_of_fields, widen
 from weft.registration.backends.native_validation import (
     FIELD,
     FIELDS,
+    SETTLED,
+    SETTLED_GAIN,
     confirmed_share,
+    confirmed_texture,
     sum_fields,
     take_share,
 )
@@ -262,7 +265,7 @@ def smoothing_radius(settings: Mapping[str, Any]) -> int:
 
 def backend_version() -> str:
     """Part of a result's name. Raise it when results change though the code of this package does not tell."""
-    return "8"
+    return "9"
 
 
 def _check(fixed, fixed_grid, moving, moving_grid, masks) -> None:
@@ -480,9 +483,11 @@ def _refine(
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
     stiffness = options.at(options.stiffness, level.number)
     tolerance = options.at(options.tolerance, level.number)
+    finest = level.number == options.levels[-1]
     taps = reached = None
     cells = level.pair.spans
     scores: list[float] = []
+    weakest = 0.0
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
         equations = scratch.equations(level.equations_shape)
@@ -493,7 +498,6 @@ def _refine(
         uncertainty = Uncertainty.measure(equations, cells, u, 1 - scores[-1], level.noise)
         if taps is None or reached is None:
             # On coarser levels u is still to be found: its bending so far does not tell how wide is best.
-            finest = level.number == options.levels[-1]
             wider = uncertainty.widening() if finest else math.sqrt(1 + 3 * min(level.noise, MOST_NOISE))
             if level.in_fields and uncertainty.bends_much:
                 level.in_fields = False
@@ -505,8 +509,12 @@ def _refine(
             reached = widen(spans, taps.shape[1] - 1, equations.shape[3])
         whole, half = sum_fields(equations, spans, edge)
         _smooth_each(equations, taps, spans, reached)
-        alpha = uncertainty.prior_strength(stiffness)
+        alpha = max(uncertainty.prior_strength(stiffness), weakest)
+        if iterations == 1 and not finest:
+            # The first step may start from a u that does not bend at all.
+            weakest = alpha / MOST_FALL
         share = confirmed_share(equations, spans, taps, whole, half, options.damping + 6 * alpha, edge)
+        settled = confirmed_texture(share, equations, spans, edge) < SETTLED
         step = _step(level, equations, reached, u, alpha, options, moved)
         take_share(step, share, edge * FIELDS)
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
@@ -516,8 +524,10 @@ def _refine(
         u, moved = moved, u
         iterations += 1
         # The step was paid for when its equations were summed: it is taken, and then the level ends.
-        if len(scores) > 1 and scores[-1] - scores[-2] < tolerance:
-            break
+        if len(scores) > 1:
+            gain = scores[-1] - scores[-2]
+            if gain < tolerance or (settled and gain < SETTLED_GAIN):
+                break
     return u, {
         "level": level.number,
         "iterations": iterations,

@@ -17,6 +17,8 @@ alpha ~ s^2 / t^2 (an empirical prior, as Szeliski, 1990, for surfaces). Both ar
 on: t^2 is the mean squared Laplacian of the u found so far, s^2 the share of the images' variance that is white noise and a part
 of the share that is not explained, 1 - rho^2. Noise counts more than what is not explained otherwise, as it leaves nothing to match.
 A u too smooth so far makes for a small t^2, which would keep it smooth; the square root weakens that loop.
+A u that runs away where nothing matches (tissue that one image lacks) bends ever more, and would weaken what holds it: on coarser levels
+alpha falls by `MOST_FALL` at most from a level's second step on.
 At the finest level, where u is known but for detail, the same two say how widely the equations are best averaged: the smoother
 the displacement, and the less the images tell of it, the wider.
 The quartic term hardly acts on usual changes of volume: unlike a stronger alpha it bounds the few that are implausible
@@ -35,6 +37,7 @@ from weft.registration.backends.native_jit import INLINED, JIT
 
 MISFIT = 0.2  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
+MOST_FALL = 2.0
 MOST_WIDENING = 1.6
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 

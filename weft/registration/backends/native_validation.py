@@ -10,9 +10,13 @@ colour, and at each field the step v made from the other colour is judged by how
 Summed over the cells of a neighbourhood of about `WIDTH` cells, r'v / v'Hv is the *confirmed share*: about 1, or more, where
 there is a displacement to be found, and below 0 where u follows chance already: what one half has added to u stands against the other
 half's residuals. That is so from the first steps on a little, as u is made from all cells and not from the other half alone: hence the
-real step, of all cells, is taken in full down to a share of `FULL`, 0, and not at all from `NONE`, -1, where the other half would
+real step, of all cells, is taken in full down to a share of `FULL`, and not at all from `NONE`, where the other half would
 rather go back all the way. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must
 be known.
+
+What does not match at all, as tissue that one image lacks, is no chance: both halves agree on it, and steps go on there when all else
+rests. So a level has settled when less than `SETTLED` of the texture confirms its steps, and then ends with the first step
+that gains less than `SETTLED_GAIN`.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from numba import njit
 
 from weft.registration.backends.native_field import gaussian_taps, smooth
 from weft.registration.backends.native_jit import INLINED, JIT, U
+from weft.registration.backends.native_prior import TEXTURED
 
 VECTOR = 16  # floats that rows of the scratch are longer than the row of fields
 LOADED = 15  # rows of the scratch that hold what is read
@@ -31,8 +36,10 @@ FIELD = 2  # cells along the edge of a field of the chessboard: windows of neigh
 FIELDS = 2  # along the edge of a block, for each of which there is one share
 BLOCK = FIELDS * FIELD  # cells
 WIDTH = 6.0  # cells: standard deviation of the neighbourhood that a share is measured in
-FULL = 0.0
-NONE = -1.0
+FULL = -0.2
+NONE = -1.2
+SETTLED = 0.7
+SETTLED_GAIN = 8e-4  # of the mean of rho^2
 
 
 def sum_fields(equations: np.ndarray, spans: np.ndarray, edge: int) -> tuple[np.ndarray, np.ndarray]:
@@ -125,6 +132,30 @@ def confirmed_share(
     smooth(sums, gaussian_taps(WIDTH / BLOCK))
     share = np.divide(sums[0], sums[1], out=np.full_like(sums[0], NONE), where=sums[1] > 0)
     return np.clip((share - NONE) / (FULL - NONE), 0, 1).astype(np.float32)
+
+
+def confirmed_texture(share: np.ndarray, equations: np.ndarray, spans: np.ndarray, edge: int) -> float:
+    """The mean of the shares, weighted by texture as the prior weighs cells, from one cell of every block; 1 without any.
+
+    Parameters
+    ----------
+    share
+        Of `confirmed_share`.
+    equations, spans, edge
+        As of `confirmed_share`.
+    """
+    block = edge * FIELDS
+    z, y, x = (
+        np.minimum(block * np.arange(blocks) + block // 2, cells - 1)
+        for blocks, cells in zip(share.shape, equations.shape[1:], strict=True)
+    )
+    first, last = np.moveaxis(spans[np.ix_(z, y)], 2, 0)[..., None]
+    known = (first <= x) & (x < last)
+    # Cells that are not known hold anything.
+    trace = np.sum([np.where(known, equations[c][np.ix_(z, y, x)], 0) for c in (0, 3, 5)], axis=0)
+    weight = trace / (trace + 8 * TEXTURED)
+    total = float(weight.sum())
+    return float((weight * share).sum()) / total if total > 0 else 1.0
 
 
 def _between_fields(taps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
