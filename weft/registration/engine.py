@@ -230,16 +230,18 @@ def _affine_instead(
 
 def _content(image: np.ndarray, weights: np.ndarray | None, background: float | Sequence[float]) -> float:
     """Share of voxels that count and are above the background in some channel."""
-    several = image.ndim == 4
+    channels = image if image.ndim == 4 else image[None]
     # Whole numbers are compared as such: with a fraction they would all be converted.
-    limits = np.floor(background) if image.dtype.kind in "ui" else np.asarray(background)
-    if several:
-        content = np.logical_or.reduce([v > b for v, b in zip(image, limits.tolist(), strict=True)])
-    else:
-        content = image > limits.tolist()
-    if weights is not None:
-        content &= weights > 0
-    return np.count_nonzero(content) / content.size
+    limits = np.atleast_1d(np.floor(background) if image.dtype.kind in "ui" else background).tolist()
+    count = 0
+    for z in range(channels.shape[1]):  # small enough for the cache
+        content = np.zeros(channels.shape[2:], bool)
+        for channel, limit in zip(channels, limits, strict=True):
+            content |= channel[z] > limit
+        if weights is not None:
+            content &= weights[z] > 0
+        count += int(np.count_nonzero(content))
+    return count / channels[0].size
 
 
 def parent_record(status: str, seed: int) -> dict[str, Any]:
