@@ -38,7 +38,8 @@ from weft.transforms.formats.ngff import save_field
 
 PER_AXIS = (2, 4, 8)
 BLOCK, OVERLAP = 32, 8  # voxels
-MARGIN = 3  # blocks: with fewer the field of the smallest volume fills no shard, and less than a shard is read
+# Of blocks. With fewer the field of the smallest volume fills no shard, and less than a shard is read.
+MARGIN = 3
 REPEATS = 3
 LOOKED_AT = 2_000_000  # voxels of the coarsest level, at most, as of a pyramid
 FLAT_CPU = 1.1  # the bar: CPU per block beside that of 8 blocks
