@@ -10,6 +10,12 @@ from typing import Any
 ParameterMap = dict[str, list[str]]
 
 BINS = 32  # of the histograms of mutual information
+# What elastix has no default for.
+_NEEDED = {
+    "Metric": ["AdvancedMattesMutualInformation"],
+    "Optimizer": ["AdaptiveStochasticGradientDescent"],
+    "ImageSampler": ["RandomCoordinate"],
+}
 _SEVERAL_METRICS = "MultiMetricMultiResolutionRegistration"
 _LINE = re.compile(r"\(\s*(\w+)((?:\s+(?:\"[^\"]*\"|[^\s\")]+))+)\s*\)")
 _VALUE = re.compile(r"\"([^\"]*)\"|(\S+)")
@@ -53,13 +59,15 @@ def own_map(transform: str, metric: str, *, levels: int, iterations: int, sample
 def given_map(values: Mapping[str, Any]) -> ParameterMap:
     """A parameter map as elastix takes it, from names and one value or a list of values each.
 
+    A metric (mutual information), an optimiser and a sampler are added where none is named: elastix has no default for these.
+
     Raises
     ------
     ValueError
         For a map without ``Transform``, a value that is no number, text or truth value, or the class of several metrics
         with one metric, which crashes elastix.
     """
-    found: ParameterMap = {}
+    found: ParameterMap = dict(_NEEDED)
     for name, value in values.items():
         items = list(value) if isinstance(value, (list, tuple)) else [value]
         if not items or not all(isinstance(item, (str, bool, int, float)) for item in items):
@@ -68,7 +76,9 @@ def given_map(values: Mapping[str, Any]) -> ParameterMap:
             )
         found[name] = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
     if "Transform" not in found:
-        raise ValueError(f"elastix: a parameter map names no Transform, only {', '.join(found) or 'nothing'}")
+        raise ValueError(
+            f"elastix: a parameter map names no Transform, only {', '.join(values) or 'nothing'}"
+        )
     if found.get("Registration") == [_SEVERAL_METRICS] and len(found.get("Metric", [])) < 2:
         raise ValueError(
             f"elastix: Registration is {_SEVERAL_METRICS} with a single Metric, which crashes; wanted MultiResolutionRegistration"

@@ -138,6 +138,9 @@ def _reason(folder: Path, error: BaseException) -> str:
         causes = [
             line.split(":", 1)[1].strip() for line in log.splitlines() if line.startswith("Description:")
         ]
+        causes += [
+            line.removeprefix("ERROR:").strip() for line in log.splitlines() if line.startswith("ERROR:")
+        ]
         if causes:
             return causes[0].removeprefix("ITK ERROR: ")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -39,6 +39,7 @@ MISFIT = 0.2  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
 MOST_FALL = 2.0
 MOST_WIDENING = 1.6
+MUCH = 0.65
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 
 
@@ -89,8 +90,8 @@ class Uncertainty:
 
     @property
     def bends_much(self) -> bool:
-        """Whether the equations are best averaged over less than the usual width (`widening`)."""
-        return self.bending > self.variance
+        """Whether the equations are best averaged over about the usual width or less (`widening`: 1.06 at `MUCH`)."""
+        return self.bending > MUCH * self.variance
 
     def widening(self) -> float:
         """How many times wider the sums over the equations are best made: (s^2 / t^2)^(1/7), from 1 to `MOST_WIDENING`.

@@ -50,7 +50,7 @@ class NativeSettings:
         tissue and changed contrast better. Strict on coarse levels, where a wrong match misleads all that follows,
         and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
-        A level ends when a step raised the mean of rho^2 by less.
+        A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least.
     step_limit
         Longest step, voxels of the level.
     jacobian_floor
@@ -81,7 +81,7 @@ class NativeSettings:
     volume: float = 0.04
     noise_floor: float = 0.002
     robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
-    tolerance: tuple[float, ...] = (0.0005,)
+    tolerance: tuple[float, ...] = (0.0007, 0.0005)
     step_limit: float = 1.0
     jacobian_floor: float = 0.1
     channel_weights: tuple[float, ...] | None = None
