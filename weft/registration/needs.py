@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ READ_BYTES = 8  # per voxel of both images: as read, and as sampled from it
 FIELD_BYTES = 3 * 4 * 3 / 8  # per voxel of a block: start, result and what judges them, on every second voxel
 TILE = 24  # samples of a part of the field that is looked at
 TILES = 4  # parts along each axis
-AT_ONCE = 1 << 21  # samples of a field that are read as a whole; of a larger one, rows of parts
+AT_ONCE = 1 << 18  # samples that are read as one, where that spares reading parts one by one
 
 
 def first_displacement(image: Grid) -> float:
@@ -44,24 +45,38 @@ def expected_residual(before: Displacements, spacing: float) -> float:
     spacing
         Voxel size, um, at which it worked.
     """
-    shape = before.grid.shape
-    # On disk parts share chunks, and every reading has a cost of its own.
-    field = np.asarray(before.field[:]) if before.grid.size <= AT_ONCE else before.field
-    starts = [sorted({int(s) for s in np.linspace(0, max(n - TILE, 0), TILES)}) for n in shape]
     lost = []
-    for z in starts[0]:
-        for y in starts[1]:
-            row = np.asarray(field[:, z : z + TILE, y : y + TILE], np.float32)
-            for x in starts[2]:
-                u = row[..., x : x + TILE]
-                u = u[
-                    (slice(None), *(slice(n - (n + 1) % 2) for n in u.shape[1:]))
-                ]  # ends on a sample that is left
-                fine = Grid(u.shape[1:], (1.0, 1.0, 1.0))
-                half = np.ascontiguousarray(u[:, ::2, ::2, ::2])
-                coarse = Grid(half.shape[1:], (2.0, 2.0, 2.0))
-                lost.append(np.sqrt(((u - resample_field(half, coarse, fine)) ** 2).sum(0)).ravel())
+    for part in _parts(before):
+        # An odd number of samples ends on one that is left.
+        u = part[(slice(None), *(slice(n - (n + 1) % 2) for n in part.shape[1:]))]
+        fine = Grid(u.shape[1:], (1.0, 1.0, 1.0))
+        half = np.ascontiguousarray(u[:, ::2, ::2, ::2])
+        coarse = Grid(half.shape[1:], (2.0, 2.0, 2.0))
+        lost.append(np.sqrt(((u - resample_field(half, coarse, fine)) ** 2).sum(0)).ravel())
     return 2 * float(np.percentile(np.concatenate(lost), 99)) + spacing / 2
+
+
+def _parts(before: Displacements) -> Iterator[np.ndarray]:
+    """`TILES` parts of a field along each axis, (3, z, y, x) float32.
+
+    On disk parts share chunks, and every reading has a cost of its own: parts are read together where that takes little memory.
+    """
+    field, (_, rows, columns) = before.field, before.grid.shape
+    starts = [sorted({int(s) for s in np.linspace(0, max(n - TILE, 0), TILES)}) for n in before.grid.shape]
+    for z, y in itertools.product(*starts[:2]):
+        if TILE * rows * columns <= AT_ONCE:
+            if y == 0:
+                slab = np.asarray(field[:, z : z + TILE], np.float32)
+            row = slab[:, :, y : y + TILE]
+        elif TILE * TILE * columns <= AT_ONCE:
+            row = np.asarray(field[:, z : z + TILE, y : y + TILE], np.float32)
+        else:
+            row = None
+        for x in starts[2]:
+            if row is None:
+                yield np.asarray(field[:, z : z + TILE, y : y + TILE, x : x + TILE], np.float32)
+            else:
+                yield row[..., x : x + TILE]
 
 
 def halo(displacement: float, spacing: float, backend: str, settings: Mapping[str, Any]) -> int:
