@@ -114,15 +114,20 @@ class Read:
         return part
 
 
-def test_a_field_on_disk_is_read_in_few_parts(monkeypatch):
+@pytest.mark.parametrize(
+    ("at_once", "times", "most"),
+    [(1 << 18, 4, 24 * 100 * 100), (24 * 24 * 100, 16, 24 * 24 * 100), (0, 64, 24**3)],
+)
+def test_parts_of_a_field_on_disk_are_read_together_where_that_takes_little_memory(
+    monkeypatch, at_once, times, most
+):
     grid = Grid((100, 100, 100), (20.0, 20.0, 20.0))
     u = np.random.default_rng(0).normal(size=(3, *grid.shape)).astype("f4")
-    small, large = Read(u), Read(u)
-    wanted = expected_residual(Displacements(small, grid), 10.0)
-    assert small.times == 1
-    monkeypatch.setattr(needs, "AT_ONCE", 1000)
-    assert expected_residual(Displacements(large, grid), 10.0) == wanted
-    assert (large.times, large.most) == (16, 24 * 24 * 100)  # not 64
+    wanted = expected_residual(Displacements(Read(u), grid), 10.0)
+    monkeypatch.setattr(needs, "AT_ONCE", at_once)
+    read = Read(u)
+    assert expected_residual(Displacements(read, grid), 10.0) == wanted
+    assert (read.times, read.most) == (times, most)
 
 
 # ---------------------------------------------------------------------------------- memory
