@@ -43,6 +43,12 @@ def register(fixed, fixed_grid, moving, moving_grid, initial, masks, settings, s
 def crash(*arguments):
     raise RuntimeError("out of luck")
 
+def divide(*arguments):
+    return 1 / 0
+
+def full(*arguments):
+    raise OSError("No space left on device")
+
 def die(fixed, fixed_grid, *rest):
     # Takes its process along where the block begins at the image's first voxel.
     if np.allclose(fixed_grid.lower, 0):
@@ -294,6 +300,15 @@ def test_a_block_that_fails_takes_an_affine_of_its_own():
     inner = (np.abs(points - 200) < 140).all(1)
     distance = np.linalg.norm(found.transform.apply(points[inner]) - goal[inner], axis=1)
     assert distance.mean() < 2.0  # um; the start is 13 um off
+
+
+def test_what_the_machine_lacks_ends_the_run_and_is_no_fault_of_the_block():
+    def stages(backend):
+        return [COARSE, {**FINE, "backend": f"injected:{backend}"}]
+
+    with pytest.raises(OSError, match="No space left"):
+        run(stages=stages("full"))
+    assert {row["status"] for row in run(stages=stages("divide")).blocks["fine"]} == {"error"}
 
 
 def test_a_block_without_content_has_no_affine_of_its_own():

@@ -19,16 +19,9 @@ from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.warp import moving_region
 
-# What a backend may fail by on one block; a ValueError or a TypeError says that it fails on all of them.
-CRASHES = (
-    RuntimeError,
-    ArithmeticError,
-    AssertionError,
-    LookupError,
-    MemoryError,
-    OSError,
-    np.linalg.LinAlgError,
-)
+# What a backend may fail by on one block. A ValueError or a TypeError says that it fails on all of them; what the machine
+# lacks (memory, room on the disk, a program) is no fault of the block: the job ends, and a rerun does it as it should be.
+CRASHES = (RuntimeError, TimeoutError, ArithmeticError, AssertionError, LookupError, np.linalg.LinAlgError)
 Channels = Sequence[tuple[Image, int]]
 Background = tuple[float | Sequence[float], float | Sequence[float]]
 
