@@ -11,6 +11,7 @@ import numpy as np
 
 from weft.grid import Grid, Shape, Triple
 
+ATTRIBUTE = "weft"  # of an image's Zarr group: it holds, as ``tiles``, what OME-NGFF has no place for
 _ROUNDING = 1e-6  # voxels
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from weft.coverage import Coverage
+from weft.coverage import ATTRIBUTE, Coverage
 from weft.grid import Grid
 from weft.image import Image, Level, Region
 from weft.readers.checks import (
@@ -96,7 +96,7 @@ def open_ome_zarr(
     if orientation is None:
         orientation = _orientation(pyramid)
     count = levels[0].data.shape[0]
-    tiles = attributes.get("weft", {}).get("tiles") if spacing is None else None
+    tiles = attributes.get(ATTRIBUTE, {}).get("tiles") if spacing is None else None
     return Image(
         levels=tuple(levels),
         channels=channel_names(channels or _channels(metadata, count), count, path),
@@ -110,7 +110,7 @@ def _coverage(tiles: Any, path: Path) -> Coverage:
     try:
         return Coverage.from_json(tiles)
     except ValueError as error:
-        raise ValueError(f"{path}: attribute weft.{error}") from None
+        raise ValueError(f"{path}: attribute {ATTRIBUTE}.{error}") from None
 
 
 class _Axes(LazyVolume):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -63,20 +62,19 @@ def _parts(before: Displacements) -> Iterator[np.ndarray]:
     """
     field, (_, rows, columns) = before.field, before.grid.shape
     starts = [sorted({int(s) for s in np.linspace(0, max(n - TILE, 0), TILES)}) for n in before.grid.shape]
-    for z, y in itertools.product(*starts[:2]):
-        if TILE * rows * columns <= AT_ONCE:
-            if y == 0:
-                slab = np.asarray(field[:, z : z + TILE], np.float32)
-            row = slab[:, :, y : y + TILE]
-        elif TILE * TILE * columns <= AT_ONCE:
-            row = np.asarray(field[:, z : z + TILE, y : y + TILE], np.float32)
-        else:
-            row = None
-        for x in starts[2]:
-            if row is None:
-                yield np.asarray(field[:, z : z + TILE, y : y + TILE, x : x + TILE], np.float32)
+    for z in starts[0]:
+        planes = field[:, z : z + TILE] if TILE * rows * columns <= AT_ONCE else None
+        for y in starts[1]:
+            if planes is not None:
+                row = planes[:, :, y : y + TILE]
+            elif TILE * TILE * columns <= AT_ONCE:
+                row = field[:, z : z + TILE, y : y + TILE]
             else:
-                yield row[..., x : x + TILE]
+                row = None
+            for x in starts[2]:
+                place = slice(x, x + TILE)
+                part = field[:, z : z + TILE, y : y + TILE, place] if row is None else row[..., place]
+                yield np.asarray(part, np.float32)
 
 
 def halo(displacement: float, spacing: float, backend: str, settings: Mapping[str, Any]) -> int:

@@ -14,13 +14,12 @@ import numpy as np
 import zarr
 
 from weft import receipts
-from weft.coverage import Coverage
+from weft.coverage import ATTRIBUTE, Coverage
 from weft.grid import Grid
 from weft.image import Image, Region, box
 from weft.stores.shards import ShardWriter, array_folder, compressor
 
 AXES = ("c", "z", "y", "x")
-OWN = "weft"  # attribute of a group that holds what OME-NGFF has no place for
 # OME-NGFF RFC-4: the value says from where to where an axis runs.
 DIRECTIONS = {
     "r": "left-to-right",
@@ -81,7 +80,7 @@ def create_image(
             if arrays and str(n) not in group:
                 _create_level(Path(path) / str(n), grid, len(channels), dtype, chunk, shard, codec)
         if coverage is not None:
-            group.attrs[OWN] = {"tiles": coverage.to_json()}
+            group.attrs[ATTRIBUTE] = {"tiles": coverage.to_json()}
         group.attrs["ome"] = image_metadata(
             grids, channels=channels, orientation=orientation, labels=labels, name=name
         )
