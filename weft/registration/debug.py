@@ -11,6 +11,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.registration.contract import Initial, Masks
+from weft.registration.itk_image import itk_image
 from weft.registration.pull import pull
 from weft.transforms.interpolate import resample_field
 
@@ -96,7 +97,4 @@ def write_found(
 def _write(path: Path, array: np.ndarray, grid: Grid, *, vectors: bool = False) -> None:
     import SimpleITK as sitk  # only here: workers that write nothing are spared its 40 MB
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=vectors)
-    image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin[::-1])
-    sitk.WriteImage(image, str(path), useCompression=True)
+    sitk.WriteImage(itk_image(array, grid, vectors=vectors), str(path), useCompression=True)

@@ -21,6 +21,7 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.itk_image import itk_image
 from weft.transforms.interpolate import resample_field
 
 _VERSION = "1"  # of this module's own results
@@ -162,19 +163,11 @@ def _demons(
     method.SetSmoothDisplacementField(True)
     method.SetStandardDeviations(smoothing)
     method.SetSmoothUpdateField(False)
-    images = [_image(image.squeeze(), grid, axes) for image in (target, source)]
+    images = [itk_image(image.squeeze(), grid, axes) for image in (target, source)]
     if start is not None:
         vectors = np.moveaxis(start[axes[::-1]], 0, -1).astype(np.float64)
-        images.append(_image(vectors.reshape(*images[0].GetSize()[::-1], -1), grid, axes, vectors=True))
+        images.append(itk_image(vectors.reshape(*images[0].GetSize()[::-1], -1), grid, axes, vectors=True))
     found = np.zeros((3, *grid.shape), np.float32)
     step = sitk.GetArrayFromImage(method.Execute(*images))
     found[axes] = np.moveaxis(step[..., ::-1], -1, 0).reshape(len(axes), *grid.shape)
     return found
-
-
-def _image(array: np.ndarray, grid: Grid, axes: list[int], *, vectors: bool = False) -> sitk.Image:
-    """An ITK image of an array with these axes of the grid alone."""
-    image = sitk.GetImageFromArray(array, isVector=vectors)
-    image.SetSpacing([grid.spacing[axis] for axis in reversed(axes)])
-    image.SetOrigin([grid.origin[axis] for axis in reversed(axes)])
-    return image

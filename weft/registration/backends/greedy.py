@@ -24,6 +24,7 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.itk_image import itk_image
 
 _VERSION = "2"  # of this module's own results
 _METRICS = {
@@ -173,10 +174,7 @@ def _greedy(dimensions: int) -> Any:
 def _image(array: np.ndarray, grid: Grid, axes: list[int]) -> sitk.Image:
     """An ITK image, float32, mm, with these axes of the grid."""
     values = np.asarray(array, np.float32).reshape([grid.shape[axis] for axis in axes])
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values))
-    image.SetSpacing([grid.spacing[axis] * _MILLIMETRE for axis in reversed(axes)])
-    image.SetOrigin([grid.origin[axis] * _MILLIMETRE for axis in reversed(axes)])
-    return image
+    return itk_image(values, grid, axes, unit=_MILLIMETRE)
 
 
 def _ras_matrix(affine: np.ndarray) -> np.ndarray:
