@@ -1,9 +1,10 @@
-"""Kernels of the chain on one thread: warp, reduce, invert, fusion and pyramid, three of them against SimpleITK."""
+"""Kernels of the chain on one thread: warp, reduce, invert, fusion and pyramid, four of them against a peer."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+import kernel_peers
 import report
 from weft.fusion import fuse_region, output_grid
 from weft.grid import Grid
@@ -22,19 +24,22 @@ from weft.registration.plan import block_field_grid, field_core, field_grid, pla
 from weft.stores.ome_zarr import create_level, write_region
 from weft.transforms.formats.ngff import FieldWriter
 from weft.transforms.interpolate import resample_field
-from weft.transforms.invert import find_inverse, invert_displacements, round_trip
+from weft.transforms.invert import find_inverse, invert_displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
+from weft.transforms.round_trip import round_trip
 from weft.warp import warp
 
+EDGE = 192
 ATLEAST = 0.3  # CPU seconds of work per measurement: the clock of processes ticks in hundredths
 FIELD_STEP = 4  # voxels between samples of the displacement field
+PEER_SAMPLES = 500  # of a field that a slow peer blends
 OVERLAP = 0.12  # of a tile, on either side
 
 
 def main() -> None:
     """Measure, write and print."""
     given = report.options(
-        __doc__.splitlines()[0], sizes=[192], quick=[64], size=edge_of, explain="edge of the volume, voxels"
+        __doc__.splitlines()[0], sizes=[EDGE], quick=[64], size=edge_of, explain="edge of the volume, voxels"
     )
     print(f"kernels ({report.load()})\n", flush=True)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -68,7 +73,7 @@ def warp_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
         def ours(image=image, grid=grid, field=field, field_grid=field_grid, affine=affine) -> np.ndarray:
             return warp(image, grid, affine, field, field_grid, grid)[0]
 
-        theirs = itk_warp(image, grid, affine, field, field_grid)
+        theirs = kernel_peers.itk_warp(image, grid, affine, field, field_grid)
         # The border rules differ by nothing but rounding; half a voxel from the border is enough to leave them out.
         inner = (slice(edge // 4, -edge // 4),) * 3
         difference = np.abs(ours()[inner].astype(int) - theirs()[inner])
@@ -85,8 +90,11 @@ def warp_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
 
 
 def reduce_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
-    """Blocks of displacements to one field: the blending alone, and all that the step does, from files to a store."""
-    blending, whole = [], []
+    """Blocks of displacements to one field: the blending alone, and all that the step does, from files to a store.
+
+    itk-dreg blends in Python, point by point: it is given a few samples of the same blocks, and compared with the step.
+    """
+    values: dict[str, list[float]] = {key: [] for key in ("blending", "step", "theirs", "agree")}
     for seed in seeds:
         grid = Grid((edge,) * 3, (20.0,) * 3)
         stage = {"name": "fine", "level": grid.spacing[0], "block": edge // 2, "overlap": edge // 8}
@@ -104,8 +112,8 @@ def reduce_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
                 np.save(f"{folder}/{block}.npy", u)
                 blocks.append(BlockField(part, u, field_core(plan, block, 2)))
 
-            def blend(blocks=blocks, target=target) -> None:
-                reduce_blocks(blocks, target)
+            def blend(blocks=blocks, target=target) -> np.ndarray:
+                return reduce_blocks(blocks, target)
 
             def step(folder=folder, plan=plan, target=target, settings=settings, records=records) -> None:
                 def load(one: str) -> np.ndarray:
@@ -114,19 +122,36 @@ def reduce_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
                 out = FieldWriter(f"{folder}/field.ome.zarr", target)
                 combine_blocks(plan, load, records, None, settings, None, out)
 
-            blending.append(per_second(blend, target.size) / 1e6)
-            whole.append(per_second(step, target.size) / 1e6)
-    return [
-        report.row(f"{name}.reduce.blending_speed", blending, "Mvectors/CPU-s"),
-        report.row(f"{name}.reduce.step_speed", whole, "Mvectors/CPU-s", at_least=5),
+            values["blending"].append(per_second(blend, target.size) / 1e6)
+            values["step"].append(per_second(step, target.size) / 1e6)
+            theirs = kernel_peers.dreg_blend(blocks)
+            if theirs is None:
+                continue
+            index = np.random.default_rng(seed).integers(0, target.shape, (PEER_SAMPLES, 3))
+            points = index * np.array(target.spacing) + target.origin
+            values["theirs"].append(
+                per_second(lambda theirs=theirs, points=points: theirs(points), len(points))
+            )
+            there = theirs(points)
+            values["agree"].append(float(np.abs(blend()[:, *index.T].T - there).max()))
+    bar = 5 if edge >= EDGE else None  # in a small field the opening of the store is most of it
+    rows = [
+        report.row(f"{name}.reduce.blending_speed", values["blending"], "Mvectors/CPU-s"),
+        report.row(f"{name}.reduce.step_speed", values["step"], "Mvectors/CPU-s", at_least=bar),
     ]
+    if values["theirs"]:
+        ratio = [1e6 * a / b for a, b in zip(values["step"], values["theirs"], strict=True)]
+        rows += [
+            report.row(f"{name}.reduce.itk_dreg_speed", values["theirs"], "vectors/CPU-s"),
+            report.row(f"{name}.reduce.itk_dreg_ratio", ratio, "ratio", at_least=1),
+            report.row(f"{name}.reduce.itk_dreg_largest_difference", values["agree"], "um", at_most=0.01),
+        ]
+    return rows
 
 
 def invert_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
-    """The inverse of a field, against SimpleITK's and against the forward resampling; round trips in voxels."""
-    values: dict[str, list[float]] = {
-        key: [] for key in ("ours", "theirs", "p95", "their_p95", "cost", "measured_cost")
-    }
+    """The inverse of a field, against SimpleITK's two and against the forward resampling; round trips in voxels."""
+    values: dict[str, list[float]] = defaultdict(list)
     for seed in seeds:
         grid = Grid((edge,) * 3, (10.0,) * 3)
         u_grid = grid.coarsen((2, 2, 2))
@@ -134,7 +159,7 @@ def invert_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
         image = np.random.default_rng(seed).integers(0, 60_000, grid.shape, np.uint16)
 
         def solve(u=u, u_grid=u_grid) -> tuple[np.ndarray, Grid]:
-            return invert_displacements(u, u_grid, tolerance=0.01)
+            return invert_displacements(u, u_grid, tolerance=kernel_peers.TOLERANCE)
 
         def solve_and_measure(u=u, u_grid=u_grid, grid=grid) -> None:
             find_inverse(u, u_grid, grid, voxel=grid.spacing[0], supersample=1)
@@ -142,27 +167,28 @@ def invert_rows(name: str, edge: int, seeds: list[int]) -> list[report.Row]:
         def resample(image=image, u=u, u_grid=u_grid, grid=grid) -> None:
             warp(image, grid, np.eye(4), u, u_grid, grid)
 
-        theirs = itk_inverse(u, u_grid)
         # SimpleITK keeps the field's grid: near its border the points have left it.
         inner = grid.crop((slice(edge // 4, -edge // 4),) * 3)
         ahead = per_second(resample, 1)
-        values["ours"].append(per_second(solve, u_grid.size) / 1e6)
-        values["theirs"].append(per_second(theirs, u_grid.size) / 1e6)
-        values["p95"].append(round_trip(u, u_grid, *solve(), inner)["p95"] / grid.spacing[0])
-        values["their_p95"].append(round_trip(u, u_grid, theirs(), u_grid, inner)["p95"] / grid.spacing[0])
-        values["cost"].append(ahead / per_second(solve, 1))
-        values["measured_cost"].append(ahead / per_second(solve_and_measure, 1))
-    ratio = [a / b for a, b in zip(values["ours"], values["theirs"], strict=True)]
+        values["speed"].append(per_second(solve, u_grid.size) / 1e6)
+        values["round_trip_p95"].append(round_trip(u, u_grid, *solve(), inner)["p95"] / grid.spacing[0])
+        for peer, invert in kernel_peers.itk_inverses(u, u_grid).items():
+            trip = round_trip(u, u_grid, invert(), u_grid, inner)
+            values[f"{peer}_speed"].append(per_second(invert, u_grid.size) / 1e6)
+            values[f"{peer}_round_trip_p95"].append(trip["p95"] / grid.spacing[0])
+            values[f"{peer}_ratio"].append(values["speed"][-1] / values[f"{peer}_speed"][-1])
+        values["of_resampling"].append(ahead / per_second(solve, 1))
+        values["and_round_trip_of_resampling"].append(ahead / per_second(solve_and_measure, 1))
+    units = {"speed": "Mvectors/CPU-s", "p95": "voxels"}
+    bars = {"ratio": {"at_least": 1}, "resampling": {"at_most": 3}}
     return [
-        report.row(f"{name}.invert.speed", values["ours"], "Mvectors/CPU-s"),
-        report.row(f"{name}.invert.simpleitk_speed", values["theirs"], "Mvectors/CPU-s"),
-        report.row(f"{name}.invert.ratio", ratio, "ratio", at_least=1),
-        report.row(f"{name}.invert.round_trip_p95", values["p95"], "voxels"),
-        report.row(f"{name}.invert.simpleitk_round_trip_p95", values["their_p95"], "voxels"),
-        report.row(f"{name}.invert.of_resampling", values["cost"], "ratio", at_most=3),
         report.row(
-            f"{name}.invert.and_round_trip_of_resampling", values["measured_cost"], "ratio", at_most=3
-        ),
+            f"{name}.invert.{key}",
+            measured,
+            units.get(key.rpartition("_")[2], "ratio"),
+            **bars.get(key.rpartition("_")[2], {}),
+        )
+        for key, measured in values.items()
     ]
 
 
@@ -252,48 +278,6 @@ def tile_set(edge: int, seed: int) -> tuple[TileSet, Illumination]:
     )
     gain = np.linspace(0.8, 1.2, edge * edge, dtype=np.float32).reshape(edge, edge)
     return tiles, Illumination(gain, np.full((edge, edge), 100, np.float32))
-
-
-def itk_warp(
-    image: np.ndarray, grid: Grid, affine: np.ndarray, field: np.ndarray, field_grid: Grid
-) -> Callable[[], np.ndarray]:
-    """SimpleITK's resampling through the same transform; axes are (x, y, z) there."""
-    moving = itk_image(image, grid)
-    vectors = np.ascontiguousarray(np.moveaxis(field, 0, -1)[..., ::-1], float)
-    displacement = sitk.DisplacementFieldTransform(itk_image(vectors, field_grid))
-    linear = sitk.AffineTransform(3)
-    linear.SetMatrix(affine[:3, :3][::-1, ::-1].ravel().tolist())
-    linear.SetTranslation(affine[:3, 3][::-1].tolist())
-    # A composite applies its last transform first.
-    both = sitk.CompositeTransform([linear, displacement])
-    return lambda: sitk.GetArrayViewFromImage(
-        sitk.Resample(moving, moving, both, sitk.sitkLinear, 0.0)
-    ).copy()
-
-
-def itk_inverse(u: np.ndarray, grid: Grid) -> Callable[[], np.ndarray]:
-    """SimpleITK's inverse of a displacement field on the field's own grid, (3, z, y, x) um."""
-    image = itk_image(np.ascontiguousarray(np.moveaxis(u, 0, -1)[..., ::-1], float), grid)
-
-    def invert() -> np.ndarray:
-        # Stop at a hundredth of a sample, as weft does.
-        back = sitk.InvertDisplacementField(
-            image,
-            maximumNumberOfIterations=40,
-            maxErrorToleranceThreshold=0.1,
-            meanErrorToleranceThreshold=0.01,
-        )
-        return np.moveaxis(sitk.GetArrayViewFromImage(back)[..., ::-1], -1, 0).astype(np.float32)
-
-    return invert
-
-
-def itk_image(array: np.ndarray, grid: Grid) -> sitk.Image:
-    """A SimpleITK image on a grid; a last axis beyond three holds vectors."""
-    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
-    image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin[::-1])
-    return image
 
 
 if __name__ == "__main__":

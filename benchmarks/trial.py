@@ -23,6 +23,8 @@ os.environ["NUMBA_NUM_THREADS"] = "1"
 import numpy as np
 
 import peers
+import report  # noqa: F401  (finds the library beside this folder)
+from weft.logs import peak_memory
 
 
 def main(folder: Path) -> None:
@@ -49,7 +51,7 @@ def main(folder: Path) -> None:
         found = work(fixed, moving, affine, settings)
         result: dict[str, Any] = {"cpu_seconds": _cpu() - before}
     result |= {
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory": peak_memory(),
         "proportional_memory": memory.largest,
         "load": round(os.getloadavg()[0], 1),
         "blocks": getattr(found, "blocks", {}),

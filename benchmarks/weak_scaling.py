@@ -30,6 +30,7 @@ from trials import Trials
 from weft import receipts
 from weft.blocks import cut, region
 from weft.grid import Grid
+from weft.logs import peak_memory
 from weft.pyramid import downsample
 from weft.steps.plan_blocks import plan_blocks
 from weft.steps.register_blocks import register_blocks
@@ -180,7 +181,7 @@ def main(folder: Path) -> None:
         "blocks": len(inner),
         "cpu_seconds": (time.process_time() - cpu) / len(inner),
         "bytes_read": (_bytes_read() - read - one) / max(len(inner) - 1, 1),
-        "peak_memory": _peak(),
+        "peak_memory": peak_memory(),
         "bytes_of_plan": plan.stat().st_size,
     }
     statuses = _statuses(plan.parent, inner)
@@ -247,10 +248,6 @@ def _texture(edge: int) -> np.ndarray:
 def _bytes_read() -> int:
     """Bytes that this process has read from files, cached or not."""
     return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])  # type: ignore[index]
-
-
-def _peak() -> int:
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
 
 
 if __name__ == "__main__":

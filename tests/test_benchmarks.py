@@ -20,6 +20,7 @@ HELPERS = {
     "illumination_cases.py",
     "illumination_picture.py",
     "illumination_real.py",
+    "kernel_peers.py",
     "known_truth.py",
     "link_cases.py",
     "link_pictures.py",

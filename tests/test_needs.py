@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from weft.blocks import cut, region
 from weft.grid import Grid
-from weft.registration import needs
 from weft.registration.contract import PROCESS_MB
 from weft.registration.needs import block_memory, expected_residual, halo, workers
 from weft.registration.plan import plan_stage
-from weft.transforms.model import Displacements
+from weft.transforms.detail import LostDetail
 
 STAGE = {
     "name": "fine",
@@ -91,43 +91,36 @@ def test_the_halo_of_a_stage_follows_what_is_expected():
     assert plan_stage(image, {**STAGE, "overlap": 4}, residual=15.0)["overlap"] == 4
 
 
-def test_what_a_field_cannot_show_is_expected_of_the_next_stage():
+def lost_detail(u, grid, parts):
+    detail = LostDetail(grid)
+    for part in parts:
+        detail.add(part, u[(slice(None), *part)])
+    return detail.percentile99
+
+
+@pytest.mark.parametrize("shard", [40, 16])
+def test_what_a_field_cannot_show_is_expected_of_the_next_stage(shard):
     grid = Grid((40, 40, 40), (20.0, 20.0, 20.0))
+    parts = [region(block, grid.shape, (shard,) * 3) for block in cut(grid.shape, (shard,) * 3)]
     z = np.arange(40)[:, None, None] * np.ones((1, 40, 40))
-    smooth = np.stack([3.0 * z, 0 * z, -2.0 * z]).astype(
-        "f4"
-    )  # a plane: nothing is lost by leaving samples out
-    assert expected_residual(Displacements(smooth, grid), 10.0) == pytest.approx(5, abs=0.5)
-    rough = smooth + (8.0 * (z % 2)).astype("f4")  # between the samples left, it is 8 um off along every axis
-    assert expected_residual(Displacements(rough, grid), 10.0) == pytest.approx(2 * 8 * 3**0.5 + 5, rel=0.05)
+    plane = np.stack([3.0 * z, 0 * z, -2.0 * z]).astype("f4")  # nothing is lost by leaving samples out
+    assert expected_residual(lost_detail(plane, grid, parts), 10.0) == pytest.approx(5, abs=0.5)
+    rough = plane + (8.0 * (z % 2)).astype("f4")  # between the samples left, it is 8 um off along every axis
+    assert expected_residual(lost_detail(rough, grid, parts), 10.0) == pytest.approx(
+        2 * 8 * 3**0.5 + 5, rel=0.05
+    )
 
 
-class Read:
-    """A field on disk: how often it is read, and the most samples at once."""
-
-    def __init__(self, u):
-        self.u, self.shape, self.times, self.most = u, u.shape, 0, 0
-
-    def __getitem__(self, key):
-        part = self.u[key]
-        self.times, self.most = self.times + 1, max(self.most, part.size // 3)
-        return part
-
-
-@pytest.mark.parametrize(
-    ("at_once", "times", "most"),
-    [(1 << 18, 4, 24 * 100 * 100), (24 * 24 * 100, 16, 24 * 24 * 100), (0, 64, 24**3)],
-)
-def test_parts_of_a_field_on_disk_are_read_together_where_that_takes_little_memory(
-    monkeypatch, at_once, times, most
-):
-    grid = Grid((100, 100, 100), (20.0, 20.0, 20.0))
+def test_detail_does_not_depend_on_how_a_field_was_written():
+    grid = Grid((100, 53, 1), (20.0, 20.0, 20.0))
     u = np.random.default_rng(0).normal(size=(3, *grid.shape)).astype("f4")
-    wanted = expected_residual(Displacements(Read(u), grid), 10.0)
-    monkeypatch.setattr(needs, "AT_ONCE", at_once)
-    read = Read(u)
-    assert expected_residual(Displacements(read, grid), 10.0) == wanted
-    assert (read.times, read.most) == (times, most)
+    found = set()
+    for edges in (grid.shape, (32, 32, 32), (7, 60, 1)):
+        parts = [region(block, grid.shape, edges) for block in cut(grid.shape, edges)]
+        found.add(lost_detail(u, grid, parts))
+    assert len(found) == 1
+    with pytest.raises(ValueError, match="as a whole"):
+        lost_detail(u, grid, parts[1:])
 
 
 # ---------------------------------------------------------------------------------- memory

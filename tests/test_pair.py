@@ -126,6 +126,9 @@ def test_a_pair_is_registered_both_ways(found):
     np.testing.assert_allclose(back, points, atol=1.0)
     assert found.transform.inverse.inverse is found.transform
     assert found.round_trip["p95"] < 1.0
+    trips = found.round_trip["blocks"]
+    assert set(trips) == {row["block"] for row in found.blocks["fine"]}
+    assert max(row["max"] for row in trips.values()) == pytest.approx(found.round_trip["max"])
 
 
 def field(found):

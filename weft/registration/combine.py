@@ -181,7 +181,7 @@ def _write(
         "still_folded": left,
         "jacobian": survey.jacobian,
         "seam_ratio": survey.seam_ratio,
-        "residual_um": expected_residual(Displacements(field, target), Grid.from_json(plan["grid"]).finest),
+        "residual_um": expected_residual(survey.detail.percentile99, Grid.from_json(plan["grid"]).finest),
     }
     return Combined(Displacements(field, target), rows, facts)
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from weft.grid import Grid
 from weft.registration.contract import PROCESS_MB, backend_module
-from weft.transforms.interpolate import resample_field
-from weft.transforms.model import Displacements
 
 FIRST = (
     0.05  # of the fixed image's longest edge: displacement expected after the affine, where nothing says more
@@ -21,9 +17,6 @@ RADIUS = 8  # voxels that a backend is taken to see around a voxel when it does 
 BYTES = 120  # per voxel of both images that a backend is taken to hold when it does not say so
 READ_BYTES = 8  # per voxel of both images: as read, and as sampled from it
 FIELD_BYTES = 3 * 4 * 3 / 8  # per voxel of a block: start, result and what judges them, on every second voxel
-TILE = 24  # samples of a part of the field that is looked at
-TILES = 4  # parts along each axis
-AT_ONCE = 1 << 18  # samples that are read as one, where that spares reading parts one by one
 
 
 def first_displacement(image: Grid) -> float:
@@ -31,50 +24,20 @@ def first_displacement(image: Grid) -> float:
     return FIRST * max(image.extent)
 
 
-def expected_residual(before: Displacements, spacing: float) -> float:
+def expected_residual(lost: float, spacing: float) -> float:
     """The largest displacement, um, still to be expected after a stage.
 
-    What a field cannot show is of the order of what it could only just show: twice the 99th percentile of what
-    is lost when every second sample is left out and interpolated, and half a voxel for the matching itself.
+    What a field cannot show is of the order of what it could only just show: twice what is lost when every second
+    sample is left out and interpolated, and half a voxel for the matching itself.
 
     Parameters
     ----------
-    before
-        The displacements that the stage found; parts spread over them are read.
+    lost
+        `weft.transforms.detail.LostDetail.percentile99` of the displacements that the stage found, um.
     spacing
         Voxel size, um, at which it worked.
     """
-    lost = []
-    for part in _parts(before):
-        # An odd number of samples ends on one that is left.
-        u = part[(slice(None), *(slice(n - (n + 1) % 2) for n in part.shape[1:]))]
-        fine = Grid(u.shape[1:], (1.0, 1.0, 1.0))
-        half = np.ascontiguousarray(u[:, ::2, ::2, ::2])
-        coarse = Grid(half.shape[1:], (2.0, 2.0, 2.0))
-        lost.append(np.sqrt(((u - resample_field(half, coarse, fine)) ** 2).sum(0)).ravel())
-    return 2 * float(np.percentile(np.concatenate(lost), 99)) + spacing / 2
-
-
-def _parts(before: Displacements) -> Iterator[np.ndarray]:
-    """`TILES` parts of a field along each axis, (3, z, y, x) float32.
-
-    On disk parts share chunks, and every reading has a cost of its own: parts are read together where that takes little memory.
-    """
-    field, (_, rows, columns) = before.field, before.grid.shape
-    starts = [sorted({int(s) for s in np.linspace(0, max(n - TILE, 0), TILES)}) for n in before.grid.shape]
-    for z in starts[0]:
-        planes = field[:, z : z + TILE] if TILE * rows * columns <= AT_ONCE else None
-        for y in starts[1]:
-            if planes is not None:
-                row = planes[:, :, y : y + TILE]
-            elif TILE * TILE * columns <= AT_ONCE:
-                row = field[:, z : z + TILE, y : y + TILE]
-            else:
-                row = None
-            for x in starts[2]:
-                place = slice(x, x + TILE)
-                part = field[:, z : z + TILE, y : y + TILE, place] if row is None else row[..., place]
-                yield np.asarray(part, np.float32)
+    return 2 * lost + spacing / 2
 
 
 def halo(displacement: float, spacing: float, backend: str, settings: Mapping[str, Any]) -> int:

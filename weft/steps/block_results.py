@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
-from weft.logs import log
+from weft.logs import log, peak_memory
 from weft.registration.contract import backend_version
 from weft.registration.engine import Block
 from weft.registration.ledger import MACHINE_DEPENDENT
@@ -96,13 +95,12 @@ def save_block(
         np.save(partial, u, allow_pickle=False)
         os.replace(partial, path.with_suffix(".npy"))
         record = {**record, "data": receipts.array_digest(u)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     receipts.write(
         path.with_suffix(".cost.json"),
         {
             "cpu_seconds": round(cpu_seconds, 3),
             "seconds": round(seconds, 3),
-            "peak_memory_mb": round(peak, 1),
+            "peak_memory_mb": round(peak_memory() / 1e6, 1),
         },
     )
     receipts.write(path, record)

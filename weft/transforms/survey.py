@@ -1,4 +1,4 @@
-"""What a displacement field is like, measured part by part: change of volume, folds and seams between blocks."""
+"""What a displacement field is like, measured part by part: change of volume, folds, seams between blocks, detail."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Region, box
+from weft.transforms.detail import LostDetail
 from weft.transforms.histogram import Histogram
 from weft.transforms.interpolate import Field
 from weft.transforms.jacobian import determinant
@@ -33,6 +34,7 @@ class FieldSurvey:
         self.grid = grid
         self.seams = seams
         self.determinants = Histogram(LOWEST, BIN, BINS)
+        self.detail = LostDetail(grid)
         self.folded_samples = 0
         # Per axis and plane across it: sum of the bends of the field along the axis, and their number.
         self._bends = [np.zeros((n, 2)) for n in grid.shape]
@@ -51,6 +53,7 @@ class FieldSurvey:
         """
         inner = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wide, strict=True))
         values = np.ascontiguousarray(values, np.float32)
+        self.detail.add(part, values[(slice(None), *inner)])
         changes = determinant(values, self.grid.crop(wide))[inner]
         self.determinants.add(changes)
         self.folded_samples += int(np.count_nonzero(changes <= 0))
