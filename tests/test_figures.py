@@ -202,6 +202,30 @@ def test_block_map_colours_every_block_in_its_place(tmp_path):
     assert dot.mean() > 0.5
 
 
+def test_block_map_shows_what_was_measured_of_each_block(tmp_path):
+    """One map more for each measure that there is; the block with the worst round trip is the brightest of its map."""
+    table = ledger()
+    block_map(table, tmp_path / "plain.png", "Blocks")
+    measured = pd.DataFrame({"block": table["block"], "dice": np.nan, "round_trip_p95_um": 0.5})
+    measured.loc[measured["block"] == "2.1.4", "round_trip_p95_um"] = 2.0
+    block_map(table, tmp_path / "measured.png", "Blocks", measured)
+    plain, shown = (pixels(tmp_path / f"{name}.png") for name in ("plain", "measured"))
+    higher = shown.shape[0] - plain.shape[0]
+    assert higher > 100
+    brightest, others = (matplotlib.colormaps["cividis"](value)[:3] for value in (1.0, 0.25))
+    cells, _ = label(near(shown, brightest, 0.02))
+    sizes = np.bincount(cells.ravel())[1:]
+    (cell,) = np.flatnonzero(sizes > 500) + 1
+    place = np.argwhere(cells == cell).mean(axis=0)
+    rest = np.argwhere(near(shown, others, 0.02))
+    assert len(rest) / (sizes.max() * 59) == pytest.approx(1, rel=0.1)
+    # In the last slab, in the last column, and the second of four rows.
+    assert place[1] > 0.95 * np.percentile(rest[:, 1], 99)  # beyond it: the scale
+    assert rest[:, 0].min() < place[0] < rest[:, 0].mean()
+    block_map(table, tmp_path / "both.png", "Blocks", measured.assign(dice=0.9))
+    assert pixels(tmp_path / "both.png").shape[0] - shown.shape[0] == pytest.approx(higher, abs=2)
+
+
 def test_block_map_refuses_what_it_does_not_know(tmp_path):
     table = ledger()
     with pytest.raises(ValueError, match="lacks"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from weft.blocks import cut
+from weft.blocks import block_at, blocks_along_axes, cut, within_blocks
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Image, Region, box
@@ -212,11 +211,6 @@ def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int 
     return rows
 
 
-def block_at(plan: Mapping[str, Any], point: np.ndarray) -> str:
-    """Name of the block whose core holds a point, (3,) um; the nearest one outside of the volume."""
-    return ".".join(str(int(i[0])) for i in _block_indices(plan, [np.atleast_1d(v) for v in point]))
-
-
 # ---------------------------------------------------------------------- sums
 @dataclass
 class _PairSums:
@@ -351,34 +345,3 @@ def _tiles(shape: tuple[int, int, int], edge: int) -> Iterator[Region]:
     for name in cut(shape, (edge,) * 3):
         z, y, x = region_of(name, shape, (edge,) * 3)
         yield z, y, x
-
-
-# ---------------------------------------------------------------------- blocks
-def _block_indices(plan: Mapping[str, Any], positions: list[np.ndarray]) -> list[np.ndarray]:
-    """Index of the block along each axis for positions along it, um."""
-    grid = Grid.from_json(plan["grid"])
-    found = []
-    for axis, (position, edge) in enumerate(zip(positions, plan["block"], strict=True)):
-        voxel = np.floor((position - grid.lower[axis]) / grid.spacing[axis] + 1e-6)
-        found.append(np.clip(voxel, 0, grid.shape[axis] - 1).astype(int) // edge)
-    return found
-
-
-def blocks_along_axes(plan: Mapping[str, Any] | None, grid: Grid) -> list[np.ndarray]:
-    """Index of the block along each axis for every voxel of a grid; all 0 without a plan."""
-    if plan is None:
-        return [np.zeros(n, int) for n in grid.shape]
-    axes = zip(grid.origin, grid.spacing, grid.shape, strict=True)
-    return _block_indices(plan, [o + s * np.arange(n) for o, s, n in axes])
-
-
-def within_blocks(blocks: list[np.ndarray], part: Region) -> Iterator[tuple[str, Region]]:
-    """Names of the blocks that a tile meets, and the slices of each within the tile."""
-    runs = []
-    for index, p in zip(blocks, part, strict=True):
-        along = index[p]
-        starts = np.r_[0, np.flatnonzero(np.diff(along)) + 1]
-        stops = np.r_[starts[1:], len(along)]
-        runs.append([(int(along[a]), slice(int(a), int(b))) for a, b in zip(starts, stops, strict=True)])
-    for z, y, x in itertools.product(*runs):
-        yield f"{z[0]}.{y[0]}.{x[0]}", (z[1], y[1], x[1])

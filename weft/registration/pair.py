@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.blocks import blocks_along_axes
 from weft.config.registration import Affine as AffineStart
 from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
 from weft.grid import Grid
@@ -43,14 +44,14 @@ class Registered:
     affine
         The affine start and how far it can be trusted; None when it was given.
     round_trip
-        Error of transform and inverse over every fixed voxel (see `weft.transforms.invert.round_trip`); empty
-        without stages or inverse.
+        Error of transform and inverse over every fixed voxel, and by block of the last stage (``blocks``): see
+        `weft.transforms.round_trip.round_trip`; empty without stages or inverse.
     """
 
     transform: Sequence
     blocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     affine: AffineResult | None = None
-    round_trip: dict[str, float | int] = field(default_factory=dict)
+    round_trip: dict[str, Any] = field(default_factory=dict)
 
 
 def register(
@@ -194,6 +195,7 @@ def register(
         pick_fixed[0].grid,
         voxel=Grid.from_json(job.plan["grid"]).finest,
         **settings.invert.model_dump(),
+        blocks=blocks_along_axes(job.plan, pick_fixed[0].grid),
     )
     both = _both_ways(displacements, back.displacements, matrix)
     return Registered(both, tables, found, back.round_trip)

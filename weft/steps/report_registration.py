@@ -138,9 +138,9 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         )  # fmt: skip
     for stage in facts["stages"]:
         file = f"blocks_{stage}.png"
-        block_map(
-            folder / "stages" / stage / "ledger.tsv", figures / file, f"{name}: blocks of stage {stage}"
-        )
+        measured = folder / "quality" / "blocks.tsv" if stage == facts["stages"][-1] else None
+        ledger = folder / "stages" / stage / "ledger.tsv"
+        block_map(ledger, figures / file, f"{name}: blocks of stage {stage}", measured)
         add(
             file, f"Blocks of stage {stage}", f"What became of each block of stage {stage}",
             f"Slabs of blocks along z. Every block's numbers: registrations/{name}/stages/{stage}/ledger.tsv.",
@@ -332,6 +332,8 @@ def _tables(folder: Path, values: Mapping[str, float], facts: Mapping[str, Any])
             "mutual_information",
             "jacobian_min",
             "disagreement_um",
+            "round_trip_p95_um",
+            *(["dice"] if facts["moving_labels"] else []),
         ]
         tables.append(
             Table(
