@@ -428,7 +428,7 @@ def test_report_puts_broken_gates_first(tmp_path):
     assert "1 warned" in text
     assert "1 passed" in text
     assert "failed" not in text
-    assert "i: broken is 1 (wanted &lt;= 1), at tile LOC007." in text
+    assert "i: broken is 1 (wanted &lt;= 1): tile LOC007." in text
 
 
 def test_report_says_where_to_look_and_draws_verdicts_in_tables(tmp_path):
