@@ -11,9 +11,10 @@ import numpy as np
 from weft.grid import Grid
 from weft.image import Image
 from weft.registration.block_affine import register_block_affine
-from weft.registration.contract import Initial, Masks, Result, load_backend
+from weft.registration.contract import Initial, Masks, Result
 from weft.registration.debug import folder_of_block, write_found, write_seen
 from weft.registration.ledger import FAILED
+from weft.registration.own_process import run_backend
 from weft.sampling import read_at, read_mask
 from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import Field, crop_field, resample_field
@@ -156,7 +157,7 @@ def register_block(
     folder = folder_of_block() if volumes else None
     if folder is not None:  # before the backend may crash on them
         write_seen(folder, *given)
-    result = load_backend(backend)(*given, settings, seed)
+    result = run_backend(backend, given, settings, seed)
     if folder is not None:
         write_found(folder, *given[1:4], block.initial.affine, result.displacement, result.grid)
     return _judge(block, result, record, "deformable")

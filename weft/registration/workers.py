@@ -16,6 +16,7 @@ import zarr
 
 from weft.image import Region
 from weft.registration.memory import give_back, hold_little
+from weft.registration.own_process import stay_in_this_process
 from weft.registration.repair import Attempt, Attempts, no_attempt
 from weft.registration.stage import StageJob
 from weft.registration.threads import block_threads
@@ -140,6 +141,7 @@ def _keep(job: StageJob, folder: Path) -> None:
     """Remember the job in a new worker process, which reads in one thread: every other would hold memory of its own."""
     global _kept
     zarr.config.set({"threading.max_workers": 1})
+    stay_in_this_process()
     _kept = job, folder
 
 

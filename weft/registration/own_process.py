@@ -1,0 +1,156 @@
+"""A backend in a process of its own: a crash of its engine costs one block, and the job goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.grid import Grid
+from weft.registration import own_process_worker
+from weft.registration.contract import Initial, Masks, Result, load_backend, portable_name
+from weft.registration.debug import folder_of_block
+from weft.registration.needs import of_backend
+from weft.registration.threads import threads_of_block
+
+Given = tuple[np.ndarray, Grid, np.ndarray, Grid, Initial, Masks]
+# What a worker process is sent: a backend's portable name, its arguments, the folder for its logs, its threads.
+Request = tuple[str, Given, dict[str, Any], int, Path | None, int]
+
+
+def run_backend(name: str, given: Given, settings: Mapping[str, Any], seed: int) -> Result:
+    """Register a block by a backend: in a worker process where its module says ``own_process = True``, else here.
+
+    A worker registers block after block, so that the engine is loaded once; each calling thread has another one. It
+    ends with this process.
+
+    Parameters
+    ----------
+    name
+        Of the backend.
+    given
+        Its arguments up to the masks, as `weft.registration.contract.Backend`.
+    settings, seed
+        The further ones.
+
+    Raises
+    ------
+    RuntimeError
+        When the worker ends without an answer, as by a segmentation fault: no other block is touched by it.
+    Exception
+        What the backend raises.
+    """
+    if _alone or not of_backend(name, "own_process"):
+        return load_backend(name)(*given, settings, seed)
+    worker = _take()
+    request: Request = (
+        portable_name(name),
+        given,
+        dict(settings),
+        seed,
+        folder_of_block(),
+        threads_of_block(),
+    )
+    try:
+        answer, cpu_seconds, memory = worker.ask(request)
+    except (EOFError, ConnectionError):
+        raise RuntimeError(f"backend {name!r} {worker.ended()} on this block") from None
+    except BaseException:
+        worker.close()  # it may hold half a message
+        raise
+    with _lock:
+        _idle.append(worker)
+    costs.cpu_seconds += cpu_seconds
+    costs.memory = memory
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def stay_in_this_process() -> None:
+    """Run every backend here from now on: this process itself was made for blocks, and its death is provided for."""
+    global _alone
+    _alone = True
+
+
+class _Costs(threading.local):
+    """What worker processes took for the calling thread.
+
+    Attributes
+    ----------
+    cpu_seconds
+        Sum over all blocks.
+    memory
+        Largest resident set, bytes, of the worker that registered its last block.
+    """
+
+    def __init__(self) -> None:
+        self.cpu_seconds = 0.0
+        self.memory = 0
+
+
+class _Worker:
+    """A worker process and the pipe to it."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.pipe, theirs = multiprocessing.Pipe()
+        # A program of its own, not a fork: the threads and locks of this process would not survive one, and the script
+        # that this process runs is none of the worker's business. -P: the worker's folder is no place to import from.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", own_process_worker.__file__, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self.pipe.send(sys.path)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives, and belongs to this process (not to one that this was forked from)."""
+        return self.owner == os.getpid() and self.process.poll() is None
+
+    def ask(self, request: Request) -> tuple[Result | BaseException, float, int]:
+        """What came of a request, the CPU-seconds it took, and the largest memory so far, bytes."""
+        self.pipe.send(request)
+        return self.pipe.recv()
+
+    def ended(self) -> str:
+        """How the process ended."""
+        status = self.process.wait()
+        self.pipe.close()
+        return (
+            f"was ended by signal {signal.Signals(-status).name}"
+            if status < 0
+            else f"ended with status {status}"
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.wait()
+
+
+costs = _Costs()
+_alone = False
+_idle: list[_Worker] = []
+_lock = threading.Lock()
+
+
+def _take() -> _Worker:
+    """A worker that waits, or a new one."""
+    with _lock:
+        while _idle:
+            worker = _idle.pop()
+            if worker.usable:
+                return worker
+    return _Worker()
