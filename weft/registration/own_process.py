@@ -48,8 +48,9 @@ def run_backend(name: str, given: Given, settings: Mapping[str, Any], seed: int)
     Exception
         What the backend raises.
     """
+    backend = load_backend(name)
     if _alone or not of_backend(name, "own_process"):
-        return load_backend(name)(*given, settings, seed)
+        return backend(*given, settings, seed)
     worker = _take()
     request: Request = (
         portable_name(name),
