@@ -364,6 +364,10 @@ def test_two_tables_of_points_belong_together_by_number(tmp_path):
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4,5,inf\n", "found 'inf'"),
         ("fixed_z,fixed_y_voxel,fixed_x,moving_z,moving_y,moving_x\n", "in um and in voxels"),
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4000,5,6\n", "1 of 1 landmarks lie outside of the moving"),
+        (
+            "fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n" + "".join(f"110.0{n},2.3,3.1,14.{n},25.1,16.1\n" for n in range(3)),
+            "all 3 landmarks of the fixed image lie within 0.02 um of each other, and the image is .* um long; wanted um .*: are they millimetres?",
+        ),
     ],
 )  # fmt: skip
 def test_bad_tables_are_refused_in_one_sentence(tmp_path, text, words):
