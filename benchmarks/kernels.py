@@ -24,8 +24,9 @@ from weft.registration.plan import block_field_grid, field_core, field_grid, pla
 from weft.stores.ome_zarr import create_level, write_region
 from weft.transforms.formats.ngff import FieldWriter
 from weft.transforms.interpolate import resample_field
-from weft.transforms.invert import find_inverse, invert_displacements, round_trip
+from weft.transforms.invert import find_inverse, invert_displacements
 from weft.transforms.reduce import BlockField, reduce_blocks
+from weft.transforms.round_trip import round_trip
 from weft.warp import warp
 
 EDGE = 192

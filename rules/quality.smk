@@ -64,6 +64,7 @@ rule check_quality:
     """Measure a registration before and after, as a whole, block by block and place by place; collect all its gates."""
     input:
         parts=registration_parts,
+        round_trip="<results>/registrations/{registration}/quality/transform.json",
         fixed=compared_receipt("fixed"),
         moving=compared_receipt("moving"),
         fixed_labels=compared_labels("labels"),

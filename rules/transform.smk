@@ -6,6 +6,7 @@ rule invert_transform:
     input:
         fixed=image_receipt("fixed"),
         stage=last_stage,
+        plan=last_stage_file("plan.json"),
     output:
         transform="<results>/registrations/{registration}/transform.json",
         inverse="<results>/registrations/{registration}/inverse.json",

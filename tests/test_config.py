@@ -195,12 +195,11 @@ REFUSED = {
     ),
     "unknown setting of a backend": (
         {"stages": [{"name": "one", "level": 50, "settings": {"dampng": 0.1}}]},
-        "registrations.tsv: registration 'to_atlas': stages[0].settings: "
-        "backend native has no setting 'dampng'; did you mean 'damping'?",
+        "my.yaml: stages[0].settings: backend native has no setting 'dampng'; did you mean 'damping'?",
     ),
     "setting of a backend out of range": (
         {"stages": [{"name": "one", "level": 50, "settings": {"step_limit": 5}}]},
-        "registrations.tsv: registration 'to_atlas': stages[0].settings: "
+        "my.yaml: stages[0].settings: "
         "setting step_limit of backend native is 5; wanted more than 0 and at most 2 voxels",
     ),
     "plug-in that is not there": (

@@ -1,5 +1,8 @@
 """One block of a stage: what is cut out of the images, every status it can end with, and what is used then."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -110,6 +113,38 @@ def test_a_block_is_cut_from_both_images():
     assert max(block.moving_grid.shape) <= 14
     np.testing.assert_array_equal(block.initial.affine, affine)
     assert block.initial.field is None
+
+
+class Copied:
+    """An array (c, z, y, x) of which every reading makes a copy, as of one on disk."""
+
+    def __init__(self, values):
+        self.values, self.dtype = values, values.dtype
+
+    def __getitem__(self, key):
+        return self.values[key].copy()
+
+
+def test_images_that_can_be_read_again_are_not_held_while_a_block_is_registered():
+    fixed, moving = (
+        Image((Level(Copied(values[None].astype("f4")), GRID),)) for values in (texture(), shifted(texture()))
+    )
+
+    def peak_of(**change):
+        tracemalloc.start()
+        try:
+            block = cut_block([(fixed, 0)], [(moving, 0)], GRID, GRID, np.eye(4), None, 4)
+            register(replace(block, **change) if change else block)
+            return tracemalloc.get_traced_memory()[1], block
+        finally:
+            tracemalloc.stop()
+
+    peak_of()  # kernels are loaded
+    more, held = peak_of(again=None)
+    less, block = peak_of()
+    assert less < more - 0.8 * (held.fixed.nbytes + held.moving.nbytes)
+    np.testing.assert_array_equal(block.whole().fixed, held.fixed)
+    np.testing.assert_array_equal(block.whole().moving, held.moving)
 
 
 def test_the_field_of_a_block_is_the_whole_field_there():

@@ -16,7 +16,7 @@ from weft.figures.checkerboard import checkerboard
 from weft.figures.deformation import deformation
 from weft.figures.illumination import illumination
 from weft.figures.label_outlines import FIXED, MOVED, label_outlines
-from weft.figures.landmark_map import landmark_map
+from weft.figures.landmark_map import COLOURS, landmark_map
 from weft.figures.likeness_map import likeness_map
 from weft.figures.overlay import overlay
 from weft.figures.positions import ARROWS, positions
@@ -202,6 +202,30 @@ def test_block_map_colours_every_block_in_its_place(tmp_path):
     assert dot.mean() > 0.5
 
 
+def test_block_map_shows_what_was_measured_of_each_block(tmp_path):
+    """One map more for each measure that there is; the block with the worst round trip is the brightest of its map."""
+    table = ledger()
+    block_map(table, tmp_path / "plain.png", "Blocks")
+    measured = pd.DataFrame({"block": table["block"], "dice": np.nan, "round_trip_p95_um": 0.5})
+    measured.loc[measured["block"] == "2.1.4", "round_trip_p95_um"] = 2.0
+    block_map(table, tmp_path / "measured.png", "Blocks", measured)
+    plain, shown = (pixels(tmp_path / f"{name}.png") for name in ("plain", "measured"))
+    higher = shown.shape[0] - plain.shape[0]
+    assert higher > 100
+    brightest, others = (matplotlib.colormaps["cividis"](value)[:3] for value in (1.0, 0.25))
+    cells, _ = label(near(shown, brightest, 0.02))
+    sizes = np.bincount(cells.ravel())[1:]
+    (cell,) = np.flatnonzero(sizes > 500) + 1
+    place = np.argwhere(cells == cell).mean(axis=0)
+    rest = np.argwhere(near(shown, others, 0.02))
+    assert len(rest) / (sizes.max() * 59) == pytest.approx(1, rel=0.1)
+    # In the last slab, in the last column, and the second of four rows.
+    assert place[1] > 0.95 * np.percentile(rest[:, 1], 99)  # beyond it: the scale
+    assert rest[:, 0].min() < place[0] < rest[:, 0].mean()
+    block_map(table, tmp_path / "both.png", "Blocks", measured.assign(dice=0.9))
+    assert pixels(tmp_path / "both.png").shape[0] - shown.shape[0] == pytest.approx(higher, abs=2)
+
+
 def test_block_map_refuses_what_it_does_not_know(tmp_path):
     table = ledger()
     with pytest.raises(ValueError, match="lacks"):
@@ -318,7 +342,8 @@ def test_landmark_arrows_point_to_where_partners_land(tmp_path):
     assert columns.min() > 105 * scale - 8
     assert columns.max() == pytest.approx((205 + 40) * scale, abs=12)  # at its true length
     assert not near(after, matplotlib.colormaps["plasma"](1.0), 0.1).any()  # the colours mean the same
-    assert (near(after, matplotlib.colormaps["plasma"](0.01), 0.1)).sum() > 200  # though it is drawn enlarged
+    assert (near(after, COLOURS(0.01), 0.1)).sum() > 200  # though it is drawn enlarged
+    assert max(COLOURS(0.0)[:3]) > 0.6  # to be seen on a dark background
 
 
 def test_label_outlines_are_white_where_they_coincide(tmp_path):

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from weft.blocks import blocks_along_axes, cut, region
 from weft.grid import Grid
+from weft.transforms import round_trip as round_trip_module
 from weft.transforms.interpolate import resample_field, sample_field
-from weft.transforms.invert import find_inverse, invert_displacements, round_trip
+from weft.transforms.invert import find_inverse, invert_displacements
 from weft.transforms.jacobian import determinant
+from weft.transforms.round_trip import round_trip
 
 FULL = Grid((48, 56, 52), (10.0, 10.0, 10.0), (100.0, -50.0, 0.0))
 
@@ -117,6 +120,65 @@ def test_a_fold_neither_hangs_nor_spoils_the_rest():
     assert np.abs(corner).max() < 0.05
 
 
+# ---------------------------------------------------------------------------------- block by block
+def stretched_inverse(largest: float) -> tuple[np.ndarray, Grid, np.ndarray]:
+    """An inverse of no displacement that is wrong by a length that grows along x; and the length at each voxel, um."""
+    grid = FULL.coarsen((4, 4, 4)).pad((1, 1, 1))
+    slope = largest / (FULL.extent[2] - FULL.spacing[2])
+    v = np.zeros((3, *grid.shape), np.float32)
+    v[2] = slope * (
+        grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)[:, 2].reshape(grid.shape) - FULL.origin[2]
+    )
+    return v, grid, slope * FULL.spacing[2] * np.arange(FULL.shape[2])
+
+
+@pytest.mark.parametrize("largest", [0.3, 5.0, 150.0])
+def test_the_round_trip_of_every_block(monkeypatch, largest):
+    """Blocks meet several of the parts that are measured at once, and parts several blocks."""
+    monkeypatch.setattr(round_trip_module, "TILE", (20, 24, 28))
+    u_grid = FULL.coarsen((4, 4, 4))
+    u = np.zeros((3, *u_grid.shape), np.float32)
+    v, v_grid, lengths = stretched_inverse(largest)
+    plan = {"grid": FULL.to_json(), "block": [24, 30, 20]}
+    whole = round_trip(u, u_grid, v, v_grid, FULL)
+    found = round_trip(u, u_grid, v, v_grid, FULL, blocks_along_axes(plan, FULL))
+    blocks = found.pop("blocks")
+    assert found == whole
+    assert set(blocks) == set(cut(FULL.shape, plan["block"]))
+    for name, row in blocks.items():
+        _, _, along = region(name, FULL.shape, plan["block"])
+        here, voxel = lengths[along], FULL.spacing[0]
+        assert row["max"] == pytest.approx(here.max(), rel=1e-4), name
+        for q in (50, 95):
+            wanted = np.percentile(here, q, method="inverted_cdf")
+            # Rounded up to the end of a bin of the roots, in voxel edges.
+            upper = (np.sqrt(wanted / voxel) + 1 / 128) ** 2 * voxel
+            assert wanted * (1 - 1e-4) <= row[f"p{q}"] <= upper * (1 + 1e-4), name
+    # Only the blocks at the end are the worst ones.
+    assert {name for name, row in blocks.items() if row["max"] > 0.99 * largest} == {
+        f"{i}.{j}.2" for i in (0, 1) for j in (0, 1)
+    }
+
+
+def test_blocks_of_a_coarser_stage_hold_their_voxels():
+    """A stage at three voxels, whose blocks do not end with the image's voxels of 4."""
+    stage = FULL.coarsen((3, 3, 3))
+    u_grid = FULL.coarsen((4, 4, 4))
+    u = np.zeros((3, *u_grid.shape), np.float32)
+    v, v_grid, lengths = stretched_inverse(5.0)
+    plan = {"grid": stage.to_json(), "block": [16, 20, 10]}
+    blocks = find_inverse(u, u_grid, FULL, voxel=30.0, blocks=blocks_along_axes(plan, FULL)).round_trip[
+        "blocks"
+    ]
+    assert set(blocks) == {"0.0.0", "0.0.1"}
+    assert all(row == {"p50": 0, "p95": 0, "max": 0} for row in blocks.values())
+    blocks = round_trip(u, u_grid, v, v_grid, FULL, blocks_along_axes(plan, FULL))["blocks"]
+    assert blocks["0.0.0"]["max"] == pytest.approx(
+        lengths[29], rel=1e-4
+    )  # 10 voxels of the stage: 30 of the image
+    assert blocks["0.0.1"]["max"] == pytest.approx(lengths[51], rel=1e-4)
+
+
 # ---------------------------------------------------------------------------------- in parts, and how fine
 class Counted:
     """A field that counts the samples that are read of it."""
@@ -157,9 +219,9 @@ def test_shards_do_not_show_in_the_inverse(monkeypatch):
     monkeypatch.setattr("weft.transforms.formats.ngff.SHARD", 32)
     parts, _ = invert_displacements(u, grid, tolerance=1e-4)
     np.testing.assert_allclose(parts, one, atol=2e-3)
-    monkeypatch.setattr("weft.transforms.invert.TILE", (16, 16, 16))
+    monkeypatch.setattr("weft.transforms.round_trip.TILE", (16, 16, 16))
     small = round_trip(u, grid, one, v_grid, grid)
-    monkeypatch.setattr("weft.transforms.invert.TILE", (128, 256, 256))
+    monkeypatch.setattr("weft.transforms.round_trip.TILE", (128, 256, 256))
     whole = round_trip(u, grid, one, v_grid, grid)
     assert {**small, "max": 0} == {**whole, "max": 0}
     assert small["max"] == pytest.approx(whole["max"], rel=1e-6)

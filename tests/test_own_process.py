@@ -17,7 +17,7 @@ from weft.grid import Grid
 from weft.registration import own_process, register
 from weft.registration.contract import OWN_PROCESS_MB, Initial, load_backend
 from weft.registration.ledger import read_ledger
-from weft.registration.own_process import run_backend
+from weft.registration.own_process import backend_at_work
 from weft.registration.plan import plan_stage
 
 # Moves nothing and tells its process (as iterations); dies or raises where it sees the image's first voxel.
@@ -142,7 +142,7 @@ def test_the_same_bytes_as_in_this_process():
     given = (fixed, GRID, np.roll(fixed, 1, axis=2), GRID, start, (weights, None))
     here = load_backend("demons")(*given, {}, 0)
     before = own_process.costs.cpu_seconds
-    there = run_backend("demons", given, {}, 0)
+    there = backend_at_work("demons")(*given, {}, 0)
     np.testing.assert_array_equal(there.displacement, here.displacement)
     assert (there.grid, there.metrics, there.iterations) == (here.grid, here.metrics, here.iterations)
     assert own_process.costs.cpu_seconds > before

@@ -1,12 +1,15 @@
 """Registration from Python, and blocks that fail: what becomes of them and of the whole."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+import weft
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration import register
@@ -123,6 +126,9 @@ def test_a_pair_is_registered_both_ways(found):
     np.testing.assert_allclose(back, points, atol=1.0)
     assert found.transform.inverse.inverse is found.transform
     assert found.round_trip["p95"] < 1.0
+    trips = found.round_trip["blocks"]
+    assert set(trips) == {row["block"] for row in found.blocks["fine"]}
+    assert max(row["max"] for row in trips.values()) == pytest.approx(found.round_trip["max"])
 
 
 def field(found):
@@ -142,6 +148,35 @@ def test_worker_processes_start_without_what_few_of_them_need():
     code = f"import sys; import weft.registration.preload; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+OF_A_SCRIPT = """
+import os
+import sys
+sys.path.insert(0, {root!r})
+
+def seen():
+    from weft.registration.backends.native_field import compose
+    return len(compose.overloads), os.environ.get("PYTHONPATH")
+
+if __name__ == "__main__":
+    from concurrent.futures import ProcessPoolExecutor
+    from weft.registration.fork_server import begin_worker, worker_context
+    path = os.environ.get("PYTHONPATH")
+    with ProcessPoolExecutor(1, worker_context("native"), begin_worker, (path,)) as pool:
+        print(pool.submit(seen).result())
+"""
+
+
+def test_workers_share_kernels_that_the_fork_server_loaded_wherever_the_library_lies(tmp_path):
+    """In a script that finds the library by `sys.path` alone, too; and what the script starts sees the path of old."""
+    script = tmp_path / "script.py"
+    script.write_text(OF_A_SCRIPT.format(root=str(Path(weft.__file__).parents[1])))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    found = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "(1, None)"
 
 
 @pytest.mark.parametrize("where", ["processes", "cluster"])

@@ -117,6 +117,46 @@ def test_inverted_contrast_is_no_misalignment(texture):
     assert found.values["mutual_information_gain"] < 0
 
 
+PLANE = Grid((1, 300, 330), (5.0, 2.0, 2.0))
+
+
+def plane_texture(seed: int) -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=PLANE.shape[1:]), 2)
+    return noise[None] / noise.std()
+
+
+def compare_planes(fixed: np.ndarray, moving: np.ndarray, affine_um: float) -> likeness.Likeness:
+    """Two planes that fit as they are; by the affine, they are shifted."""
+    matrix = np.eye(4)
+    matrix[2, 3] = affine_um
+    images = [(image((1000 + 300 * plane).astype(np.float32), PLANE), 0) for plane in (fixed, moving)]
+    return compare_images(*images, Sequence((Affine(matrix),)), IDENTITY, PLANE, None, 0.0)
+
+
+def test_stains_that_share_little_do_not_get_worse_by_chance(monkeypatch):
+    """The right transform is better than a shift of a voxel, though most windows hardly correlate under either."""
+    common, one, two = (plane_texture(seed) for seed in (1, 2, 3))
+    planes = common + 2.2 * one, common + 2.2 * two
+    found = compare_planes(*planes, 2.0).values
+    assert 0.1 < found["ncc_affine"] < found["ncc"] < 0.25
+    assert found["local_ncc_worse_fraction"] < 0.05
+    monkeypatch.setattr(likeness, "VOXELS", 81)
+    assert (
+        compare_planes(*planes, 2.0).values["local_ncc_worse_fraction"] > 0.1
+    )  # what chance would make of it
+
+
+def test_a_place_of_a_plane_that_is_wrong_is_found():
+    fixed = plane_texture(4)
+    moving = fixed + 0.3 * plane_texture(5)
+    moving[0, 90:180, 60:170] = np.roll(moving, 40, axis=2)[0, 90:180, 60:170]
+    found = compare_planes(fixed, moving, 2.0)
+    (place,) = PLANE.to_index([[worst_regions(found, None)[0][f"{axis}_um"] for axis in "zyx"]])
+    assert np.all(place[1:] > (80, 50))
+    assert np.all(place[1:] < (190, 180))
+    assert found.values["local_ncc_p5"] < 0.3 < 0.9 < found.values["local_ncc_median"]
+
+
 def test_where_nothing_is_to_be_seen_the_map_says_nothing(texture):
     empty = texture.copy()
     empty[:24] = 100
@@ -241,19 +281,58 @@ def test_overlap_of_boxes(monkeypatch):
     fixed[10:20, 10:20, 10:30] = 4_000_000_000
     moving[10:20, 10:20, 14:34] = 4_000_000_000
     fixed[30:40, 30:40, 30:40] = 7  # only in the fixed image
-    rows, grid = label_overlap(image(fixed, labels=True), image(moving, labels=True), IDENTITY, shift(8.0))
-    assert grid == GRID
-    large = next(row for row in rows if row["label"] == 4_000_000_000)
+    found = label_overlap(image(fixed, labels=True), image(moving, labels=True), IDENTITY, shift(8.0))
+    assert found.grid == GRID
+    assert not found.blocks
+    large = next(row for row in found.labels if row["label"] == 4_000_000_000)
     assert large["dice_affine"] == pytest.approx(16 / 20)
     assert large["dice"] == 1
     assert large["voxels_fixed"] == large["voxels_moved"] == 2000
-    assert [row["in_both"] for row in rows] == [False, True]
-    numbers = summarise_overlap(rows, grid)
+    assert [row["in_both"] for row in found.labels] == [False, True]
+    numbers = summarise_overlap(found.labels, found.grid)
     assert numbers["labels"] == numbers["labels_in_one_image"] == 1
     assert numbers["dice_gain"] == pytest.approx(0.2)
     assert numbers["dice_min"] == {"label 4000000000": 1.0}
     with pytest.raises(ValueError, match="the moving labels are of type float32"):
         label_overlap(image(fixed), image(moving.astype(np.float32)), IDENTITY, IDENTITY)
+
+
+def test_overlap_of_boxes_in_every_block(monkeypatch):
+    monkeypatch.setattr(
+        overlap, "TILE", 32
+    )  # parts that meet several blocks, and blocks that meet several parts
+    fixed, moving = np.zeros(GRID.shape, np.uint16), np.zeros(GRID.shape, np.uint16)
+    fixed[10:20, 10:20, 20:52] = 3  # 16 columns in either block
+    moving[10:20, 10:20, 24:56] = 3
+    fixed[22:30, 40:50, 40:50] = moving[22:30, 40:50, 44:54] = 4  # 2 planes in one block, 6 in another
+    fixed[12:15, 12:15, 4:7] = 5  # in one image only
+    moving[0:3, 32:35, 4:7] = 6
+    labels = (image(fixed, labels=True), image(moving, labels=True))
+    found = label_overlap(*labels, IDENTITY, shift(8.0), PLAN)
+    assert set(found.blocks) == set(PLAN["ids"])
+    left, right = found.blocks["0.0.0"], found.blocks["0.0.1"]
+    # The moved columns are 24 to 55 before: 12 of 16 on the left, and 20 on the right, of which 16 meet.
+    assert left == pytest.approx({"labels": 1, "dice_affine": 2 * 12 / (16 + 12), "dice": 1})
+    assert right == pytest.approx({"labels": 1, "dice_affine": 2 * 16 / (16 + 20), "dice": 1})
+    for name in ("0.1.1", "1.1.1"):
+        assert found.blocks[name] == pytest.approx({"labels": 1, "dice_affine": 6 / 10, "dice": 1})
+    for name in ("1.0.0", "0.1.0"):  # the latter has the label that the fixed image does not name
+        assert found.blocks[name]["labels"] == 0
+        assert math.isnan(found.blocks[name]["dice"])
+    one, two = (label_overlap(*labels, IDENTITY, shift(8.0), plan).labels for plan in (None, PLAN))
+    assert one == two
+
+
+def test_labels_of_a_block_count_by_their_voxels():
+    """One label lies right, of another only an edge of 10 voxels misses: the block is not half wrong."""
+    fixed, moving = np.zeros(GRID.shape, np.uint16), np.zeros(GRID.shape, np.uint16)
+    fixed[2:12, 2:12, 2:12] = moving[2:12, 2:12, 2:12] = 1
+    fixed[20, 20, 10:20] = 2
+    moving[21, 20, 10:20] = 2
+    found = label_overlap(image(fixed, labels=True), image(moving, labels=True), IDENTITY, IDENTITY, PLAN)
+    assert found.blocks["0.0.0"] == pytest.approx(
+        {"labels": 2, "dice_affine": 2000 / 2020, "dice": 2000 / 2020}
+    )
 
 
 def test_labels_without_a_common_name_have_no_mean():
@@ -325,6 +404,10 @@ def test_two_tables_of_points_belong_together_by_number(tmp_path):
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4,5,inf\n", "found 'inf'"),
         ("fixed_z,fixed_y_voxel,fixed_x,moving_z,moving_y,moving_x\n", "in um and in voxels"),
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4000,5,6\n", "1 of 1 landmarks lie outside of the moving"),
+        (
+            "fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n" + "".join(f"110.0{n},2.3,3.1,14.{n},25.1,16.1\n" for n in range(3)),
+            "all 3 landmarks of the fixed image lie within 0.02 um of each other, and the image is .* um long; wanted um .*: are they millimetres?",
+        ),
     ],
 )  # fmt: skip
 def test_bad_tables_are_refused_in_one_sentence(tmp_path, text, words):

@@ -52,8 +52,8 @@ SETTINGS: dict[str, Any] = {
     },
 }
 REGISTRATIONS = (
-    "registration\tfixed\tmoving\tlabels\tontology\tlandmarks\n"
-    "pair\tfixed\tmoving\tregions\tdata/ontology.csv\tdata/landmarks.csv\n"
+    "registration\tfixed\tmoving\tlabels\tmoving_labels\tontology\tlandmarks\n"
+    "pair\tfixed\tmoving\tregions\tmoved_regions\tdata/ontology.csv\tdata/landmarks.csv\n"
 )
 EDGE = 10.0  # um, of a voxel of the volumes
 
@@ -118,6 +118,12 @@ class Run:
 
 def write_tables(project: Project) -> None:
     (project.folder / "registrations.tsv").write_text(REGISTRATIONS)
+    with (project.folder / "images.tsv").open("a") as images:
+        images.write("moved_regions\tdata/moved_regions.nrrd\tauto\tpil\t10,10,10\tyes\n")
+    regions = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(project.folder / "data" / "regions.nrrd")))
+    nearest = np.rint(to_fixed(indices())).astype(int).clip(0, SIDE - 1).T
+    moved = SimpleITK.GetImageFromArray(regions[tuple(nearest)].reshape(regions.shape))
+    SimpleITK.WriteImage(moved, str(project.folder / "data" / "moved_regions.nrrd"))
     cells = np.random.default_rng(8).uniform(14, 34, (50, 3)) * EDGE
     cells = np.vstack([cells, [-500.0, 100.0, 100.0]])  # the last one lies far outside
     table = pd.DataFrame(cells, columns=list("zyx")).assign(cell=[f"c{n}" for n in range(51)])
@@ -522,6 +528,14 @@ def test_quality_is_collected_from_all_stages(run):
     assert blocks.jacobian_min.min() == pytest.approx(
         values["jacobian_min"][f"block {blocks.block[blocks.jacobian_min.idxmin()]}"], rel=1e-5
     )
+    assert blocks.round_trip_max_um.max() == pytest.approx(values["round_trip_max_um"], rel=1e-5)
+    assert (blocks.round_trip_p50_um <= blocks.round_trip_p95_um).all()
+    assert (blocks.round_trip_p95_um <= blocks.round_trip_max_um).all()
+    # The octants, each of which lies in its block, but for the wave.
+    assert values["dice_mean"] > 0.93 > values["dice_affine_mean"]
+    assert (blocks.dice > blocks.dice_affine).all()
+    assert blocks.dice.mean() == pytest.approx(values["dice_mean"], abs=0.03)
+    assert blocks.labels.between(1, 8).all()
     assert regions.local_ncc.abs().is_monotonic_increasing
     maps = open_image(run.results / f"{folder}/local_ncc.ome.zarr")
     assert maps.channels == ("local_ncc_affine", "local_ncc")
@@ -548,8 +562,8 @@ def test_render_report(run):
     assert "Registration pair" in page
     assert not re.findall(r"(?:src|href)=\"https?://", page)  # opens offline
     pictures = [path for job in run.jobs if job.rule.name == "render_report" for path in job.output[1:]]
-    # The image's 2; overlay, checkerboard, correlation, landmarks, deformation; blocks of 2 stages.
-    assert len(pictures) == 2 + 5 + 2
+    # The image's 2; overlay, checkerboard, correlation, landmarks, labels, deformation; blocks of 2 stages.
+    assert len(pictures) == 2 + 6 + 2
     for path in pictures:
         with Picture.open(run.project.folder / path) as picture:
             pixels = np.asarray(picture.convert("L"))

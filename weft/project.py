@@ -195,6 +195,8 @@ class Project:
                 raise ConfigError(f"{where}: there is no recipe {row.recipe!r}{suggest(row.recipe, known)}")
             where = f"{where}: recipe {row.recipe!r}"
             plain = _merge(plain, yaml.safe_load(path.read_text()) or {})
+        else:
+            where = self.where
         settings = parse(RegistrationSettings, plain, where)
         for number, stage in enumerate(settings.stages):
             try:

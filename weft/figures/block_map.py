@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from weft.blocks import index_of
 from weft.figures import style
@@ -36,10 +37,22 @@ STATUS_COLOURS = {
 NO_BLOCK = "#ffffff"
 MOST_SLABS = 24
 COLUMNS = ("block", "status", "used", "metric_before", "metric_after", "largest_displacement_um")
-DISAGREEMENT = "cividis"  # colours of how far a block differs from its neighbours
+DISAGREEMENT = "how far each block differs from its neighbours in the overlap (um)"
+# Of what is measured afterwards, the columns that are drawn: words, and the value of the brightest colour (None: the largest).
+MEASURED = {
+    "local_ncc_median": ("local correlation of both images (median of each block)", 1.0),
+    "dice": ("overlap of the labels (Dice of each block)", 1.0),
+    "round_trip_p95_um": ("there and back: 95 % of the voxels of each block end nearer than this (um)", None),
+}
+COLOURS = "cividis"  # of a number per block
 
 
-def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -> None:
+def block_map(
+    ledger: pd.DataFrame | str | Path,
+    path: str | Path,
+    title: str,
+    measured: pd.DataFrame | str | Path | None = None,
+) -> None:
     """Draw the status of the blocks, slab by slab along z, with counts, metric and displacements.
 
     Parameters
@@ -48,20 +61,21 @@ def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -
         The block table, or the path of ``ledger.tsv``: columns ``block`` (``i.j.k``, the block's place along
         z, y, x), ``status``, ``used``, ``metric_before``, ``metric_after``, ``largest_displacement_um`` and others.
         A dot marks a block that fell back to the affine, a ring one that fell back to the stage before. With the column
-        ``disagreement_um`` a second map shows how far the blocks differ from their neighbours.
+        ``disagreement_um`` a second map shows how far the blocks differ from their neighbours, where there are several.
     path
         PNG to write.
     title
         Above the picture.
+    measured
+        What was measured of each block afterwards, or the path of ``quality/blocks.tsv``: of its columns those of `MEASURED` are
+        drawn as further maps. None for none.
 
     Raises
     ------
     ValueError
         When the table lacks a column, has no rows or an unknown status.
     """
-    table = (
-        ledger if isinstance(ledger, pd.DataFrame) else pd.read_csv(ledger, sep="\t", dtype={"block": str})
-    )
+    table = _read(ledger)
     missing = [name for name in COLUMNS if name not in table]
     if missing or not len(table):
         raise ValueError(
@@ -75,12 +89,10 @@ def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -
 
     places = np.array([index_of(str(name)) for name in table["block"]])
     shape = tuple(int(n) for n in places.max(axis=0) + 1)
-    disagreement = pd.to_numeric(table.get("disagreement_um", pd.Series(dtype=float)), errors="coerce")
-    used = (table["used"] == "deformable").to_numpy()
-    compared = len(disagreement) == len(table) and bool((disagreement[used] > 0).any())
+    maps = _maps(table, measured, shape)
     gallery = _Gallery(shape, places)
     height = gallery.height
-    bottom = 0.8 + height + (0.34 + height if compared else 0.0)
+    bottom = 0.8 + (1 + len(maps)) * height + 0.34 * len(maps)
     with style.picture(path, 10.0, bottom + 2.85, title) as figure:
         images = _status_images(table, places, shape)
 
@@ -88,28 +100,65 @@ def block_map(ledger: pd.DataFrame | str | Path, path: str | Path, title: str) -
             _slab(axes, images[slab], table[here], places[here], gallery.cell)
 
         gallery.draw(figure, 0.8, status)
-        if compared:
-            top = 0.8 + height + 0.34
-            figure.text(
-                0.016, 1 - (top - 0.2) / figure.get_figheight(), "how far each block differs from its neighbours in the overlap (um)",
-                fontsize=8, color=style.MUTED,
-            )  # fmt: skip
-            lengths = np.full(shape, np.nan)
-            lengths[tuple(places[used].T)] = disagreement[used]
-            largest = float(np.nanmax(lengths))
-
-            def apart(axes: Axes, slab: int, here: np.ndarray) -> None:
-                shown.append(_values(axes, lengths[slab], largest, gallery.cell))
-
-            shown: list[QuadMesh] = []
-            gallery.draw(figure, top, apart)
-            bar = style.add_axes(figure, gallery.right + 0.1, top + 0.05, 0.12, min(1.2, height - 0.4))
-            figure.colorbar(shown[0], cax=bar).outline.set_visible(False)
+        figure.text(
+            0.016, 1 - 0.6 / figure.get_figheight(), "status of each block; slabs along z, y downwards, x to the right",
+            fontsize=8, color=style.MUTED,
+        )  # fmt: skip
+        for number, (words, values, largest) in enumerate(maps, start=1):
+            top = 0.8 + number * (height + 0.34)
+            _draw_map(figure, gallery, top, words, values, largest)
         if gallery.left_out:
-            figure.text(0.5, 1 - 0.5 / figure.get_figheight(), gallery.left_out, color=style.MUTED)
+            figure.text(
+                0.6, 1 - 0.6 / figure.get_figheight(), gallery.left_out, fontsize=8, color=style.MUTED
+            )
         _counts(style.add_axes(figure, 1.35, bottom + 0.45, 2.5, 1.75), table)
         _metrics(style.add_axes(figure, 4.75, bottom + 0.45, 1.9, 1.75), table)
         _displacements(figure, bottom + 0.1, table)
+
+
+def _read(table: pd.DataFrame | str | Path) -> pd.DataFrame:
+    return table if isinstance(table, pd.DataFrame) else pd.read_csv(table, sep="\t", dtype={"block": str})
+
+
+def _maps(
+    ledger: pd.DataFrame, measured: pd.DataFrame | str | Path | None, shape: tuple[int, ...]
+) -> list[tuple[str, np.ndarray, float]]:
+    """The maps of numbers that tell blocks apart: words, numbers at the blocks' places, value of the brightest colour."""
+    if len(ledger) < 2:
+        return []
+    used = ledger[ledger["used"] == "deformable"]
+    wanted: list[tuple[str, pd.DataFrame, str, float | None]] = [
+        (DISAGREEMENT, used, "disagreement_um", None)
+    ]
+    if measured is not None:
+        table = _read(measured)
+        wanted += [(words, table, column, most) for column, (words, most) in MEASURED.items()]
+    maps = []
+    for words, table, column, most in wanted:
+        numbers = pd.to_numeric(table.get(column, pd.Series(np.nan, table.index)), errors="coerce").to_numpy(
+            float
+        )
+        values = np.full(shape, np.nan)
+        values[tuple(np.array([index_of(str(name)) for name in table["block"]]).reshape(-1, 3).T)] = numbers
+        if (numbers > 0).any():
+            maps.append((words, values, float(np.nanmax(numbers)) if most is None else most))
+    return maps
+
+
+def _draw_map(
+    figure: Figure, gallery: _Gallery, top: float, words: str, values: np.ndarray, largest: float
+) -> None:
+    """A number per block, slab by slab, with its scale."""
+    above = 1 - (top - 0.2) / figure.get_figheight()
+    figure.text(0.016, above, words, fontsize=8, color=style.MUTED)
+    shown: list[QuadMesh] = []
+
+    def slab(axes: Axes, number: int, here: np.ndarray) -> None:
+        shown.append(_values(axes, values[number], largest, gallery.cell))
+
+    gallery.draw(figure, top, slab)
+    bar = style.add_axes(figure, gallery.right + 0.1, top + 0.05, 0.12, min(1.2, gallery.height - 0.4))
+    figure.colorbar(shown[0], cax=bar).outline.set_visible(False)
 
 
 class _Gallery:
@@ -139,7 +188,7 @@ class _Gallery:
 def _values(axes: Axes, values: np.ndarray, largest: float, cell: float) -> QuadMesh:
     """A number per block; blocks without one stay empty."""
     shown = axes.pcolormesh(
-        np.ma.masked_invalid(values), cmap=DISAGREEMENT, vmin=0, vmax=largest, edgecolors="white",
+        np.ma.masked_invalid(values), cmap=COLOURS, vmin=0, vmax=largest, edgecolors="white",
         linewidth=min(1, 6 * cell),
     )  # fmt: skip
     axes.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0), facecolor="#eef1f4")
@@ -199,7 +248,7 @@ def _counts(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _metrics(axes: Axes, table: pd.DataFrame) -> None:
-    axes.set_title("metric", loc="left")
+    axes.set_title("similarity (the backend's metric)", loc="left")
     before = pd.to_numeric(table["metric_before"], errors="coerce").to_numpy(float)
     after = pd.to_numeric(table["metric_after"], errors="coerce").to_numpy(float)
     known = np.isfinite(before) & np.isfinite(after)
@@ -224,6 +273,7 @@ def _displacements(figure: Figure, bottom: float, table: pd.DataFrame) -> None:
     lengths = pd.to_numeric(registered, errors="coerce").to_numpy(float)
     lengths = lengths[np.isfinite(lengths)]
     axes.set(xlabel="um", ylabel="blocks")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if not lengths.size:
         _nothing(axes)
         return

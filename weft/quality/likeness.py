@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from weft.blocks import cut
+from weft.blocks import block_at, blocks_along_axes, cut, within_blocks
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Image, Region, box
@@ -26,6 +25,7 @@ SURVEY = 100_000  # voxels that set the limits of the histograms
 BINS = 48  # of each image in a joint histogram
 MOST_BLOCKS = 4096  # with more blocks, their mutual information is left out: 9 kB each
 WINDOW = 3  # cells along each axis of the window of local correlation
+VOXELS = 9**3  # of a window, at least, in a plane as in a volume: fewer are alike, or not, by chance
 COVERED = 0.5  # share of a window that must lie inside both images
 TEXTURE = 0.1  # a window says something when both images vary in it by this part of their own deviation
 WORSE = 0.1  # fall of local correlation that counts
@@ -117,7 +117,8 @@ def compare_images(
     """
     limits = [_limits(*image) for image in (fixed, moving)]
     blocks = blocks_along_axes(plan, grid)
-    edge = max(2, math.ceil((grid.size / CELLS) ** (1 / max(1, sum(n > 1 for n in grid.shape)))), 3)
+    deep = max(2, sum(n > 1 for n in grid.shape))
+    edge = max(math.ceil((grid.size / CELLS) ** (1 / deep)), round(VOXELS ** (1 / deep) / WINDOW))
     cells = grid.coarsen(tuple(min(edge, n) for n in grid.shape))
     moments = np.zeros((len(STATES), 6, *cells.shape), np.float32)
     bright = np.zeros(cells.shape, np.float32)
@@ -210,11 +211,6 @@ def worst_regions(likeness: Likeness, plan: Mapping[str, Any] | None, most: int 
         )
         left[tuple(slice(max(0, i - 2 * WINDOW + 1), i + 2 * WINDOW) for i in at)] = np.inf
     return rows
-
-
-def block_at(plan: Mapping[str, Any], point: np.ndarray) -> str:
-    """Name of the block whose core holds a point, (3,) um; the nearest one outside of the volume."""
-    return ".".join(str(int(i[0])) for i in _block_indices(plan, [np.atleast_1d(v) for v in point]))
 
 
 # ---------------------------------------------------------------------- sums
@@ -351,34 +347,3 @@ def _tiles(shape: tuple[int, int, int], edge: int) -> Iterator[Region]:
     for name in cut(shape, (edge,) * 3):
         z, y, x = region_of(name, shape, (edge,) * 3)
         yield z, y, x
-
-
-# ---------------------------------------------------------------------- blocks
-def _block_indices(plan: Mapping[str, Any], positions: list[np.ndarray]) -> list[np.ndarray]:
-    """Index of the block along each axis for positions along it, um."""
-    grid = Grid.from_json(plan["grid"])
-    found = []
-    for axis, (position, edge) in enumerate(zip(positions, plan["block"], strict=True)):
-        voxel = np.floor((position - grid.lower[axis]) / grid.spacing[axis] + 1e-6)
-        found.append(np.clip(voxel, 0, grid.shape[axis] - 1).astype(int) // edge)
-    return found
-
-
-def blocks_along_axes(plan: Mapping[str, Any] | None, grid: Grid) -> list[np.ndarray]:
-    """Index of the block along each axis for every voxel of a grid; all 0 without a plan."""
-    if plan is None:
-        return [np.zeros(n, int) for n in grid.shape]
-    axes = zip(grid.origin, grid.spacing, grid.shape, strict=True)
-    return _block_indices(plan, [o + s * np.arange(n) for o, s, n in axes])
-
-
-def within_blocks(blocks: list[np.ndarray], part: Region) -> Iterator[tuple[str, Region]]:
-    """Names of the blocks that a tile meets, and the slices of each within the tile."""
-    runs = []
-    for index, p in zip(blocks, part, strict=True):
-        along = index[p]
-        starts = np.r_[0, np.flatnonzero(np.diff(along)) + 1]
-        stops = np.r_[starts[1:], len(along)]
-        runs.append([(int(along[a]), slice(int(a), int(b))) for a, b in zip(starts, stops, strict=True)])
-    for z, y, x in itertools.product(*runs):
-        yield f"{z[0]}.{y[0]}.{x[0]}", (z[1], y[1], x[1])

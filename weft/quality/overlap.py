@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from weft.blocks import cut
+from weft.blocks import blocks_along_axes, cut, within_blocks
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Image, Level, Region
@@ -21,13 +22,38 @@ SAMPLES = (
 )
 TILE = 160  # edge of the parts that are in memory at once, voxels
 
-# State of the labels: as they are in the fixed image, and the moving ones by the affine and by the whole transform.
+# States of the moving labels: by the affine and by the whole transform.
 STATES = ("affine", "final")
 
 
+@dataclass(frozen=True)
+class LabelOverlap:
+    """What `label_overlap` found.
+
+    Parameters
+    ----------
+    labels
+        Per label of either image but 0, in ascending order: ``label``, ``voxels_fixed``, ``voxels_moved`` (after),
+        ``dice_affine``, ``dice``, ``in_both`` (whether both images name it).
+    blocks
+        By name of a block: ``labels`` (how many that both images name lie in it), and ``dice_affine`` and ``dice`` of their
+        voxels in it taken together: a label that reaches into the block with a corner counts as that corner.
+    grid
+        The grid that was compared.
+    """
+
+    labels: list[dict[str, Any]]
+    blocks: dict[str, dict[str, float]]
+    grid: Grid
+
+
 def label_overlap(
-    fixed: Image, moving: Image, affine: Transform, transform: Transform
-) -> tuple[list[dict[str, Any]], Grid]:
+    fixed: Image,
+    moving: Image,
+    affine: Transform,
+    transform: Transform,
+    plan: Mapping[str, Any] | None = None,
+) -> LabelOverlap:
     """Dice overlap of each label, the moving labels brought onto the fixed grid by the nearest voxel.
 
     Dice is twice the common voxels over the sum of both. The labels are compared on the finest level of the fixed
@@ -39,12 +65,8 @@ def label_overlap(
         Label images, each in the space of its image.
     affine, transform
         Maps from the fixed to the moving space: before and after.
-
-    Returns
-    -------
-    rows, grid
-        Per label of either image but 0, in ascending order: ``label``, ``voxels_fixed``, ``voxels_moved`` (after),
-        ``dice_affine``, ``dice``, ``in_both`` (whether both images name it); and the grid that was compared.
+    plan
+        Of the stage whose blocks are looked at one by one; None for none.
 
     Raises
     ------
@@ -56,35 +78,37 @@ def label_overlap(
             raise ValueError(f"the {role} labels are of type {image.dtype}; wanted integers")
     level = next((v for v in fixed.levels if v.grid.size <= SAMPLES), fixed.levels[-1])
     source = moving.level_at(deep_spacing(level.grid))
-    here: Counter[int] = Counter()
-    there: dict[str, Counter[int]] = {state: Counter() for state in STATES}
-    common: dict[str, Counter[int]] = {state: Counter() for state in STATES}
+    along = blocks_along_axes(plan, level.grid)
+    blocks: dict[str, _Counts] = {}
     for part in _tiles(level.grid):
         one = level.read(0, part)
-        here.update(_counts(one))
-        pulled = pull_labels(moving, (affine, transform), level.grid, level.grid.crop(part))
-        for state, two in zip(STATES, pulled, strict=True):
-            there[state].update(_counts(two))
-            common[state].update(_counts(one[one == two]))
-    named = set(here) & _names(source)
-    rows = []
-    for label in sorted((set(here) | set(there["affine"]) | set(there["final"])) - {0}):
-        before, after = (_dice(common[s][label], here[label], there[s][label]) for s in STATES)
-        rows.append(
-            {
-                "label": label,
-                "voxels_fixed": here[label],
-                "voxels_moved": there["final"][label],
-                "dice_affine": before,
-                "dice": after,
-                "in_both": label in named,
-            }
-        )
-    return rows, level.grid
+        both = pull_labels(moving, (affine, transform), level.grid, level.grid.crop(part))
+        for name, within in within_blocks(along, part):
+            blocks.setdefault(name, _Counts()).add(one[within], [two[within] for two in both])
+    whole = _Counts()
+    for counts in blocks.values():
+        whole.update(counts)
+    named = set(whole.fixed) & _names(source) - {0}
+    rows = [
+        {
+            "label": label,
+            "voxels_fixed": whole.fixed[label],
+            "voxels_moved": whole.moved["final"][label],
+            "dice_affine": whole.dice("affine", [label]),
+            "dice": whole.dice("final", [label]),
+            "in_both": label in named,
+        }
+        for label in sorted(whole.labels - {0})
+    ]
+    return LabelOverlap(
+        rows,
+        {} if plan is None else {name: counts.row(named) for name, counts in blocks.items()},
+        level.grid,
+    )
 
 
 def summarise_overlap(rows: Sequence[Mapping[str, Any]], grid: Grid) -> dict[str, float | dict[str, float]]:
-    """Numbers of `label_overlap`, over the labels that both images name.
+    """Numbers of the labels of `label_overlap`, over those that both images name.
 
     Returns
     -------
@@ -120,10 +144,47 @@ def _tiles(grid: Grid) -> list[Region]:
     return [region_of(name, grid.shape, (TILE,) * 3) for name in cut(grid.shape, (TILE,) * 3)]  # type: ignore[misc]
 
 
+class _Counts:
+    """Voxels of each label: of the fixed ones, of the moved ones before and after, and of those on one another."""
+
+    def __init__(self) -> None:
+        self.fixed: Counter[int] = Counter()
+        self.moved: dict[str, Counter[int]] = {state: Counter() for state in STATES}
+        self.common: dict[str, Counter[int]] = {state: Counter() for state in STATES}
+
+    def add(self, fixed: np.ndarray, moved: Sequence[np.ndarray]) -> None:
+        """Count the same part of the fixed labels and of the moved ones, by the affine and by the whole transform."""
+        self.fixed.update(_counts(fixed))
+        for state, labels in zip(STATES, moved, strict=True):
+            self.moved[state].update(_counts(labels))
+            self.common[state].update(_counts(fixed[fixed == labels]))
+
+    def update(self, other: _Counts) -> None:
+        """Add what another one counted."""
+        self.fixed.update(other.fixed)
+        for state in STATES:
+            self.moved[state].update(other.moved[state])
+            self.common[state].update(other.common[state])
+
+    @property
+    def labels(self) -> set[int]:
+        return set(self.fixed).union(*self.moved.values())
+
+    def dice(self, state: str, labels: Iterable[int]) -> float:
+        """Dice of some labels taken together; NaN where there is none of them."""
+        kept = list(labels)
+        both = sum(self.fixed[label] + self.moved[state][label] for label in kept)
+        return 2 * sum(self.common[state][label] for label in kept) / both if both else math.nan
+
+    def row(self, named: set[int]) -> dict[str, float]:
+        kept = sorted(self.labels & named)
+        return {
+            "labels": len(kept),
+            "dice_affine": self.dice("affine", kept),
+            "dice": self.dice("final", kept),
+        }
+
+
 def _counts(labels: np.ndarray) -> dict[int, int]:
     values, counts = np.unique(labels, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _dice(common: int, one: int, two: int) -> float:
-    return 2 * common / (one + two) if one + two else math.nan

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from weft.blocks import cut
+from weft.blocks import blocks_along_axes, cut, within_blocks
 from weft.blocks import region as region_of
 from weft.grid import Grid
 from weft.image import Region
-from weft.quality.likeness import blocks_along_axes, within_blocks
 from weft.transforms.histogram import Histogram
 from weft.transforms.jacobian import determinant, smallest_determinant
 from weft.transforms.model import Displacements

@@ -8,60 +8,48 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from weft.grid import Grid
 from weft.registration import own_process_worker
-from weft.registration.contract import Initial, Masks, Result, load_backend, portable_name
+from weft.registration.contract import Backend, Result, load_backend, portable_name
 from weft.registration.debug import folder_of_block
 from weft.registration.needs import of_backend
 from weft.registration.threads import threads_of_block
 
-Given = tuple[np.ndarray, Grid, np.ndarray, Grid, Initial, Masks]
 # What a worker process is sent: a backend's portable name, its arguments, the folder for its logs, its threads.
-Request = tuple[str, Given, dict[str, Any], int, Path | None, int]
+Request = tuple[str, tuple[Any, ...], Path | None, int]
 
 
-def run_backend(name: str, given: Given, settings: Mapping[str, Any], seed: int) -> Result:
-    """Register a block by a backend: in a worker process where its module says ``own_process = True``, else here.
+def backend_at_work(name: str) -> Backend:
+    """A backend as blocks are to be registered by it: in a worker process where its module says ``own_process = True``.
 
     A worker registers block after block, so that the engine is loaded once; each calling thread has another one. It
-    ends with this process.
-
-    Parameters
-    ----------
-    name
-        Of the backend.
-    given
-        Its arguments up to the masks, as `weft.registration.contract.Backend`.
-    settings, seed
-        The further ones.
+    ends with this process. When it dies on a block, as by a segmentation fault, that is a RuntimeError of this block.
 
     Raises
     ------
-    RuntimeError
-        When the worker ends without an answer, as by a segmentation fault: no other block is touched by it.
-    Exception
-        What the backend raises.
+    ValueError
+        When there is no such backend or it cannot be imported.
     """
     backend = load_backend(name)
-    if _alone or not of_backend(name, "own_process"):
-        return backend(*given, settings, seed)
+    return backend if _alone or not of_backend(name, "own_process") else partial(_elsewhere, name)
+
+
+def stay_in_this_process() -> None:
+    """Run every backend here from now on: this process itself was made for blocks, and its death is provided for."""
+    global _alone
+    _alone = True
+
+
+def _elsewhere(name: str, *arguments: Any) -> Result:
+    """What a backend makes of its arguments in a worker process; raises what it raises."""
     worker = _take()
-    request: Request = (
-        portable_name(name),
-        given,
-        dict(settings),
-        seed,
-        folder_of_block(),
-        threads_of_block(),
-    )
     try:
-        answer, cpu_seconds, memory = worker.ask(request)
+        answer, cpu_seconds, memory = worker.ask(
+            (portable_name(name), arguments, folder_of_block(), threads_of_block())
+        )
     except (EOFError, ConnectionError):
         raise RuntimeError(f"backend {name!r} {worker.ended()} on this block") from None
     except BaseException:
@@ -74,12 +62,6 @@ def run_backend(name: str, given: Given, settings: Mapping[str, Any], seed: int)
     if isinstance(answer, BaseException):
         raise answer
     return answer
-
-
-def stay_in_this_process() -> None:
-    """Run every backend here from now on: this process itself was made for blocks, and its death is provided for."""
-    global _alone
-    _alone = True
 
 
 class _Costs(threading.local):

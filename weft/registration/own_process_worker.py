@@ -37,14 +37,7 @@ def main() -> None:
         return
 
 
-def _answer(
-    name: str,
-    given: tuple[Any, Any, Any, Any, Any, Any],
-    settings: dict[str, Any],
-    seed: int,
-    folder: Path | None,
-    threads: int,
-) -> Any:
+def _answer(name: str, arguments: tuple[Any, ...], folder: Path | None, threads: int) -> Any:
     """What a backend makes of a block, or the exception that it raised."""
     from weft.registration.contract import load_backend
     from weft.registration.debug import block_folder
@@ -52,7 +45,7 @@ def _answer(
 
     try:
         with block_folder(folder), block_threads(threads):
-            return load_backend(name)(*given, settings, seed)
+            return load_backend(name)(*arguments)
     except Exception as error:
         return _portable(error)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.blocks import blocks_along_axes
 from weft.config.registration import Affine as AffineStart
 from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
 from weft.grid import Grid
@@ -19,6 +20,7 @@ from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import checked_settings
 from weft.registration.combine import combine_blocks
 from weft.registration.contract import SEVERAL_CHANNELS, one_channel
+from weft.registration.memory import hold_little
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
@@ -43,14 +45,14 @@ class Registered:
     affine
         The affine start and how far it can be trusted; None when it was given.
     round_trip
-        Error of transform and inverse over every fixed voxel (see `weft.transforms.invert.round_trip`); empty
-        without stages or inverse.
+        Error of transform and inverse over every fixed voxel, and by block of the last stage (``blocks``): see
+        `weft.transforms.round_trip.round_trip`; empty without stages or inverse.
     """
 
     transform: Sequence
     blocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     affine: AffineResult | None = None
-    round_trip: dict[str, float | int] = field(default_factory=dict)
+    round_trip: dict[str, Any] = field(default_factory=dict)
 
 
 def register(
@@ -144,6 +146,8 @@ def register(
     if logs is None and (asks := next((stage.name for stage in settings.stages if stage.debug), None)):
         raise ValueError(f"stage {asks!r} asks for debug; wanted `logs`, a folder for it")
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
+    if processes and workers > 1:
+        hold_little()
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
         matrix = Affine(np.asarray(affine, float)).matrix
@@ -194,6 +198,7 @@ def register(
         pick_fixed[0].grid,
         voxel=Grid.from_json(job.plan["grid"]).finest,
         **settings.invert.model_dump(),
+        blocks=blocks_along_axes(job.plan, pick_fixed[0].grid),
     )
     both = _both_ways(displacements, back.displacements, matrix)
     return Registered(both, tables, found, back.round_trip)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +15,8 @@ import numpy as np
 import zarr
 
 from weft.image import Region
-from weft.registration.memory import give_back, hold_little
+from weft.registration.fork_server import begin_worker, worker_context
+from weft.registration.memory import give_back
 from weft.registration.own_process import stay_in_this_process
 from weft.registration.repair import Attempt, Attempts, no_attempt
 from weft.registration.stage import StageJob
@@ -50,7 +51,6 @@ def run_blocks(
     if client is not None:
         done = _on_cluster(job, names, client)
     elif processes and workers > 1:
-        hold_little()
         give_back()
         done = _in_processes(job, names, min(workers, len(names)), Path(folder))
     else:
@@ -94,20 +94,29 @@ def _on_cluster(job: StageJob, names: list[str], client: Any) -> list[Outcome]:
 
 def _in_processes(job: StageJob, names: list[str], workers: int, folder: Path) -> list[Outcome]:
     """Blocks in local processes; one that dies takes its pool with it, but no other block."""
+    context = worker_context(job.settings["backend"])
 
-    def pool(size: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(size, _processes(), _keep, (job, folder))
+    def pool(size: int, begin: Any) -> ProcessPoolExecutor:
+        path = os.environ.get("PYTHONPATH")
+        return ProcessPoolExecutor(size, context, _keep, (job, folder, path, begin))
 
     def alone(name: str) -> Outcome:
+        begin = context.Event()
+        begin.set()
         try:
-            with pool(1) as own:
+            with pool(1, begin) as own:
                 return _opened(*own.submit(_kept_block, name).result())
         except BrokenProcessPool:
             return job.give_up(name, DIED)
 
     done: dict[str, Outcome] = {}
-    with pool(workers) as together:
-        futures = {name: together.submit(_kept_block, name) for name in names}
+    # A pool that breaks while it still starts processes waits for these for ever: none may die before all are there.
+    begin = context.Event()
+    with pool(workers, begin) as together:
+        try:
+            futures = {name: together.submit(_kept_block, name) for name in names}
+        finally:
+            begin.set()
         for name, future in futures.items():
             with contextlib.suppress(BrokenProcessPool):
                 done[name] = _opened(*future.result())
@@ -122,24 +131,14 @@ def _block(job: StageJob, name: str, share: int = 1) -> Outcome:
         return job.run(name)
 
 
-def _processes() -> Any:
-    """How worker processes are started: never by a fork of this process, whose threads and locks would not survive it.
-
-    Where there is a fork server, it has no threads, and its workers share the memory of what it has imported.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["weft.registration.preload"])
-    return context
-
-
 _kept: tuple[StageJob, Path] | None = None  # of this worker process
 
 
-def _keep(job: StageJob, folder: Path) -> None:
+def _keep(job: StageJob, folder: Path, python_path: str | None, begin: Any) -> None:
     """Remember the job in a new worker process, which reads in one thread: every other would hold memory of its own."""
     global _kept
+    begin_worker(python_path)
+    begin.wait()
     zarr.config.set({"threading.max_workers": 1})
     stay_in_this_process()
     _kept = job, folder

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
-from weft.blocks import region
+from weft.blocks import block_at, region
 from weft.grid import Grid
 from weft.image import Image, Region, box
 from weft.logs import log
 from weft.quality.landmarks import landmark_errors, read_landmarks, summarise_landmarks
-from weft.quality.likeness import LOCAL, Likeness, block_at, compare_images, comparison_grid, worst_regions
-from weft.quality.overlap import label_overlap, summarise_overlap
+from weft.quality.likeness import LOCAL, Likeness, compare_images, comparison_grid, worst_regions
+from weft.quality.overlap import LabelOverlap, label_overlap, summarise_overlap
 from weft.quality.volume_change import TILE, VolumeChange, volume_change
 from weft.registration.ledger import read_ledger
 from weft.registration.survey import background_value
@@ -38,11 +38,13 @@ FLATTEST = (
 )
 LIKENESS = ("voxels", "ncc_affine", "ncc", "mutual_information_affine", "mutual_information", *LOCAL)
 JACOBIAN = ("jacobian_min", "jacobian_p1", "jacobian_p99", "jacobian_folded_fraction")
+ROUND_TRIP = ("round_trip_p50_um", "round_trip_p95_um", "round_trip_max_um")
 BLOCKS = (
     *("block", "z_um", "y_um", "x_um", "status", "used"),
     *LIKENESS,
     *JACOBIAN,
-    *("disagreement_um", "landmarks", "tre_median_um"),
+    *("disagreement_um", *ROUND_TRIP),
+    *("landmarks", "tre_median_um", "labels", "dice_affine", "dice"),
 )
 REGIONS = ("region", "z_um", "y_um", "x_um", "local_ncc_affine", "local_ncc", "block")
 LANDMARKS = (
@@ -60,6 +62,7 @@ LABELS = ("label", "voxels_fixed", "voxels_moved", "dice_affine", "dice", "in_bo
 def check_quality(
     *,
     parts: list[str],
+    round_trip: str,
     fixed: str,
     moving: str,
     affine: str,
@@ -86,7 +89,8 @@ def check_quality(
     """Measure a registration before (affine) and after, as a whole, block by block and place by place; collect all gates.
 
     ``plan`` and ``ledger`` are those of the last stage and, as the label images, empty where there are none; of
-    ``landmarks`` the paths are read that ``landmark_paths`` names.
+    ``landmarks`` the paths are read that ``landmark_paths`` names. ``round_trip`` is what rule invert_transform measured,
+    of every block too.
     """
     planned = receipts.read(plan) if isinstance(plan, str) else None
     labels = [path for path in (fixed_labels, moving_labels) if isinstance(path, str)]
@@ -125,7 +129,12 @@ def check_quality(
             maps.publish(receipt)
             receipts.write_provenance(receipt, key=maps.key, settings=settings, code=code)
             receipts.write(receipt, image_facts(maps, made, cells, dtype=np.float32, **about))
-        _write_table(block_table, BLOCKS, [rows.get(row["block"], {}) | row for row in found["blocks"]])
+        trips = receipts.read(round_trip)["blocks"]
+        _write_table(
+            block_table,
+            BLOCKS,
+            [rows.get(row["block"], {}) | trips.get(row["block"], {}) | row for row in found["blocks"]],
+        )
         _write_table(region_table, REGIONS, found["regions"])
         _write_table(landmark_table, LANDMARKS, found["landmarks"])
         _write_table(label_table, LABELS, found["labels"])
@@ -166,23 +175,27 @@ def _measure(
         pairs = read_landmarks(landmark_paths, opened[0].grid, opened[1].grid)
         marks = landmark_errors(pairs, affine, transform, inverse)
         values |= summarise_landmarks(marks, opened[0].grid, opened[1].grid)
-    overlap: list[dict[str, Any]] = []
+    overlap: LabelOverlap | None = None
     if len(opened) == 4:
-        overlap, compared = label_overlap(opened[2], opened[3], affine, transform)
-        values |= summarise_overlap(overlap, compared)
+        overlap = label_overlap(opened[2], opened[3], affine, transform, plan)
+        values |= summarise_overlap(overlap.labels, overlap.grid)
     return {
         "values": values,
-        "blocks": [] if plan is None else _block_rows(plan, likeness, change, marks),
+        "blocks": [] if plan is None else _block_rows(plan, likeness, change, marks, overlap),
         "regions": worst_regions(likeness, plan),
         "landmarks": marks,
-        "labels": overlap,
+        "labels": [] if overlap is None else overlap.labels,
         "cells": likeness.cells.to_json(),
         "maps": (likeness.cells, [likeness.local_ncc_affine, likeness.local_ncc]),
     }
 
 
 def _block_rows(
-    plan: dict[str, Any], likeness: Likeness, change: VolumeChange, marks: list[dict[str, Any]]
+    plan: dict[str, Any],
+    likeness: Likeness,
+    change: VolumeChange,
+    marks: list[dict[str, Any]],
+    overlap: LabelOverlap | None,
 ) -> list[dict[str, Any]]:
     errors: dict[str, list[float]] = {name: [] for name in plan["ids"]}
     for mark in marks:
@@ -197,6 +210,7 @@ def _block_rows(
             **change.blocks.get(name, {}),
             "landmarks": len(errors[name]),
             "tre_median_um": float(np.median(errors[name])) if errors[name] else math.nan,
+            **({} if overlap is None else overlap.blocks.get(name, {})),
         }
         for name in plan["ids"]
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from weft import receipts
+from weft.blocks import blocks_along_axes
 from weft.grid import Grid
 from weft.steps.quality import write_quality
 from weft.stores.ome_zarr import link_level
@@ -20,6 +21,7 @@ def invert_transform(
     *,
     fixed: str,
     stage: str,
+    plan: str | list[str],
     settings: dict[str, Any],
     gates: dict[str, Any],
     code: str,
@@ -27,7 +29,10 @@ def invert_transform(
     inverse: str,
     quality: str,
 ) -> None:
-    """Publish the last stage's transform and its inverse; measure the round trip on every fixed voxel."""
+    """Publish the last stage's transform and its inverse; measure the round trip on every fixed voxel, also block by block.
+
+    ``plan`` is that of the last stage, empty for an affine alone.
+    """
     facts = receipts.read(stage)
     sequence = open_transform(stage)
     _, displacements, affine = sequence.split()
@@ -45,11 +50,14 @@ def invert_transform(
         )
         exact = ("round_trip_p95_voxel", "round_trip_max_voxel", "round_trip_outside_fraction")
         values: dict[str, Any] = dict.fromkeys((*exact, "inverse_unsolved_fraction"), 0.0)
-        write_quality(quality, "invert_transform", name, values, gates)
+        write_quality(quality, "invert_transform", name, values, gates, blocks={})
         return
 
+    planned = receipts.read(plan) if isinstance(plan, str) else None
+    blocks = blocks_along_axes(planned, fixed_grid)
+    cores = None if planned is None else [planned["grid"], planned["block"]]
     key = receipts.digest(
-        [facts["data"], fixed_grid.to_json(), settings, code, receipts.environment("numba", "zarr")]
+        [facts["data"], fixed_grid.to_json(), cores, settings, code, receipts.environment("numba", "zarr")]
     )
     store = receipts.KeyedStore(Path(inverse).with_name("inverse.ome.zarr"), key)
     source = receipts.KeyedStore.published(Path(stage).parent / facts["store"])
@@ -74,6 +82,7 @@ def invert_transform(
                 fixed_grid,
                 voxel=facts["level_um"],
                 **settings,
+                blocks=blocks,
                 create=create,
             )
             store.finish(
@@ -98,7 +107,11 @@ def invert_transform(
             "inverse_supersample": made["all"]["supersample"],
             "inverse_unsolved_fraction": made["all"]["unsolved"] / grid.size,
         }
-        write_quality(quality, "invert_transform", name, values, gates)
+        rows = {
+            block: {f"round_trip_{measure}_um": length for measure, length in row.items()}
+            for block, row in trip["blocks"].items()
+        }
+        write_quality(quality, "invert_transform", name, values, gates, blocks=rows)
         copy.publish(transform)
         store.publish(inverse)
         receipts.write_provenance(transform, key=copy.key, code=code)

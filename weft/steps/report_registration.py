@@ -138,12 +138,13 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         )  # fmt: skip
     for stage in facts["stages"]:
         file = f"blocks_{stage}.png"
-        block_map(
-            folder / "stages" / stage / "ledger.tsv", figures / file, f"{name}: blocks of stage {stage}"
-        )
+        measured = folder / "quality" / "blocks.tsv" if stage == facts["stages"][-1] else None
+        ledger = folder / "stages" / stage / "ledger.tsv"
+        block_map(ledger, figures / file, f"{name}: blocks of stage {stage}", measured)
         add(
             file, f"Blocks of stage {stage}", f"What became of each block of stage {stage}",
-            f"Slabs of blocks along z. Every block's numbers: registrations/{name}/stages/{stage}/ledger.tsv.",
+            "Similarity as the backend measures it: above the dashed line the stage made a block more alike. "
+            f"Every block's numbers: registrations/{name}/stages/{stage}/ledger.tsv.",
         )  # fmt: skip
     for path in sorted([*folder.glob("affine_candidates*.png"), *figures.glob("affine_candidates*.png")]):
         words = "The best affine and its rival"
@@ -332,6 +333,8 @@ def _tables(folder: Path, values: Mapping[str, float], facts: Mapping[str, Any])
             "mutual_information",
             "jacobian_min",
             "disagreement_um",
+            "round_trip_p95_um",
+            *(["dice"] if facts["moving_labels"] else []),
         ]
         tables.append(
             Table(
@@ -365,7 +368,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _change(values: Mapping[str, float], before: str, after: str) -> str:
     if before not in values or after not in values:
         return ""
-    return f"{values[before]:.3g} \u2192 {values[after]:.3g}"
+    return f"{values[before]:.3g}\u00a0\u2192\u00a0{values[after]:.3g}"
 
 
 def _range(values: Mapping[str, float], low: str, high: str) -> str:

@@ -1,34 +1,28 @@
-"""Inverse of a displacement field, and what a round trip through both leaves."""
+"""Inverse of a displacement field."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numba
 import numpy as np
 
-from weft.blocks import cut, region
 from weft.grid import Grid
 from weft.transforms.formats.ngff import shard_regions
-from weft.transforms.histogram import Histogram
 from weft.transforms.interpolate import (
     Field,
-    axis_steps,
     blend,
     cell,
     check_field,
     crop_field,
-    interpolate_row,
     vector_at,
 )
 from weft.transforms.model import Displacements
+from weft.transforms.round_trip import round_trip
 from weft.transforms.unfold import WritableField
 
-ROUND_TRIP_BIN = 1e-3  # of a voxel
-ROUND_TRIP_BINS = 1 << 15
-TILE = (128, 256, 256)  # voxels of the fixed grid whose round trip is measured at once
 FINEST = 4  # samples of the inverse per sample of the field, at most, when it is chosen
 # What a chosen inverse has to reach, voxel edges.
 GOOD_P95, GOOD_MAX = 0.1, 0.5
@@ -49,14 +43,14 @@ class Inverse:
     residual
         The largest residual that was left at a sample, um.
     round_trip
-        See `round_trip`.
+        See `weft.transforms.round_trip.round_trip`.
     """
 
     displacements: Displacements
     supersample: int
     unsolved: int
     residual: float
-    round_trip: dict[str, float | int]
+    round_trip: dict[str, Any]
 
 
 def find_inverse(
@@ -68,6 +62,7 @@ def find_inverse(
     iterations: int = 40,
     tolerance: float = 0.01,
     supersample: int | Literal["auto"] = "auto",
+    blocks: Sequence[np.ndarray] | None = None,
     create: Callable[[Grid], WritableField] | None = None,
 ) -> Inverse:
     """The inverse of a displacement field, and its round trip over every voxel of the fixed image.
@@ -87,6 +82,8 @@ def find_inverse(
     supersample
         As `invert_displacements`. ``auto``: the coarsest of 1, 2 and 4 with a round trip of at most a tenth of a voxel
         for 95 % of the fixed voxels and half a voxel for all; the finest where none has. None is finer than ``voxel``.
+    blocks
+        As `weft.transforms.round_trip.round_trip`.
     create
         Makes what the inverse is written to, given its grid; called once more for every finer grid that is tried. None
         for arrays in memory.
@@ -102,7 +99,7 @@ def find_inverse(
         v_grid = _inverse_grid(grid, lower, upper, factor)
         v: WritableField = np.empty((3, *v_grid.shape), np.float32) if create is None else create(v_grid)
         solved = _solve_field(u, grid, (lower, upper), v, v_grid, iterations, tolerance)
-        trip = round_trip(u, grid, v, v_grid, fixed_grid)
+        trip = round_trip(u, grid, v, v_grid, fixed_grid, blocks)
         if trip["p95"] <= GOOD_P95 * voxel and trip["max"] <= GOOD_MAX * voxel:
             break
     return Inverse(Displacements(v, v_grid), factor, *solved, trip)
@@ -159,69 +156,6 @@ def invert_displacements(
     return v, v_grid
 
 
-def round_trip(u: Field, grid: Grid, v: Field, grid_v: Grid, fixed_grid: Grid) -> dict[str, float | int]:
-    """How far x -> x + u(x) -> back through v ends from x, over every voxel of a grid.
-
-    Parameters
-    ----------
-    u, grid
-        The displacement field, (3, z, y, x) float32 um, and its grid.
-    v, grid_v
-        Its inverse, and the inverse's grid.
-    fixed_grid
-        The voxels to try, in the fixed space; a part at a time.
-
-    Returns
-    -------
-    ``p50``, ``p95`` (rounded up to a thousandth of a voxel), ``max`` (exact), um; ``voxels``, and
-    ``outside``: how many landed outside the inverse's grid (they count in the others as well).
-
-    Raises
-    ------
-    ValueError
-        When a field does not lie on its grid.
-    """
-    check_field(v, grid_v)
-    lengths = Histogram(0.0, ROUND_TRIP_BIN * min(fixed_grid.spacing), ROUND_TRIP_BINS)
-    outside = 0
-    for name in cut(fixed_grid.shape, TILE):
-        z, y, x = region(name, fixed_grid.shape, TILE)
-        part = fixed_grid.crop((z, y, x))
-        there, there_grid = crop_field(u, grid, *_ends(part))
-        # Where the part's points land: they are moved by no more than the samples around them.
-        moved = there.reshape(3, -1)
-        first, last = _ends(part)
-        back, back_grid = crop_field(v, grid_v, first + moved.min(1), last + moved.max(1))
-        to_back = np.linalg.inv(back_grid.matrix())
-        found = np.empty(part.shape, np.float32)
-        outside += _round_trip(
-            there,
-            back,
-            tuple(axis_steps(there_grid, part, axis) for axis in range(3)),
-            np.array(part.origin),
-            np.array(part.spacing),
-            np.diag(to_back)[:3].copy(),
-            to_back[:3, 3].copy(),
-            grid_v.lower,
-            grid_v.upper,
-            found,
-        )
-        lengths.add(found)
-    return {
-        "p50": lengths.percentile(50),
-        "p95": lengths.percentile(95),
-        "max": lengths.largest,
-        "outside": int(outside),
-        "voxels": fixed_grid.size,
-    }
-
-
-def _ends(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """The centres of the first and of the last voxel."""
-    corners = grid.corners()
-    return corners[0], corners[-1]
-
-
 def _extremes(u: Field, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The smallest and the largest displacement along each axis, (3,) um, part by part."""
     check_field(u, grid)
@@ -269,7 +203,7 @@ def _solve_field(
     unsolved, residual = 0, 0.0
     for shard in shard_regions(v_grid):
         part = v_grid.crop(shard)
-        first, last = _ends(part)
+        first, last = part.corners()[[0, -1]]
         # A point w comes from w - u: from no farther than the largest displacements.
         near, near_grid = crop_field(u, grid, first - extremes[1], last - extremes[0])
         # Solve in units of u's grid: indices and displacements in its voxels.
@@ -400,34 +334,3 @@ def _invert(u, first, step, spacing, iterations, tolerance, v):
                 for c in range(3):
                     v[c, z, y, x] = move[c] * spacing[c]
     return unsolved, np.sqrt(largest)
-
-
-@numba.njit(cache=True, nogil=True)
-def _round_trip(u, v, steps, origin, spacing, scale, offset, lower, upper, lengths):
-    """Fill lengths, um; the number of voxels that land outside the box from lower to upper."""
-    (z_lower, z_weight), (y_lower, y_weight), (x_lower, x_weight) = steps
-    nodes = u.shape[3]
-    row = np.empty(
-        (3, nodes + 1), np.float32
-    )  # the last node twice, so that every node has an upper neighbour
-    outside = 0
-    for z in range(z_lower.size):
-        for y in range(y_lower.size):
-            interpolate_row(u, z_lower[z], z_weight[z], y_lower[y], y_weight[y], row)
-            row[:, nodes] = row[:, nodes - 1]
-            pz, py = origin[0] + spacing[0] * z, origin[1] + spacing[1] * y
-            for x in range(x_lower.size):
-                k, f = x_lower[x], x_weight[x]
-                dz = row[0, k] + (row[0, k + 1] - row[0, k]) * f
-                dy = row[1, k] + (row[1, k + 1] - row[1, k]) * f
-                dx = row[2, k] + (row[2, k + 1] - row[2, k]) * f
-                wz, wy, wx = pz + dz, py + dy, origin[2] + spacing[2] * x + dx
-                inside = (
-                    lower[0] <= wz <= upper[0] and lower[1] <= wy <= upper[1] and lower[2] <= wx <= upper[2]
-                )
-                outside += not inside
-                back = vector_at(
-                    v, wz * scale[0] + offset[0], wy * scale[1] + offset[1], wx * scale[2] + offset[2]
-                )
-                lengths[z, y, x] = np.sqrt((dz + back[0]) ** 2 + (dy + back[1]) ** 2 + (dx + back[2]) ** 2)
-    return outside

@@ -24,7 +24,7 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
-from weft.registration.itk_image import itk_image
+from weft.registration.itk_image import itk_displacement, itk_image
 
 own_process = True  # a crash of the engine must not end the job
 _VERSION = "2"  # of this module's own results
@@ -148,7 +148,7 @@ def register(
             raise RuntimeError(f"greedy failed on this block: {error}") from None
     # (z, y, x, 3) mm along LPS x, y, z, which are our axes turned round; of a plane (y, x, 2).
     warp = sitk.GetArrayFromImage(greedy["w"])
-    step = pulled.spread(np.moveaxis(warp[..., ::-1], -1, 0) / _MILLIMETRE)
+    step = itk_displacement(warp / _MILLIMETRE, pulled.grid.shape, pulled.axes)
     return total_result(pulled, step, options.metric, sum(options.iterations))
 
 

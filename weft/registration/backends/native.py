@@ -164,12 +164,17 @@ def register(
     result_grid = fixed_grid.coarsen((2, 2, 2))
     breadth = min(_breadth(fixed_grid.shape), _breadth(moving_grid.shape)) >> options.levels[-1]
     found: list[tuple[list[_Level], float]] = []
-    for number, (one, other, weight) in enumerate(_channels(fixed, moving, options)):
+    channels = _channels(fixed, moving, options)
+    del fixed, moving  # the caller may have let them go: then they end with the last channel's pyramid
+    for number in range(len(channels)):
+        one, other, weight = channels.pop(0)
         _check(one, fixed_grid, other, moving_grid, masks)
         statistics = _statistics(one, other, number, options)
         if any(s.empty for s in statistics) or breadth < SMALLEST_IMAGE:
             continue
-        levels = _pyramid(one, fixed_grid, other, moving_grid, initial.affine, masks, statistics, options)
+        images = [one, other]
+        del one, other
+        levels = _pyramid(images, fixed_grid, moving_grid, initial.affine, masks, statistics, options)
         pair = levels[-1].pair
         if isinstance(pair, Pair) and min(pair.floor_fixed, pair.floor_moving) > 0:
             found.append((levels, weight))
@@ -369,9 +374,9 @@ def _widths(sigma: float, shape: Shape) -> Triple:
     return z, y, x
 
 
-def _pyramid(fixed, fixed_grid, moving, moving_grid, affine, masks, statistics, options) -> list[_Level]:
-    """The levels to run, coarsest first."""
-    images = [scale(fixed, statistics[0]), scale(moving, statistics[1])]
+def _pyramid(images, fixed_grid, moving_grid, affine, masks, statistics, options) -> list[_Level]:
+    """The levels to run, coarsest first; takes the images out of their list, to let them go."""
+    images = [scale(images.pop(0), s) for s in statistics]
     weights = [NO_MASK if mask is None else np.ascontiguousarray(mask, np.float32) for mask in masks]
     grids = [_halvings(grid, options.levels[0]) for grid in (fixed_grid, moving_grid)]
     levels: list[_Level] = []
