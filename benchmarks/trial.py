@@ -3,12 +3,14 @@
 ``python trial.py FOLDER``: the folder holds fixed.npy, moving.npy, perhaps affine.npy, and trial.json with
 ``method`` (``weft.backend``, ``weft.stages`` or the name of a peer), ``settings`` and ``memory``. It leaves found.npy
 (the dense result, see `peers`) and result.json: CPU seconds of the registration alone, in this process and its
-children, after a warm-up and without reading or writing, and the peak of memory.
+children, after a warm-up and without reading or writing, and the peak of memory. Where that of all processes is asked
+for, the warm-up happens in a process of its own: what it leaves behind would be held beside the registration.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import sys
@@ -31,21 +33,15 @@ def main(folder: Path) -> None:
     """Run the trial of a folder."""
     trial = json.loads((folder / "trial.json").read_text())
     method, settings = trial["method"], trial["settings"]
+    if trial["memory"]:
+        own = multiprocessing.get_context("spawn").Process(target=_warm, args=(folder, method, settings))
+        own.start()
+        own.join()
+    else:
+        _warm(folder, method, settings)
     package, _, name = method.rpartition(".")
-    if package:
-        import engine
-
-        work = getattr(engine, name)
-    else:
-        work = getattr(peers, name)
-    # Images in stores stand for these: then they are not read.
-    mode: Any = "r" if "stores" in settings else None
-    fixed, moving = (np.load(folder / f"{side}.npy", mmap_mode=mode) for side in ("fixed", "moving"))
-    affine = np.load(folder / "affine.npy") if (folder / "affine.npy").exists() else None
-    if package:
-        engine.warm(name, (fixed, moving), affine, settings)
-    else:
-        peers.warm(name)
+    work = getattr(_engine() if package else peers, name)
+    fixed, moving, affine = _inputs(folder, settings)
     with _Memory(trial["memory"]) as memory:
         before = _cpu()
         found = work(fixed, moving, affine, settings)
@@ -59,6 +55,32 @@ def main(folder: Path) -> None:
     }
     np.save(folder / "found.npy", np.asarray(found(), np.float32))
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def _warm(folder: Path, method: str, settings: dict[str, Any]) -> None:
+    """Load or compile what the method needs."""
+    package, _, name = method.rpartition(".")
+    if package:
+        fixed, moving, affine = _inputs(folder, settings)
+        _engine().warm(name, (fixed, moving), affine, settings)
+    else:
+        peers.warm(name)
+
+
+def _engine() -> Any:
+    """The methods of weft, which the environment of a peer need not have."""
+    import engine
+
+    return engine
+
+
+def _inputs(folder: Path, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Fixed image, moving image and affine."""
+    # Images in stores stand for these: then they are not read.
+    mode: Any = "r" if "stores" in settings else None
+    fixed, moving = (np.load(folder / f"{side}.npy", mmap_mode=mode) for side in ("fixed", "moving"))
+    affine = np.load(folder / "affine.npy") if (folder / "affine.npy").exists() else None
+    return fixed, moving, affine
 
 
 def _cpu() -> float:

@@ -26,7 +26,7 @@ rule register_affine:
         settings=affine_settings,
         channels=channels_of,
         names=names_of,
-        gates=gates("affine_score"),
+        gates=gates("affine_verdict"),
         code=code("register_affine"),
     script:
         "../scripts/register_affine.py"

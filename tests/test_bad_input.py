@@ -209,6 +209,25 @@ def test_a_volume_without_a_voxel_size_is_refused(good, project, fields, said):
     assert re.search(said, sentence)
 
 
+@pytest.mark.parametrize(
+    ("units", "spacing", "warned"),
+    [("", (10, 10, 30), True), ('"mm" "mm" "mm"', (10, 10, 30), True), ("", (30, 10, 10), False)],
+)
+def test_a_voxel_size_with_other_axes_than_the_file_says_is_told(
+    good, project, capsys, units, spacing, warned
+):
+    """Along x, y, z the file says 10, 10, 30, in whatever unit: along z, y, x the table has to give 30, 10, 10."""
+    write_nrrd(project.folder / "data/fixed.nrrd", spacings="10 10 30", units=units)
+    job = find(good[1], "import_image", image="fixed")
+    run_script(project.folder, job, image={**job.params.image, "spacing": list(spacing)})
+    said = capsys.readouterr().err
+    assert warned is ("is the order of its axes right?" in said)
+    assert not warned or said.startswith(
+        "Warning: image 'fixed': the table of images gives a voxel size of 10, 10, 30 um"
+    )
+    assert ("WARNING" in (project.folder / job.log[0]).read_text()) is warned
+
+
 @pytest.mark.parametrize("size", [0.0, -3.0, float("nan")])
 def test_a_nifti_with_an_impossible_voxel_size_is_refused(good, project, size):
     path = project.folder / "data/fixed.nii"

@@ -112,7 +112,7 @@ def test_a_gate_replaces_one_default(project):
     gates = project(gates={"ncc_gain": {"min": 0.1, "policy": "fail"}}).config.gates
     assert set(gates) == set(GATES)
     assert (gates["ncc_gain"].min, gates["ncc_gain"].policy) == (0.1, "fail")
-    assert gates["affine_score"] == GATES["affine_score"][0]
+    assert gates["affine_verdict"] == GATES["affine_verdict"][0]
 
 
 def test_comments_empty_lines_and_windows_files_are_read(project):

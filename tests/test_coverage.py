@@ -6,19 +6,27 @@ import dataclasses
 
 import numpy as np
 import pytest
+import zarr
 from scipy.ndimage import gaussian_filter
 
+from weft import receipts
+from weft.config import Store
+from weft.config.assembly import Pyramid
 from weft.coverage import Coverage
 from weft.grid import Grid
-from weft.image import Image, Level
+from weft.image import Image, Level, box
+from weft.registration import survey
 from weft.registration.affine import AffineSettings
 from weft.registration.candidates import rotation_about
 from weft.registration.engine import cut_block
+from weft.registration.plan import plan_stage
 from weft.registration.start import find_affine
 from weft.registration.survey import background_value
 from weft.registration.unseen import seen
+from weft.steps.resample_image import resample_image
+from weft.steps.sources import open_received
 from weft.stores import open_image
-from weft.stores.ome_zarr import create_image
+from weft.stores.ome_zarr import create_image, open_level, write_region
 
 GRID = Grid((44, 84, 124), (4.0, 4.0, 4.0))
 TILE = (40, 44, 44)  # voxels
@@ -73,6 +81,46 @@ def test_coverage_is_written_with_an_image(tmp_path):
     found = open_image(tmp_path / "image.ome.zarr").coverage
     assert found is not None
     assert found.to_json() == tiles.to_json()
+
+
+@pytest.mark.parametrize("value", ["1.0", [1, 2], 3])
+def test_an_attribute_of_another_form_is_named(tmp_path, value):
+    """Another program may call one of its own so."""
+    path = tmp_path / "image.ome.zarr"
+    create_image(path, [GRID], np.uint16)
+    zarr.open_group(str(path), mode="a").attrs["weft"] = value
+    with pytest.raises(ValueError, match=r"attribute weft is .*; wanted a mapping") as caught:
+        open_image(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_copy_with_cubic_voxels_knows_what_its_tiles_cover(tmp_path):
+    grid = Grid((6, 24, 40), (10.0, 5.0, 5.0))
+    tiles = Coverage((6, 24, 20), grid.spacing, np.array([[0.0, 0, 0], [0, 40, 100]]))
+    path = tmp_path / "image.ome.zarr"
+    create_image(path, [grid], np.uint16, coverage=tiles)
+    write_region(
+        open_level(path / "0"), 0, box((0, 0, 0), grid.shape), np.full(grid.shape, 7, np.uint16), "0"
+    )
+    facts = {"store": path.name, "channels": ["0"], "orientation": "sal", "labels": False}
+    receipts.write(tmp_path / "image.json", {**facts, "data": "1", "grid": grid.to_json()})
+    resample_image(
+        image=str(tmp_path / "image.json"),
+        edge=10.0,
+        pyramid=Pyramid().model_dump(mode="json"),
+        store=Store().model_dump(mode="json"),
+        code="",
+        receipt=str(tmp_path / "isotropic.json"),
+        threads=1,
+    )
+    copy, _ = open_received(tmp_path / "isotropic.json")
+    assert copy.grid.spacing == (10.0, 10.0, 10.0)
+    covered = copy.covered(copy.grid)
+    # The first tile is the left half but for what lies below it, the second one the right half from 40 um down.
+    assert covered is not None
+    assert covered[:, 1:3, :9].all()
+    assert covered[:, 6:11, 11:].all()
+    assert not covered[:, :3, 11:].any()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +185,37 @@ def test_blocks_and_background_leave_out_what_no_tile_covers(rounds):
         assert (weights[image.levels[0].read(0) == 0] == 0).all()
         assert weights.mean() > 0.5
     assert background_value(fixed, 0) == pytest.approx(200, abs=20)  # half of what lies above the background
+
+
+def image_statistics(parts, spacing, settings):
+    """What a backend might want to know of whole images (this module is one): its stages tell it of parts of them."""
+    return {"parts": len(parts), "lowest": min(int(part.min()) for part in parts)}
+
+
+def test_statistics_are_taken_of_what_tiles_cover(rounds, monkeypatch):
+    """Voxels that are covered are 1 at least here, all others 0."""
+    monkeypatch.setattr(survey, "PIECE", 28)
+    stage = {
+        "name": "one",
+        "level": 4.0,
+        "block": 44,
+        "overlap": 8,
+        "backend": "test_coverage:none",
+        "settings": {},
+    }
+    plan = plan_stage(GRID, stage)
+
+    def told(images):
+        return survey.survey_images(plan, stage, *([(image, 0)] for image in images))["intensity"]
+
+    for found in told(rounds[:2]).values():
+        assert found["lowest"] > 0
+        assert found["parts"] == survey.PIECES
+    blind = told([dataclasses.replace(image, coverage=None) for image in rounds[:2]])
+    assert min(found["lowest"] for found in blind.values()) == 0
+    # Where no part is covered as a whole, those are taken of which most is.
+    monkeypatch.setattr(survey, "PIECE", 200)
+    assert told(rounds[:2])["fixed"]["parts"] == survey.PIECES
 
 
 def test_padding_is_told_from_the_dark_around_a_specimen(rounds):

@@ -56,6 +56,14 @@ def test_saturated_voxels_do_not_count():
     assert cut_block([(bright, 0)], [(bright, 0)], GRID, GRID, np.eye(4), None, 2).masks == (None, None)
 
 
+def test_a_mask_that_counts_nowhere_is_refused():
+    fixed = texture(points_of(GRID))
+    small = Grid(GRID.shape, (0.004,) * 3, (-1.0,) * 3)  # mm taken for um, and beside the image
+    said = r"moving_mask counts nowhere in the moving image: it reaches -1.* the image -2 to 190 .*is its voxel size right\?"
+    with pytest.raises(ValueError, match=said):
+        register(image(fixed), image(fixed), moving_mask=image(np.ones(GRID.shape, np.uint8), small))
+
+
 def test_a_block_outside_the_mask_is_empty():
     fixed = texture(points_of(GRID)).astype(np.uint16)
     mask = image(np.zeros(GRID.shape, np.uint8))

@@ -36,7 +36,7 @@ def test_rows_say_what_holds():
 def test_failing_gate_names_the_worst_place(bound, limit, place, value):
     values = {"residual_um": {"tile LOC001": 0.5, "tile LOC003": 7.0, "tile LOC002": 1.0}}
     with pytest.raises(
-        QualityError, match=f"solve_poses of brain: residual_um is {value:g} at {place}; wanted"
+        QualityError, match=f"solve_poses of brain: residual_um is {value:g} \\({place}\\); wanted"
     ) as error:
         evaluate("solve_poses", values, {"residual_um": {bound: limit}}, "brain")
     assert len(error.value.rows) == 1

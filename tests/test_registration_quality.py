@@ -117,6 +117,46 @@ def test_inverted_contrast_is_no_misalignment(texture):
     assert found.values["mutual_information_gain"] < 0
 
 
+PLANE = Grid((1, 300, 330), (5.0, 2.0, 2.0))
+
+
+def plane_texture(seed: int) -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=PLANE.shape[1:]), 2)
+    return noise[None] / noise.std()
+
+
+def compare_planes(fixed: np.ndarray, moving: np.ndarray, affine_um: float) -> likeness.Likeness:
+    """Two planes that fit as they are; by the affine, they are shifted."""
+    matrix = np.eye(4)
+    matrix[2, 3] = affine_um
+    images = [(image((1000 + 300 * plane).astype(np.float32), PLANE), 0) for plane in (fixed, moving)]
+    return compare_images(*images, Sequence((Affine(matrix),)), IDENTITY, PLANE, None, 0.0)
+
+
+def test_stains_that_share_little_do_not_get_worse_by_chance(monkeypatch):
+    """The right transform is better than a shift of a voxel, though most windows hardly correlate under either."""
+    common, one, two = (plane_texture(seed) for seed in (1, 2, 3))
+    planes = common + 2.2 * one, common + 2.2 * two
+    found = compare_planes(*planes, 2.0).values
+    assert 0.1 < found["ncc_affine"] < found["ncc"] < 0.25
+    assert found["local_ncc_worse_fraction"] < 0.05
+    monkeypatch.setattr(likeness, "VOXELS", 81)
+    assert (
+        compare_planes(*planes, 2.0).values["local_ncc_worse_fraction"] > 0.1
+    )  # what chance would make of it
+
+
+def test_a_place_of_a_plane_that_is_wrong_is_found():
+    fixed = plane_texture(4)
+    moving = fixed + 0.3 * plane_texture(5)
+    moving[0, 90:180, 60:170] = np.roll(moving, 40, axis=2)[0, 90:180, 60:170]
+    found = compare_planes(fixed, moving, 2.0)
+    (place,) = PLANE.to_index([[worst_regions(found, None)[0][f"{axis}_um"] for axis in "zyx"]])
+    assert np.all(place[1:] > (80, 50))
+    assert np.all(place[1:] < (190, 180))
+    assert found.values["local_ncc_p5"] < 0.3 < 0.9 < found.values["local_ncc_median"]
+
+
 def test_where_nothing_is_to_be_seen_the_map_says_nothing(texture):
     empty = texture.copy()
     empty[:24] = 100
@@ -364,6 +404,10 @@ def test_two_tables_of_points_belong_together_by_number(tmp_path):
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4,5,inf\n", "found 'inf'"),
         ("fixed_z,fixed_y_voxel,fixed_x,moving_z,moving_y,moving_x\n", "in um and in voxels"),
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4000,5,6\n", "1 of 1 landmarks lie outside of the moving"),
+        (
+            "fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n" + "".join(f"110.0{n},2.3,3.1,14.{n},25.1,16.1\n" for n in range(3)),
+            "all 3 landmarks of the fixed image lie within 0.02 um of each other, and the image is .* um long; wanted um .*: are they millimetres?",
+        ),
     ],
 )  # fmt: skip
 def test_bad_tables_are_refused_in_one_sentence(tmp_path, text, words):

@@ -52,6 +52,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def warn(sentence: str) -> None:
+    """Say what a user has to see, though the work goes on: in the log and on the terminal."""
+    log.warning(sentence)
+    print(f"Warning: {sentence}", file=sys.stderr, flush=True)
+
+
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Pass ``items`` on; say how far it is, in the log and (rarely) on the terminal."""
     start = last = time.monotonic()

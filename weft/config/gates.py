@@ -29,7 +29,10 @@ GATES = {
         "95th percentile of what the solve leaves over at a link, smallest voxel edges.",
     ),
     "clipped_fraction": (Gate(max=0.001), "Share of the fused voxels that were clipped to the type."),
-    "affine_score": (Gate(min=0.3), "Score of the affine, 0 to 1."),
+    "affine_verdict": (
+        Gate(min=2.0),
+        "What `affine` says of its result by its own thresholds: 2 accepted, 1 accepted with a warning, 0 refused (and gone on with, as its `policy` is `warn`).",
+    ),
     "blocks_failed_fraction": (Gate(max=0.2), "Share of a stage's blocks with content that failed."),
     "folded_fraction": (
         Gate(max=0.001),

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from weft.blocks import index_of
 from weft.figures import style
@@ -99,11 +100,17 @@ def block_map(
             _slab(axes, images[slab], table[here], places[here], gallery.cell)
 
         gallery.draw(figure, 0.8, status)
+        figure.text(
+            0.016, 1 - 0.6 / figure.get_figheight(), "status of each block; slabs along z, y downwards, x to the right",
+            fontsize=8, color=style.MUTED,
+        )  # fmt: skip
         for number, (words, values, largest) in enumerate(maps, start=1):
             top = 0.8 + number * (height + 0.34)
             _draw_map(figure, gallery, top, words, values, largest)
         if gallery.left_out:
-            figure.text(0.5, 1 - 0.5 / figure.get_figheight(), gallery.left_out, color=style.MUTED)
+            figure.text(
+                0.6, 1 - 0.6 / figure.get_figheight(), gallery.left_out, fontsize=8, color=style.MUTED
+            )
         _counts(style.add_axes(figure, 1.35, bottom + 0.45, 2.5, 1.75), table)
         _metrics(style.add_axes(figure, 4.75, bottom + 0.45, 1.9, 1.75), table)
         _displacements(figure, bottom + 0.1, table)
@@ -241,7 +248,7 @@ def _counts(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _metrics(axes: Axes, table: pd.DataFrame) -> None:
-    axes.set_title("metric", loc="left")
+    axes.set_title("similarity (the backend's metric)", loc="left")
     before = pd.to_numeric(table["metric_before"], errors="coerce").to_numpy(float)
     after = pd.to_numeric(table["metric_after"], errors="coerce").to_numpy(float)
     known = np.isfinite(before) & np.isfinite(after)
@@ -266,6 +273,7 @@ def _displacements(figure: Figure, bottom: float, table: pd.DataFrame) -> None:
     lengths = pd.to_numeric(registered, errors="coerce").to_numpy(float)
     lengths = lengths[np.isfinite(lengths)]
     axes.set(xlabel="um", ylabel="blocks")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if not lengths.size:
         _nothing(axes)
         return

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 
 from weft.figures import style
 from weft.figures.planes import frame, plane_rows, show_grey, slice_at
 from weft.grid import Grid
 
-COLOURS = "plasma"
+# Without its darkest part, which could not be told from a dark background.
+COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.35, 1, 192)), name="landmarks")
 LONGEST = 0.12  # of the image's longest side: how long the longest arrow is drawn
 FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -59,7 +60,7 @@ def landmark_map(
         name if factor == 1 else f"{name}; arrows {factor} times their length"
         for (name, _), factor in zip(landed, factors, strict=True)
     ]
-    colours, scale = matplotlib.colormaps[COLOURS], Normalize(0, longest or 1.0)
+    scale = Normalize(0, longest or 1.0)
     with plane_rows(path, title, grid, names, [middle] * len(landed)) as picture:
         for n, (error, length, factor) in enumerate(zip(errors, lengths, factors, strict=True)):
             for axes, (cut, down, across) in zip(picture.axes[n], picture.planes, strict=True):
@@ -72,7 +73,7 @@ def landmark_map(
                 # Far arrows first: short ones stay visible.
                 order = np.argsort(-length, kind="stable")
                 axes.quiver(
-                    *start[order].T, *(tip - start)[order].T, color=colours(scale(length[order])),
+                    *start[order].T, *(tip - start)[order].T, color=COLOURS(scale(length[order])),
                     angles="xy", scale_units="xy", scale=1, width=0.007, headwidth=4, zorder=4,
                 )  # fmt: skip
                 axes.set(xlim=extent[:2], ylim=extent[2:])

@@ -88,9 +88,9 @@ def overlay(
             front, below, beside = (
                 np.stack([f, m, f], axis=-1) for f, m in zip(fixed_grey, moving_grey, strict=True)
             )
-            axes = _draw(figure, front, left, top, width, height)
-            _draw(figure, below, left, top + height + GAP, width, depth)
-            _draw(figure, beside.swapaxes(0, 1), left + width + GAP, top, depth, height)
+            axes = _draw(figure, front, left, top, width, height, "yx")
+            _draw(figure, below, left, top + height + GAP, width, depth, "zx")
+            _draw(figure, beside.swapaxes(0, 1), left + width + GAP, top, depth, height, "yz")
             if depth > 1.0:  # the empty corner has room for the bar
                 axes = style.add_axes(figure, left + width + GAP, top + height + GAP, depth, depth)
                 style.bare(axes)
@@ -113,10 +113,15 @@ def balanced_grey(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.clip((plane - low) / (high - low), 0, 1) ** gamma for plane in planes]
 
 
-def _draw(figure: Figure, plane: np.ndarray, left: float, top: float, width: float, height: float) -> Axes:
+def _draw(
+    figure: Figure, plane: np.ndarray, left: float, top: float, width: float, height: float, names: str
+) -> Axes:
+    """A slice, with the names of the axes that run down and across it where it has room."""
     axes = style.add_axes(figure, left, top, width, height)
     axes.imshow(plane, extent=(0, width, height, 0), aspect="auto", interpolation="hanning")
     style.bare(axes)
+    if min(width, height) > 0.5:
+        axes.text(0.05, 0.05, f"{names[0]} \u2193  {names[1]} \u2192", color="white", fontsize=7, va="top")
     return axes
 
 

@@ -90,7 +90,7 @@ section {
 .scroll { overflow-x: auto; max-height: 36rem; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 th, td { text-align: left; padding: 0.4rem 0.8rem 0.4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--muted); font-weight: 600; position: sticky; top: 0; background: var(--card); white-space: nowrap; }
+th { color: var(--muted); font-weight: 600; position: sticky; top: 0; background: var(--card); vertical-align: bottom; }
 td:first-child, td.number { white-space: nowrap; }
 td.number { font-variant-numeric: tabular-nums; }
 td.bar { background: linear-gradient(var(--bar), var(--bar)) no-repeat 0 50% / calc(var(--share) * 0.92) 70%; padding-left: 0.4rem; }

@@ -203,7 +203,7 @@ def _findings(gates: Sequence[Mapping[str, Any]]) -> str:
         for row in gates:
             if _outcome(row) != word:
                 continue
-            place = f", at {row['where']}" if row["where"] else ""
+            place = f": {row['where']}" if row["where"] else ""
             sentence = f"{row['subject']}: {row['name']} is {_text(row['value'])} (wanted {row['threshold']}){place}."
             look = f" Look at <code>{escape(str(row['look_at']))}</code>." if row.get("look_at") else ""
             items.append(f"<li>{_badge(word)} {escape(sentence)}{look}</li>")

@@ -22,12 +22,12 @@ LOOK_AT = {
     "links_failed_fraction": _LINKS,
     "link_residual_p95_voxel": _LINKS,
     "clipped_fraction": "images/{name}/quality/fusion.json",
-    "affine_score": f"{_FIGURE}overlay.png and {_TABLE}affine.json",
+    "affine_verdict": f"{_FIGURE}affine_candidates.png and {_TABLE}affine.json",
     "blocks_failed_fraction": _BLOCKS,
     "folded_fraction": _BLOCKS,
     "seam_ratio": _BLOCKS,
     "round_trip_p95_voxel": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
-    "round_trip_max_voxel": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
+    "round_trip_max_voxel": f"{_TABLE}blocks.tsv and {_FIGURE}deformation.png",
     "inverse_unsolved_fraction": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
     "round_trip_outside_fraction": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
     "ncc_gain": f"{_FIGURE}overlay.png and {_FIGURE}checkerboard.png",
@@ -178,7 +178,7 @@ def _badness(value: float) -> tuple[bool, float]:
 
 def _sentence(broken: Sequence[Row]) -> str:
     row = broken[0]
-    place = f" at {row['where']}" if row["where"] else ""
+    place = f" ({row['where']})" if row["where"] else ""
     look = f"; look at {row['look_at']}" if row["look_at"] else ""
     more = f" ({len(broken) - 1} more gates do not hold either)" if len(broken) > 1 else ""
     return (

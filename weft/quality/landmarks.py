@@ -23,6 +23,11 @@ WANTED = (
 )
 
 
+# Of the image's longest axis: three or more landmarks this close to each other are in other units, as in millimetres.
+CLOSEST = 0.005
+MANY = 3
+
+
 @dataclass(frozen=True)
 class Landmarks:
     """Pairs of points that show the same place.
@@ -67,8 +72,8 @@ def read_landmarks(paths: Sequence[str | Path], fixed: Grid, moving: Grid) -> La
     FileNotFoundError
         When a file is missing.
     ValueError
-        In one sentence: a file that is none of these, a cell that is no number, no pair at all, or most points outside
-        of their image.
+        In one sentence: a file that is none of these, a cell that is no number, no pair at all, most points outside
+        of their image, or all of them in one corner of it.
     """
     if len(paths) == 1:
         rows = _rows(Path(paths[0]))
@@ -89,6 +94,12 @@ def read_landmarks(paths: Sequence[str | Path], fixed: Grid, moving: Grid) -> La
             raise ValueError(
                 f"{where}: {outside} of {len(points)} landmarks lie outside of the {role} image, which reaches from "
                 f"{_place(grid.lower)} to {_place(grid.upper)} um (z, y, x); wanted other units or another order of the axes"
+            )
+        spread, longest = float(np.ptp(points, axis=0).max()), max(grid.extent)
+        if len(points) >= MANY and spread < CLOSEST * longest:
+            raise ValueError(
+                f"{where}: all {len(points)} landmarks of the {role} image lie within {spread:.3g} um of each other, and the "
+                f"image is {longest:.4g} um long; wanted um (or voxels, in columns that end in _voxel): are they millimetres?"
             )
     return found
 

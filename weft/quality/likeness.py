@@ -25,6 +25,7 @@ SURVEY = 100_000  # voxels that set the limits of the histograms
 BINS = 48  # of each image in a joint histogram
 MOST_BLOCKS = 4096  # with more blocks, their mutual information is left out: 9 kB each
 WINDOW = 3  # cells along each axis of the window of local correlation
+VOXELS = 9**3  # of a window, at least, in a plane as in a volume: fewer are alike, or not, by chance
 COVERED = 0.5  # share of a window that must lie inside both images
 TEXTURE = 0.1  # a window says something when both images vary in it by this part of their own deviation
 WORSE = 0.1  # fall of local correlation that counts
@@ -116,7 +117,8 @@ def compare_images(
     """
     limits = [_limits(*image) for image in (fixed, moving)]
     blocks = blocks_along_axes(plan, grid)
-    edge = max(2, math.ceil((grid.size / CELLS) ** (1 / max(1, sum(n > 1 for n in grid.shape)))), 3)
+    deep = max(2, sum(n > 1 for n in grid.shape))
+    edge = max(math.ceil((grid.size / CELLS) ** (1 / deep)), round(VOXELS ** (1 / deep) / WINDOW))
     cells = grid.coarsen(tuple(min(edge, n) for n in grid.shape))
     moments = np.zeros((len(STATES), 6, *cells.shape), np.float32)
     bright = np.zeros(cells.shape, np.float32)

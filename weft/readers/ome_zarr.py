@@ -96,7 +96,7 @@ def open_ome_zarr(
     if orientation is None:
         orientation = _orientation(pyramid)
     count = levels[0].data.shape[0]
-    tiles = attributes.get(ATTRIBUTE, {}).get("tiles") if spacing is None else None
+    tiles = _tiles(attributes, path) if spacing is None else None
     return Image(
         levels=tuple(levels),
         channels=channel_names(channels or _channels(metadata, count), count, path),
@@ -104,6 +104,14 @@ def open_ome_zarr(
         labels=labels,
         coverage=None if tiles is None else _coverage(tiles, path),
     )
+
+
+def _tiles(attributes: Mapping[str, Any], path: Path) -> Any:
+    """What weft wrote of the tiles that an image was fused from; None where it wrote nothing."""
+    own = attributes.get(ATTRIBUTE, {})
+    if not isinstance(own, Mapping):
+        raise ValueError(f"{path}: attribute {ATTRIBUTE} is {own!r}; wanted a mapping, or no such attribute")
+    return own.get("tiles")
 
 
 def _coverage(tiles: Any, path: Path) -> Coverage:

@@ -13,6 +13,7 @@ from weft.registration.features import Feature
 from weft.registration.refine import AffineRefiner
 
 Verdict = Literal["accept", "warn", "refuse"]
+VERDICTS: tuple[Verdict, ...] = ("refuse", "warn", "accept")  # as the number that is gated: 0, 1, 2
 
 _MIRROR_TIE = 0.01  # difference in score, as a share, that cannot tell a sample from its mirror image
 _OWN_MIRROR = 0.85  # correlation with its own mirror image from which an image cannot tell left from right

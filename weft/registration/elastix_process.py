@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from weft.registration import elastix_worker
+from weft.registration.itk_image import itk_displacement
 
 
 def run_elastix(
@@ -116,9 +117,8 @@ def run_elastix(
             raise RuntimeError(f"elastix failed on this block: {reason}")
         found = None
         if displacement:
-            found = np.zeros((3, *shape), np.float32)
             values = np.load(folder / "displacement.npy", allow_pickle=False)
-            found[axes] = values.reshape(len(axes), *shape)
+            found = itk_displacement(values, shape, axes)
         return json.loads((folder / "result.json").read_text()), found
 
 

@@ -126,7 +126,7 @@ def _register(folder: Path) -> list[dict[str, list[str]]]:
         chain.SetLogToFile(False)
         chain.UpdateLargestPossibleRegion()
         field = itk.array_view_from_image(chain.GetOutputDeformationField())
-        np.save(folder / "displacement.npy", np.moveaxis(field[..., ::-1], -1, 0), allow_pickle=False)
+        np.save(folder / "displacement.npy", field, allow_pickle=False)
     maps = (found.GetParameterMap(n) for n in range(found.GetNumberOfParameterMaps()))
     return [{name: list(values) for name, values in dict(one).items()} for one in maps]
 

@@ -1,4 +1,4 @@
-"""Arrays as the images that ITK's programs take."""
+"""Arrays as the images that ITK's programs take, and displacements as they leave them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,24 @@ def itk_image(
     image.SetSpacing([grid.spacing[axis] * unit for axis in reversed(axes)])
     image.SetOrigin([grid.origin[axis] * unit for axis in reversed(axes)])
     return image
+
+
+def itk_displacement(
+    vectors: np.ndarray, shape: Sequence[int], axes: Sequence[int] = (0, 1, 2)
+) -> np.ndarray:
+    """Displacements as ITK's programs leave them, on a grid's voxels.
+
+    Parameters
+    ----------
+    vectors
+        (z, y, x, 3) or what is left of it for these axes of the grid: components in ITK's order x, y, z are the last axis.
+    shape
+        (z, y, x) of the grid; an axis that is not among ``axes`` has one voxel.
+
+    Returns
+    -------
+    (3, z, y, x) float32, components z, y, x; 0 along axes that are left out.
+    """
+    out = np.zeros((3, *shape), np.float32)
+    out[list(axes)] = np.moveaxis(vectors[..., ::-1], -1, 0).reshape(len(axes), *shape)
+    return out

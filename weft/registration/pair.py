@@ -20,6 +20,7 @@ from weft.registration.affine import AffineResult, AffineSettings
 from weft.registration.backend_settings import checked_settings
 from weft.registration.combine import combine_blocks
 from weft.registration.contract import SEVERAL_CHANNELS, one_channel
+from weft.registration.memory import hold_little
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
@@ -145,6 +146,8 @@ def register(
     if logs is None and (asks := next((stage.name for stage in settings.stages if stage.debug), None)):
         raise ValueError(f"stage {asks!r} asks for debug; wanted `logs`, a folder for it")
     masks = (_mask(fixed_mask, pick_fixed[0], "fixed"), _mask(moving_mask, pick_moving[0], "moving"))
+    if processes and workers > 1:
+        hold_little()
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
         matrix = Affine(np.asarray(affine, float)).matrix

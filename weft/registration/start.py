@@ -72,17 +72,26 @@ def find_affine(
         progress=progress,
         start=given,
         masks=(
-            _counts(fixed[0], masks[0], fixed_level.grid),
-            _counts(moving[0], masks[1], moving_level.grid),
+            _counts("fixed", fixed[0], masks[0], fixed_level.grid),
+            _counts("moving", moving[0], masks[1], moving_level.grid),
         ),
         refine=start is None or start.get("refine", True),
     )
 
 
-def _counts(image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
+def _counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
     """Where an image counts: in its mask, and where tiles cover it."""
     covered = image.covered(grid)
     if mask is None:
         return covered
     inside = read_mask(mask, grid) >= 0.5
+    if not inside.any():
+        reach = [
+            " x ".join(f"{low:.4g} to {high:.4g}" for low, high in zip(g.lower, g.upper, strict=True))
+            for g in (mask.grid, grid)
+        ]
+        raise ValueError(
+            f"{role}_mask counts nowhere in the {role} image: it reaches {reach[0]} um (z, y, x), the image {reach[1]} um; "
+            "wanted a mask in the image's space, above 0 where it counts: is its voxel size right?"
+        )
     return inside if covered is None else inside & covered

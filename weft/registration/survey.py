@@ -17,6 +17,7 @@ from weft.sampling import read_at, stage_grid, thinned
 SURVEY = 2_000_000  # voxels from which the background's value is taken
 PIECES = 8  # parts of an image that are read at the stage's voxel size
 PIECE = 64  # voxels of their edges
+TRIED = 8  # places looked at, of a stitched image, for each part that is read
 
 
 def survey_images(
@@ -80,14 +81,25 @@ def _coarse(image: Image, channel: int) -> tuple[np.ndarray, Grid]:
 
 
 def _pieces(image: Image, channel: int, grid: Grid, background: float) -> list[np.ndarray]:
-    """Parts of an image on a stage's grid, around places with content that are spread over it."""
+    """Parts of an image on a stage's grid, around places with content that are spread over it.
+
+    Of a stitched image they lie within what tiles cover; where no part does, they are those of which most is covered.
+    """
     values, coarse = _coarse(image, channel)
     content = np.flatnonzero(values > background)
     if not content.size:
         content = np.arange(coarse.size)
-    chosen = content[np.linspace(0, len(content) - 1, 2 * PIECES + 1).astype(int)[1::2]]
+    tried = PIECES if image.coverage is None else TRIED * PIECES
+    chosen = content[np.linspace(0, len(content) - 1, 2 * tried + 1).astype(int)[1::2]]
     index = np.column_stack(np.unravel_index(chosen, coarse.shape))
     middle = grid.to_index(coarse.to_physical(index)).round().astype(int)
     edge = np.minimum(PIECE, grid.shape)
     first = np.clip(middle - edge // 2, 0, np.asarray(grid.shape) - edge)
-    return [read_at(image, channel, grid.crop(box(corner, corner + edge))) for corner in first]
+    parts = [grid.crop(box(corner, corner + edge)) for corner in first]
+    if image.coverage is not None:
+        share = np.array([image.coverage.on(part).mean() for part in parts])
+        best = (
+            np.flatnonzero(share == 1) if (share == 1).any() else np.argsort(-share, kind="stable")[:PIECES]
+        )
+        parts = [parts[best[n]] for n in np.unique(np.linspace(0, len(best) - 1, PIECES).astype(int))]
+    return [read_at(image, channel, part) for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 from weft import receipts
 from weft.grid import Grid
 from weft.image import Image
-from weft.logs import log
+from weft.logs import log, warn
 from weft.plugins import import_plugins
 from weft.readers import open_source, reader_identity
 from weft.steps.level_builder import LevelBuilder
 from weft.steps.levels import finish_image, image_facts, level_grids
 from weft.steps.regions import split_name
 from weft.stores.ome_zarr import metadata_digest
+
+UNLIKE = 1.02  # ratio of the axes' ratios from which two voxel sizes are not one in another unit
 
 
 def import_image(
@@ -40,6 +43,7 @@ def import_image(
     opened = open_source(path, format=None if image["format"] == "auto" else image["format"], **options)
     if not isinstance(opened, Image):
         raise ValueError(f"{path}: holds tiles, not an image; name their format in images.tsv")
+    _compare_spacing(path, image, opened, options)
     if opened.labels and opened.dtype.kind not in "ui":
         raise ValueError(f"{path}: labels must be unsigned or signed integers; found {opened.dtype}")
     if phantom:
@@ -60,6 +64,33 @@ def import_image(
             made = _convert(opened, about, key, settings, store, receipt, image["image"], threads)
         receipts.write_provenance(receipt, key=key, source=path, settings=image, code=code)
         receipts.write(receipt, made)
+
+
+def _compare_spacing(path: str, image: dict[str, Any], opened: Image, options: dict[str, Any]) -> None:
+    """Warn of a voxel size in the table whose axes are to each other not as the file says: they may be swapped.
+
+    Another unit is no reason, as many files do not say in which theirs is.
+    """
+    if not image.get("spacing"):
+        return
+    kind = None if image["format"] == "auto" else image["format"]
+    others = {name: value for name, value in options.items() if name != "spacing"}
+    # In the file's own unit, or, where it names none, in any.
+    for unit in ({}, {"spacing_unit": "micrometer"}):
+        with contextlib.suppress(ValueError):
+            stated = open_source(path, format=kind, **{**unit, **others})
+            break
+    else:
+        return
+    assert isinstance(stated, Image)
+    sizes = zip(opened.grid.spacing, stated.grid.spacing, opened.grid.shape, strict=True)
+    ratios = [given / own for given, own, voxels in sizes if voxels > 1]
+    if ratios and max(ratios) > UNLIKE * min(ratios):
+        here, there = (", ".join(f"{v:g}" for v in i.grid.spacing) for i in (opened, stated))
+        warn(
+            f"image {image['image']!r}: the table of images gives a voxel size of {here} um (z, y, x), and {path} one of {there}; "
+            "the table's is used: is the order of its axes right?"
+        )
 
 
 def _is_pyramid(path: str, image: Image) -> bool:

@@ -11,6 +11,7 @@ from weft import receipts
 from weft.image import Image
 from weft.logs import log
 from weft.registration.affine import AffineResult, AffineSettings
+from weft.registration.confidence import VERDICTS
 from weft.registration.contract import Initial
 from weft.registration.features import finite, log_intensity, tissue_mask
 from weft.registration.pull import pull
@@ -98,7 +99,8 @@ def register_affine(
             f"{'; '.join(record['notes'])}; look at {picture}; check orientation codes and voxel sizes in the table of images, "
             "or set affine.policy to warn to go on"
         )
-    values = {
+    values: dict[str, Any] = {
+        "affine_verdict": _verdict(record),
         "affine_score": record["score"],
         "affine_ncc": record["ncc"],
         "affine_overlap": record["overlap"],
@@ -162,6 +164,12 @@ def draw_candidates(
         at=list(middle),
         captions=captions,
     )
+
+
+def _verdict(record: dict[str, Any]) -> float | dict[str, float]:
+    """The verdict as a number, with the reason for one that does not accept."""
+    number = float(VERDICTS.index(record["accepted"]))
+    return number if record["accepted"] == "accept" else {"; ".join(record["notes"]): number}
 
 
 def _content(given: dict[str, Any] | None, files: str | list[str]) -> Any:

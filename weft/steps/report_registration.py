@@ -143,7 +143,8 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         block_map(ledger, figures / file, f"{name}: blocks of stage {stage}", measured)
         add(
             file, f"Blocks of stage {stage}", f"What became of each block of stage {stage}",
-            f"Slabs of blocks along z. Every block's numbers: registrations/{name}/stages/{stage}/ledger.tsv.",
+            "Similarity as the backend measures it: above the dashed line the stage made a block more alike. "
+            f"Every block's numbers: registrations/{name}/stages/{stage}/ledger.tsv.",
         )  # fmt: skip
     for path in sorted([*folder.glob("affine_candidates*.png"), *figures.glob("affine_candidates*.png")]):
         words = "The best affine and its rival"
@@ -367,7 +368,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _change(values: Mapping[str, float], before: str, after: str) -> str:
     if before not in values or after not in values:
         return ""
-    return f"{values[before]:.3g} \u2192 {values[after]:.3g}"
+    return f"{values[before]:.3g}\u00a0\u2192\u00a0{values[after]:.3g}"
 
 
 def _range(values: Mapping[str, float], low: str, high: str) -> str:

@@ -27,14 +27,18 @@ def resample_image(
 ) -> None:
     """Interpolate the coarsest level whose voxels are no larger than ``edge`` um on a grid of such cubes.
 
-    Linearly, or, of labels, by the nearest voxel of the finest level. The copy covers the image from face to face.
+    Linearly, or, of labels, by the nearest voxel of the finest level. The copy covers the image from face to face, and
+    knows what its tiles cover.
     """
     source, facts = open_received(image)
     level = source.levels[0] if source.labels else source.level_at(edge)
     grids = level_grids(source.grid.resample(edge), pyramid["smallest"])
     about: dict[str, Any] = {name: facts[name] for name in ("channels", "orientation", "labels")}
+    coverage = None if source.coverage is None else source.coverage.to_json()
     versions = receipts.environment("numba", "zarr")
-    key = receipts.digest([facts["data"], facts["grid"], about, edge, pyramid, store, code, versions])
+    key = receipts.digest(
+        [facts["data"], facts["grid"], coverage, about, edge, pyramid, store, code, versions]
+    )
     keyed = receipts.KeyedStore(Path(receipt).with_name("isotropic.ome.zarr"), key)
     with receipts.job_lock(receipt):
         builder = LevelBuilder(
@@ -59,7 +63,8 @@ def resample_image(
             return voxels, {}
 
         builder.build(builder.names(), make, threads=threads, what="resample_image: regions")
-        records = finish_image(builder, name=Path(image).parent.name, threads=threads, **about)
+        name = Path(image).parent.name
+        records = finish_image(builder, name=name, threads=threads, coverage=source.coverage, **about)
         keyed.publish(receipt)
         receipts.write_provenance(receipt, key=keyed.key, code=code)
         receipts.write(receipt, image_facts(keyed, records, grids, dtype=source.dtype, **about))

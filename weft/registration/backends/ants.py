@@ -23,7 +23,9 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
+from weft.registration.itk_image import itk_displacement
 
+own_process = True  # a crash of the engine must not end the job
 _VERSION = "1"  # of this module's own results
 _METRICS = {"local_correlation": "CC", "mutual_information": "mattes", "mean_squares": "meansquares"}
 _SAMPLING = {"local_correlation": 2, "mutual_information": 32, "mean_squares": 0}  # radius, or bins
@@ -133,7 +135,8 @@ def register(
             raise RuntimeError(f"ANTs failed on this block: {error}") from None
     # Of a volume (z, y, x, 3); of a plane (y, x, 2).
     step = (
-        pulled.spread(np.moveaxis(warp[..., ::-1], -1, 0)) * np.c_[list(fixed_grid.spacing)][..., None, None]
+        itk_displacement(warp, pulled.grid.shape, pulled.axes)
+        * np.c_[list(fixed_grid.spacing)][..., None, None]
     )
     similarity = _SIMILARITIES.get(options.metric, options.metric)
     return total_result(pulled, step, similarity, sum(options.iterations))

@@ -21,9 +21,10 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
-from weft.registration.itk_image import itk_image
+from weft.registration.itk_image import itk_displacement, itk_image
 from weft.transforms.interpolate import resample_field
 
+own_process = True  # a crash of the engine must not end the job
 _VERSION = "1"  # of this module's own results
 _FEWEST = 8  # voxels along an axis: coarser levels are left out
 _BINS, _MATCHES = 256, 16  # of the histograms, and how many of their quantiles are matched
@@ -167,7 +168,4 @@ def _demons(
     if start is not None:
         vectors = np.moveaxis(start[axes[::-1]], 0, -1).astype(np.float64)
         images.append(itk_image(vectors.reshape(*images[0].GetSize()[::-1], -1), grid, axes, vectors=True))
-    found = np.zeros((3, *grid.shape), np.float32)
-    step = sitk.GetArrayFromImage(method.Execute(*images))
-    found[axes] = np.moveaxis(step[..., ::-1], -1, 0).reshape(len(axes), *grid.shape)
-    return found
+    return itk_displacement(sitk.GetArrayFromImage(method.Execute(*images)), grid.shape, axes)

@@ -51,12 +51,6 @@ class Pulled:
         """The axes of more than one voxel: a single plane is registered in its plane."""
         return [axis for axis in range(3) if self.grid.shape[axis] > 1]
 
-    def spread(self, components: np.ndarray) -> np.ndarray:
-        """Displacements along `axes` at the voxels, (len(axes), ...), as (3, z, y, x) float32, 0 along the others."""
-        out = np.zeros((3, *self.grid.shape), np.float32)
-        out[self.axes] = components.reshape(len(self.axes), *self.grid.shape)
-        return out
-
     @property
     def empty(self) -> bool:
         """Whether there is too little, or nothing but one value, to compare."""
