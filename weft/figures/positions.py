@@ -116,6 +116,16 @@ def _panel(
     axes.set(xlim=(low_x, high_x), ylim=(high_y, low_y))
     style.bare(axes)
     axes.set_title(title, loc="left", color=style.MUTED, fontsize=9)
+    # A scale bar below, and which axis runs where.
+    um = style.round_length((high_x - low_x) / 5)
+    start, below = low_x + 0.02 * (high_x - low_x), axes.get_xaxis_transform()
+    axes.plot(
+        [start, start + um], [-0.025, -0.025], transform=below, color=style.MUTED, linewidth=2, clip_on=False
+    )
+    axes.text(
+        start + um, -0.025, f"  {style.length_text(um)}    y \u2193  x \u2192",
+        transform=below, color=style.MUTED, fontsize=7.5, va="center",
+    )  # fmt: skip
     return axes
 
 

@@ -27,6 +27,7 @@ ENTRY_POINTS = "weft.backends"
 _registered: dict[str, str] = {}  # name -> module:function
 SEVERAL_CHANNELS = ("native",)  # of weft's own backends; others may
 PROCESS_MB = 400  # memory of a process with compiled code and no block
+OWN_PROCESS_MB = 300  # of a worker process of a backend, with its engine
 
 Masks = tuple[np.ndarray | None, np.ndarray | None]
 
@@ -142,6 +143,8 @@ class Backend(Protocol):
       as ``settings["intensity"] = {"fixed": ..., "moving": ...}`` (of several channels lists): one scale and one noise floor, so that a nearly
       empty block is not stretched until its noise looks like tissue. ``parts`` is a list of (z, y, x) arrays with
       content that are spread over the whole image, ``spacing`` their voxel size, um. A stage of one block asks for none;
+    - ``own_process = True``, where its engine is compiled code that may crash: it then runs in a worker process, which costs
+      its block alone when it dies, and blocks of several threads do not share Python's global lock;
     - ``smoothing_radius(settings) -> int``: voxels around a voxel that its finest step sees; without it 8. A halo is
       that wide, and as much wider as displacements are still expected.
     """

@@ -12,9 +12,10 @@ import numpy as np
 from weft.grid import Grid
 from weft.image import Image
 from weft.registration.block_affine import register_block_affine
-from weft.registration.contract import Initial, Masks, Result, load_backend
+from weft.registration.contract import Initial, Masks, Result
 from weft.registration.debug import folder_of_block, write_found, write_seen
 from weft.registration.ledger import FAILED
+from weft.registration.own_process import backend_at_work
 from weft.sampling import read_at, read_mask
 from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import Field, crop_field, resample_field
@@ -169,7 +170,7 @@ def register_block(
     if folder is not None:  # before the backend may crash on them
         write_seen(folder, block.fixed, fixed_grid, block.moving, moving_grid, initial, masks)
     images = block.hand_over()
-    run = load_backend(backend)
+    run = backend_at_work(backend)
     result = run(images.pop(0), fixed_grid, images.pop(0), moving_grid, initial, masks, settings, seed)
     if folder is not None:
         moving = block.whole().hand_over()[1]

@@ -105,6 +105,6 @@ def workers(stage: str, block_mb: float, memory_mb: float, threads: int) -> int:
     return min(room, threads)
 
 
-def of_backend(backend: str, function: str) -> Any:
-    """An optional function of a backend's module."""
-    return getattr(importlib.import_module(backend_module(backend)), function, None)
+def of_backend(backend: str, name: str) -> Any:
+    """An optional function or property of a backend's module; None where it has none of this name."""
+    return getattr(importlib.import_module(backend_module(backend)), name, None)

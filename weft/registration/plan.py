@@ -9,7 +9,8 @@ from typing import Any
 from weft.blocks import cut, region, with_halo
 from weft.grid import Grid
 from weft.image import Region
-from weft.registration.needs import block_memory, first_displacement, halo
+from weft.registration.contract import OWN_PROCESS_MB
+from weft.registration.needs import block_memory, first_displacement, halo, of_backend
 from weft.sampling import stage_grid
 
 LARGEST = 192  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
@@ -24,7 +25,7 @@ def plan_stage(
     image: Grid, settings: Mapping[str, Any], residual: float | None = None, channels: int = 1
 ) -> dict[str, Any]:
     """The plan of a stage of `weft.config.registration.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``memory_mb`` (of a
-    block, predicted), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
+    block, predicted, with its backend's process where that has its own), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
 
     Parameters
     ----------
@@ -59,6 +60,7 @@ def plan_stage(
         )
     block = _block(grid, size)
     ids = cut(grid.shape, block)
+    process = OWN_PROCESS_MB if of_backend(backend, "own_process") else 0
     only = settings.get("only")
     for name in only or ():
         if name not in ids:
@@ -70,7 +72,7 @@ def plan_stage(
         "grid": grid.to_json(),
         "block": block,
         "overlap": overlap,
-        "memory_mb": math.ceil(_memory_mb(grid, block, overlap, backend, options, channels)),
+        "memory_mb": math.ceil(_memory_mb(grid, block, overlap, backend, options, channels) + process),
         "ids": ids,
         "skipped": [] if only is None else [name for name in ids if name not in only],
     }

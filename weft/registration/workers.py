@@ -17,6 +17,7 @@ import zarr
 from weft.image import Region
 from weft.registration.fork_server import begin_worker, worker_context
 from weft.registration.memory import give_back
+from weft.registration.own_process import stay_in_this_process
 from weft.registration.repair import Attempt, Attempts, no_attempt
 from weft.registration.stage import StageJob
 from weft.registration.threads import block_threads
@@ -145,6 +146,7 @@ def _keep(job: StageJob, folder: Path, python_path: str | None, begin: Any) -> N
     begin_worker(python_path)
     begin.wait()
     zarr.config.set({"threading.max_workers": 1})
+    stay_in_this_process()
     _kept = job, folder
 
 

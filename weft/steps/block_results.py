@@ -16,6 +16,7 @@ from weft.logs import log, peak_memory
 from weft.registration.contract import backend_version
 from weft.registration.engine import Block
 from weft.registration.ledger import MACHINE_DEPENDENT
+from weft.registration.own_process import costs
 from weft.registration.stage import StageJob
 
 
@@ -72,11 +73,11 @@ class KeptBlocks:
         known = path.exists() and name.split("/")[0] not in self.anew
         if known and receipts.read(path)["status"] not in again:
             return key, False
-        began = time.monotonic(), time.thread_time()
+        began = time.monotonic(), _cpu_seconds()
         u, record = self.job.register(name, block)
         if "message" in record:
             log.error("block %s: %s", name, record["message"])
-        save_block(path, u, record, time.monotonic() - began[0], time.thread_time() - began[1])
+        save_block(path, u, record, time.monotonic() - began[0], _cpu_seconds() - began[1])
         return key, True
 
 
@@ -100,7 +101,7 @@ def save_block(
         {
             "cpu_seconds": round(cpu_seconds, 3),
             "seconds": round(seconds, 3),
-            "peak_memory_mb": round(peak_memory() / 1e6, 1),
+            "peak_memory_mb": round((peak_memory() + costs.memory) / 1e6, 1),
         },
     )
     receipts.write(path, record)
@@ -123,6 +124,11 @@ def read_cost(cache: str, keys: Iterable[str]) -> dict[str, Any]:
         "seconds": sum(cost["seconds"] for cost in costs),
         "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
     }
+
+
+def _cpu_seconds() -> float:
+    """CPU-seconds of this thread, and of worker processes that it waited for."""
+    return time.thread_time() + costs.cpu_seconds
 
 
 def _block_digests(block: Block) -> list[Any]:

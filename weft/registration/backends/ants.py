@@ -25,6 +25,7 @@ from weft.registration.backends.pulled import (
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.itk_image import itk_displacement
 
+own_process = True  # a crash of the engine must not end the job
 _VERSION = "1"  # of this module's own results
 _METRICS = {"local_correlation": "CC", "mutual_information": "mattes", "mean_squares": "meansquares"}
 _SAMPLING = {"local_correlation": 2, "mutual_information": 32, "mean_squares": 0}  # radius, or bins

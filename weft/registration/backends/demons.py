@@ -24,6 +24,7 @@ from weft.registration.contract import Initial, Masks, Result
 from weft.registration.itk_image import itk_displacement, itk_image
 from weft.transforms.interpolate import resample_field
 
+own_process = True  # a crash of the engine must not end the job
 _VERSION = "1"  # of this module's own results
 _FEWEST = 8  # voxels along an axis: coarser levels are left out
 _BINS, _MATCHES = 256, 16  # of the histograms, and how many of their quantiles are matched

@@ -26,6 +26,7 @@ from weft.registration.backends.pulled import (
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.itk_image import itk_displacement, itk_image
 
+own_process = True  # a crash of the engine must not end the job
 _VERSION = "2"  # of this module's own results
 _METRICS = {
     "local_correlation": "NCC",
@@ -80,8 +81,8 @@ def register(
     Started from an affine alone, greedy interpolates the moving block once, through the affine; with a
     start field, the moving block is resampled through the start and greedy finds d on it:
     u(x) = d(x) + u0(x + d(x)). Without the noise that greedy adds by default, the same arguments give
-    the same bytes. A single plane is registered in its plane. greedy holds Python's global lock: blocks run side by side in processes (batches), not in
-    threads.
+    the same bytes. A single plane is registered in its plane. greedy holds Python's global lock, and has a process
+    of its own for each thread.
 
     Parameters
     ----------
