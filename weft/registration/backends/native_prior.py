@@ -139,9 +139,9 @@ def roughness(equations: np.ndarray, spans: np.ndarray, u: np.ndarray) -> float:
         u = np.stack([halve(component) for component in u])
         squares = sum(laplace(component, mode="nearest") ** 2 for component in u)
         # At an edge it is a first difference, which grows more slowly with the distance.
-        inside = tuple(slice(1, -1) if n > 1 else slice(None) for n in weight.shape)
-        total = float(weight[inside].sum())
-        bent.append(float((weight * squares)[inside].sum()) / total if total > 0 else 0.0)
+        core = tuple(slice(1, -1) if n > 1 else slice(None) for n in weight.shape)
+        total = float(weight[core].sum())
+        bent.append(float((weight * squares)[core].sum()) / total if total > 0 else 0.0)
     return 16 * bent[0] / bent[1] if bent[1] > 0 else 1.0
 
 
