@@ -84,9 +84,10 @@ def write(path: str | Path, value: dict[str, Any]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # No Path: each would leave names in Python's table of them, thousands in a job of many blocks.
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    partial = os.path.join(folder, f".{name}.{os.getpid()}")
     with open(partial, "w") as handle:
         handle.write(text)
         handle.flush()
