@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from weft.registration.backends.native_field import gaussian_taps, smooth, smoot
 from weft.registration.backends.native_pair import NO_MASK, Pair
 from weft.registration.backends.native_tiles import TILE_Z, active_spans, spans_of_fields, tiles_of, widen
 from weft.registration.contract import Initial
-from weft.registration.threads import block_threads, threads_of_block
+from weft.registration.threads import AHEAD, block_threads, in_turn, threads_of_block
 
 SHAPE = (40, 72, 300)
 IDENTITY = np.eye(3)
@@ -222,3 +225,37 @@ def test_equations_of_fields_are_the_sums_over_their_cells(shape):
         inside[z, y, slice(*spans[z, y])] = True
     assert inside.any()
     assert not in_fields[:, ~inside].any()
+
+
+def test_parts_are_worked_off_in_turn_with_few_waiting():
+    asked, go = [], threading.Event()
+
+    def parts():
+        for n in range(10 * AHEAD):
+            asked.append(n)
+            yield n
+
+    def work(n: int) -> int:
+        if n == 0:
+            assert go.wait(60)
+        return n * n
+
+    with ThreadPoolExecutor(2) as pool:
+        found = in_turn(pool, work, parts())
+        threading.Timer(0.2, go.set).start()
+        assert next(found) == 0
+        assert len(asked) == AHEAD + 1
+        assert list(found) == [n * n for n in range(1, 10 * AHEAD)]
+
+
+def test_a_part_that_fails_ends_those_that_wait():
+    done = []
+
+    def work(n: int) -> None:
+        done.append(n)
+        if n == 3:
+            raise ValueError("three")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="three"):
+        list(in_turn(pool, work, iter(range(100))))
+    assert max(done) <= AHEAD + 5

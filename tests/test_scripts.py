@@ -529,6 +529,8 @@ def test_quality_is_collected_from_all_stages(run):
         values["jacobian_min"][f"block {blocks.block[blocks.jacobian_min.idxmin()]}"], rel=1e-5
     )
     assert blocks.round_trip_max_um.max() == pytest.approx(values["round_trip_max_um"], rel=1e-5)
+    worst = f"block {blocks.block[blocks.round_trip_max_um.idxmax()]}"
+    assert values["round_trip_max_voxel"] == {worst: pytest.approx(values["round_trip_max_um"] / EDGE)}
     assert (blocks.round_trip_p50_um <= blocks.round_trip_p95_um).all()
     assert (blocks.round_trip_p95_um <= blocks.round_trip_max_um).all()
     # The octants, each of which lies in its block, but for the wave.

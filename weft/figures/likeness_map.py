@@ -52,7 +52,7 @@ def likeness_map(
     if places:
         rows.append(
             (
-                "After, through the worst region (ringed: the worst regions, numbered as in the table)",
+                "After, through the worst region (rings: see the table)",
                 maps[-1][1],
             )
         )

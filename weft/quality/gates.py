@@ -27,7 +27,7 @@ LOOK_AT = {
     "folded_fraction": _BLOCKS,
     "seam_ratio": _BLOCKS,
     "round_trip_p95_voxel": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
-    "round_trip_max_voxel": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
+    "round_trip_max_voxel": f"{_TABLE}blocks.tsv and {_FIGURE}deformation.png",
     "inverse_unsolved_fraction": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
     "round_trip_outside_fraction": f"{_TABLE}transform.json and {_FIGURE}deformation.png",
     "ncc_gain": f"{_FIGURE}overlay.png and {_FIGURE}checkerboard.png",

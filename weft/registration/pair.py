@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine
 from weft.registration.survey import survey_images
-from weft.registration.workers import further_tries, run_blocks
+from weft.registration.workers import further_tries, open_field, run_blocks
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
 
@@ -177,10 +178,9 @@ def register(
         with TemporaryDirectory(prefix="weft-") as folder:
             outcomes = run_blocks(job, workers, processes, client, folder)
             records = {name: record for name, (_, record) in outcomes.items()}
-            fields = {name: u for name, (u, _) in outcomes.items()}
             combined = combine_blocks(
                 job.plan,
-                fields.__getitem__,
+                partial(open_field, outcomes),
                 records,
                 displacements,
                 settings.reduce.model_dump(),

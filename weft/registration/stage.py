@@ -107,7 +107,7 @@ class StageJob:
 
     def run(self, name: str) -> tuple[np.ndarray | None, dict[str, Any]]:
         """Read and register a block; one that is not to be registered is not read."""
-        if name in self._skipped:
+        if name in self.skipped:
             return None, parent_record("skipped", 0)
         return self.register(name, self.cut(name))
 
@@ -116,7 +116,8 @@ class StageJob:
         return Attempt(*self.register(name, self.cut_region(region, start)))
 
     @cached_property
-    def _skipped(self) -> frozenset[str]:
+    def skipped(self) -> frozenset[str]:
+        """Blocks that the stage's ``only`` leaves out."""
         return frozenset(self.plan["skipped"])
 
     @property

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
+AHEAD = 64  # parts that `in_turn` hands to its threads before the first of them is done
 
 _count: ContextVar[int] = ContextVar("threads of a block", default=1)
 
@@ -45,3 +50,20 @@ def share_out(work: Callable[[Any], Any], parts: Iterable[Any]) -> None:
     with ThreadPoolExecutor(count) as pool:
         for _ in pool.map(work, parts):
             pass
+
+
+def in_turn(
+    pool: ThreadPoolExecutor, work: Callable[[Part], Found], parts: Iterable[Part]
+) -> Iterator[Found]:
+    """As ``pool.map``, but few parts wait at a time: a thousand of them would take a megabyte."""
+    waiting: deque[Future[Found]] = deque()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -25,7 +25,7 @@ from weft.registration.threads import block_threads
 from weft.transforms.interpolate import Field
 from weft.transforms.model import Displacements
 
-Outcome = tuple[Field | None, dict[str, Any]]
+Outcome = tuple[Field | Path | None, dict[str, Any]]
 DIED = "the process that registered this block ended without an answer"
 
 
@@ -45,8 +45,8 @@ def run_blocks(
 
     Returns
     -------
-    By the names of the blocks, in the order of the plan: total displacement, (3, z, y, x) um, or None for the stage
-    before; and the block's row of the block table.
+    By the names of the blocks, in the order of the plan: total displacement, (3, z, y, x) um, or the file that holds it
+    (`open_field`), or None for the stage before; and the block's row of the block table.
     """
     names = list(job.plan["ids"])
     if client is not None:
@@ -59,6 +59,12 @@ def run_blocks(
             share = max(1, workers // max(1, len(names)))
             done = list(threads.map(partial(_block, job, share=share), names))
     return dict(zip(names, done, strict=True))
+
+
+def open_field(outcomes: Mapping[str, Outcome], name: str) -> Field | None:
+    """What `run_blocks` found for a block, as a field: the files of thousands of blocks are not held open together."""
+    u = outcomes[name][0]
+    return np.load(u, mmap_mode="r", allow_pickle=False) if isinstance(u, Path) else u
 
 
 def further_tries(job: StageJob, records: Mapping[str, Mapping[str, Any]]) -> Attempts:
@@ -106,7 +112,7 @@ def _in_processes(job: StageJob, names: list[str], workers: int, folder: Path) -
         begin.set()
         try:
             with pool(1, begin) as own:
-                return _opened(*own.submit(_kept_block, name).result())
+                return own.submit(_kept_block, name).result()
         except BrokenProcessPool:
             return job.give_up(name, DIED)
 
@@ -120,7 +126,7 @@ def _in_processes(job: StageJob, names: list[str], workers: int, folder: Path) -
             begin.set()
         for name, future in futures.items():
             with contextlib.suppress(BrokenProcessPool):
-                done[name] = _opened(*future.result())
+                done[name] = future.result()
     lost = [name for name in names if name not in done]
     with ThreadPoolExecutor(workers) as threads:
         done |= zip(lost, threads.map(alone, lost), strict=True)
@@ -157,7 +163,3 @@ def _kept_block(name: str) -> tuple[Path | None, dict[str, Any]]:
     del u
     give_back()
     return path, record
-
-
-def _opened(path: Path | None, record: dict[str, Any]) -> Outcome:
-    return (None if path is None else np.load(path, mmap_mode="r", allow_pickle=False)), record

@@ -96,12 +96,14 @@ def invert_transform(
             )
         made = store.records(["all"])
         trip, grid = made["all"]["round_trip"], Grid.from_json(made["all"]["grid"])
+        largest = trip["max"] / facts["level_um"]
+        worst = max(trip["blocks"], key=lambda block: (trip["blocks"][block]["max"], block))
         values = {
             "round_trip_p50_um": trip["p50"],
             "round_trip_p95_um": trip["p95"],
             "round_trip_max_um": trip["max"],
             "round_trip_p95_voxel": trip["p95"] / facts["level_um"],
-            "round_trip_max_voxel": trip["max"] / facts["level_um"],
+            "round_trip_max_voxel": largest if len(trip["blocks"]) < 2 else {f"block {worst}": largest},
             "round_trip_outside_fraction": trip["outside"] / trip["voxels"],
             "inverse_residual_um": made["all"]["residual_um"],
             "inverse_supersample": made["all"]["supersample"],

@@ -6,12 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weft import receipts
 from weft.blocks import deal
 from weft.logs import log, progress
 from weft.registration.engine import parent_record
+from weft.registration.memory import give_back, hold_little
 from weft.registration.needs import workers
-from weft.registration.threads import block_threads
+from weft.registration.threads import block_threads, in_turn
 from weft.steps.block_results import KeptBlocks, block_path, save_block
 from weft.steps.stage_job import open_stage_job
 
@@ -49,27 +52,34 @@ def register_blocks(
     ValueError
         When the job's memory does not hold one block.
     """
-    planned = receipts.read(plan)
+    hold_little()
     masks, more = (fixed_mask, moving_mask), (fixed_more, moving_more)
     job = open_stage_job(plan, fixed, moving, start, channels, settings, masks, more, log_file)
-    side_by_side = workers(Path(plan).parent.name, planned["memory_mb"], memory_mb, threads)
-    mine = deal(planned["ids"], batch, batches)
+    side_by_side = workers(Path(plan).parent.name, job.plan["memory_mb"], memory_mb, threads)
+    mine = deal(job.plan["ids"], batch, batches)
     share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block
-    skipped = frozenset(planned["skipped"])
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
 
     def one(name: str) -> tuple[str, bool]:
-        if name in skipped:
+        if name in job.skipped:
             key = receipts.digest([name, "skipped"])
             path = block_path(cache, key)
             if not path.exists():
                 save_block(path, None, parent_record("skipped", 0), 0.0, 0.0)
             return key, False
         with block_threads(share):
-            return kept.register(name, job.cut(name))
+            found = kept.register(name, job.cut(name))
+        give_back()
+        return found
 
+    # Laid out at once: thousands of strings that stay, among all that comes and goes with a block, keep much more from being freed.
+    keys, count = np.empty(len(mine), "S64"), 0
     with receipts.job_lock(receipt):
         with ThreadPoolExecutor(side_by_side) as pool:
-            done = list(progress(pool.map(one, mine), len(mine), "register_blocks: blocks"))
-        log.info("made %d of %d blocks", sum(made for _, made in done), len(mine))
-        receipts.write(receipt, {"blocks": {name: key for name, (key, _) in zip(mine, done, strict=True)}})
+            done = in_turn(pool, one, mine)
+            for n, (key, made) in enumerate(progress(done, len(mine), "register_blocks: blocks")):
+                keys[n] = key
+                count += made
+        log.info("made %d of %d blocks", count, len(mine))
+        blocks = {name: key.decode() for name, key in zip(mine, keys.tolist(), strict=True)}
+        receipts.write(receipt, {"blocks": blocks})

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-from weft.grid import Triple
+from weft.grid import Shape, Triple
 from weft.registration.backends.native_jit import INLINED, JIT
 
 
@@ -29,6 +29,19 @@ def gaussian_taps(sigma: float | Triple) -> np.ndarray:
         taps[axis] = np.exp(-0.5 * (steps / width) ** 2) * reach if width > 0 else steps == 0
         taps[axis] /= taps[axis, 0] + 2 * taps[axis, 1:].sum()
     return taps.astype(np.float32)
+
+
+def widths(sigma: float, shape: Shape) -> Triple:
+    """Standard deviations (z, y, x) of the Gaussian that averages as many samples as one of `sigma` does in a volume.
+
+    A plane has one axis less to average over, so it is wider there. Where voxel edges differ it still counts
+    samples: as wide in um along each axis, it would average too few of them where the noise is.
+    """
+    axes = max(sum(n > 1 for n in shape), 1)
+    # An integral over `axes` axes: (2 pi)^(axes / 2) sigma^axes.
+    width = (2 * np.pi) ** ((3 - axes) / (2 * axes)) * sigma ** (3 / axes)
+    z, y, x = (width if n > 1 else 0.0 for n in shape)
+    return z, y, x
 
 
 def smooth(a: np.ndarray, taps: np.ndarray) -> None:

@@ -32,14 +32,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from scipy.ndimage import laplace
 
+from weft.registration.backends.native_images import halve
 from weft.registration.backends.native_jit import INLINED, JIT
+from weft.registration.backends.native_tiles import spans_of_fields
 
 MISFIT = 0.2  # how far variance that is not explained counts as noise
 STRONGEST = 2e-2  # the most that alpha can be
 MOST_FALL = 2.0
 MOST_WIDENING = 1.6
-MUCH = 0.65
+MUCH = 1.3
+SMOOTH = 1.55  # roughness up to which sums are as wide as usual
+COMPLETE, INCOMPLETE = 0.2, 0.35  # of what is not explained: below the one none, from the other on all of it
+LEAST = 0.5  # the narrowest that roughness makes them, of that
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
 
 
@@ -90,7 +96,7 @@ class Uncertainty:
 
     @property
     def bends_much(self) -> bool:
-        """Whether the equations are best averaged over about the usual width or less (`widening`: 1.06 at `MUCH`)."""
+        """Whether the equations are best averaged over less than the usual width (`widening`, unbounded, is .96 at `MUCH`)."""
         return self.bending > MUCH * self.variance
 
     def widening(self) -> float:
@@ -103,6 +109,59 @@ class Uncertainty:
         if self.bending <= 0:
             return 1.0
         return min(max((self.variance / self.bending) ** (1 / 7), 1.0), MOST_WIDENING)
+
+
+def roughness(equations: np.ndarray, spans: np.ndarray, u: np.ndarray) -> float:
+    """How much of the bending of u is detail: 1 where u is smooth on the scale of a field, and the more the rougher.
+
+    A smooth displacement bends 4 times as much from sample to sample where these lie twice as far apart. The mean squared
+    Laplacian of u averaged over fields of 2^3 cells is compared with that over 4^3, a 16th of it.
+
+    Parameters
+    ----------
+    equations
+        (9, ceil(Z / 2), ceil(Y / 2), ceil(X / 2)) float32, of fields of 2^3 cells: without texture they do not count.
+    spans
+        (Z, Y, 2) int64: first and last + 1 cell of each row that they are known of.
+    u
+        (3, Z, Y, X) float32.
+    """
+    known = spans_of_fields(spans)
+    x = np.arange(equations.shape[3])
+    inside = (known[..., :1] <= x) & (x < known[..., 1:])
+    # Fields that are not known hold anything.
+    trace = np.zeros(equations.shape[1:], np.float32)
+    for c in (0, 3, 5):
+        np.add(trace, equations[c], out=trace, where=inside)
+    texture = trace / (trace + np.float32(64 * TEXTURED))
+    bent = []
+    for weight in (texture, halve(texture)):
+        u = np.stack([halve(component) for component in u])
+        squares = sum(laplace(component, mode="nearest") ** 2 for component in u)
+        # At an edge it is a first difference, which grows more slowly with the distance.
+        core = tuple(slice(1, -1) if n > 1 else slice(None) for n in weight.shape)
+        total = float(weight[core].sum())
+        bent.append(float((weight * squares)[core].sum()) / total if total > 0 else 0.0)
+    return 16 * bent[0] / bent[1] if bent[1] > 0 else 1.0
+
+
+def narrowing(rough: float, unexplained: float) -> float:
+    """How many times narrower the sums over the equations of a rough displacement are made: 1 down to `LEAST`.
+
+    Where u has detail on the scale of single fields, sums as wide as usual would keep steps from adding to it. `SMOOTH` lies
+    above nearly all phantoms of smooth displacements (1.25 to 1.60, with noise, missing tissue or inverted contrast), and below what
+    two imaging rounds of cells (2.05) and a brain on its atlas (1.78) ask for. Where little is left to explain, no detail is missing,
+    and a rough u is so by chance, or at the edges of a small block.
+
+    Parameters
+    ----------
+    rough
+        Of `roughness`.
+    unexplained
+        Mean of 1 - rho^2, without what white noise in both images makes of it.
+    """
+    missing = min(max((unexplained - COMPLETE) / (INCOMPLETE - COMPLETE), 0.0), 1.0)
+    return max((SMOOTH / max(rough, SMOOTH)) ** (3 * missing), LEAST)
 
 
 @njit(**INLINED)

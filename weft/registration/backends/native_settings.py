@@ -27,7 +27,8 @@ class NativeSettings:
     sigma
         Width of the Gaussian that smooths the normal equations, in cells of the displacement grid (2
         voxels of the level). Noise widens it on coarser levels, up to 1.4 times; at the finest one it is up
-        to 1.6 times wider, the more the images leave open and the less the displacement bends (`native_prior`).
+        to 1.6 times wider, the more the images leave open and the less the displacement bends, or down to half where it is
+        rough (`native_prior`).
     presmoothing
         Width of a Gaussian, in voxels, over the images of level 0 (coarser ones are averages already): it
         halves the noise that correlation and gradients see. 0 leaves it out.
@@ -50,7 +51,8 @@ class NativeSettings:
         tissue and changed contrast better. Strict on coarse levels, where a wrong match misleads all that follows,
         and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
-        A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least.
+        A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least:
+        it also ends with the first that raised it by less than about half of what the one before did.
     step_limit
         Longest step, voxels of the level.
     jacobian_floor
@@ -78,7 +80,7 @@ class NativeSettings:
     damping: float = 0.005
     stiffness: tuple[float, ...] = (0.0005,)
     tension: float = 1.0
-    volume: float = 0.04
+    volume: float = 0.06
     noise_floor: float = 0.002
     robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
     tolerance: tuple[float, ...] = (0.0007, 0.0005)
