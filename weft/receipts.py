@@ -105,14 +105,21 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when all of it is written; else nothing is left of it, as room may be what is missing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(partial, "wb") as handle:
+        with writing(path), open(partial, "wb") as handle:
             yield handle
         os.replace(partial, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file it was
-        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Have an error of the system name what was being written: that a disk is full comes without a name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def relative_paths(receipt: str | Path, paths: Iterable[str]) -> list[str]:
