@@ -1,9 +1,14 @@
 """What a job says of itself."""
 
+import errno
 import subprocess
 import sys
 
 import numpy as np
+import pytest
+
+from weft.logs import capture_log
+from weft.receipts import write_array
 
 SAY = "from weft.logs import peak_memory; print(peak_memory())"
 
@@ -18,3 +23,30 @@ def test_peak_memory_is_of_the_process_alone():
     holding = f"held = bytearray(b'1') * {held.nbytes}; {SAY}"
     found = subprocess.run([sys.executable, "-c", holding], check=True, capture_output=True).stdout
     assert before + 190e6 < int(found) < before + 250e6
+
+
+def test_a_full_disk_is_told_with_its_file_and_what_to_do(tmp_path):
+    with pytest.raises(SystemExit) as ended, capture_log(str(tmp_path / "job.log")):
+        raise OSError(errno.ENOSPC, "No space left on device", "results/a.npy")
+    assert (
+        "No space left on device: 'results/a.npy'; make room and rerun: what was done is kept (log: "
+        in str(ended.value)
+    )
+
+
+def test_an_array_is_written_whole_or_not_at_all(tmp_path):
+    values = np.arange(50_000, dtype=np.float32).reshape(2, -1)
+    write_array(tmp_path / "whole.npy", values)
+    np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), values)
+    # A process that may write no file beyond 100 kB, as on a disk with no more room.
+    program = (
+        "import resource, sys, numpy, weft.receipts\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "weft.receipts.write_array(sys.argv[1], numpy.ones(50_000, numpy.float32))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "b.npy")], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].endswith(f"File too large: '{tmp_path / 'b.npy'}'")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.npy"]

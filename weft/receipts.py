@@ -22,7 +22,8 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -86,12 +87,32 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w") as handle:
-        handle.write(text)
+    with _whole(path) as handle:
+        handle.write(text.encode())
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(partial, path)
+
+
+def write_array(path: str | Path, values: np.ndarray) -> None:
+    """Write an array as an .npy file so that it is there whole or not at all."""
+    with _whole(Path(path)) as handle:
+        # By its writer alone: given the file, NumPy goes past it, and cannot say what a write failed by.
+        np.save(SimpleNamespace(write=handle.write), values, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when all of it is written; else nothing is left of it, as room may be what is missing."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as handle:
+            yield handle
+        os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def relative_paths(receipt: str | Path, paths: Iterable[str]) -> list[str]:
