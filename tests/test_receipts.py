@@ -54,15 +54,18 @@ def test_a_receipt_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     receipts.write(path, {"a": [1, 2], "b": 1})
     assert path.read_bytes() == before  # deterministic, whatever the order of keys
 
+    left = []
+
     def killed(*_):
+        left.extend(p.name for p in path.parent.iterdir() if p != path)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         receipts.write(path, {"a": "another"})
     assert path.read_bytes() == before
-    left = [p.name for p in path.parent.iterdir() if p != path]
-    assert left
+    assert left  # what a process that ends here and now leaves
+    assert [*path.parent.iterdir()] == [path]
     assert all(receipts.is_unfinished(name) for name in left)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger("weft")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 QUIET = 10.0  # seconds between lines of progress on the terminal
 
 
@@ -33,7 +35,9 @@ def capture_log(path: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         log.exception("stopped")
-        sys.exit(f"Error: {error} (log: {os.path.relpath(path)})")
+        full = isinstance(error, OSError) and error.errno in FULL
+        then = "; make room and rerun: what was done is kept" if full else ""
+        sys.exit(f"Error: {error}{then} (log: {os.path.relpath(path)})")
     except BaseException:
         log.exception("stopped")
         raise

@@ -22,7 +22,8 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -84,15 +85,43 @@ def write(path: str | Path, value: dict[str, Any]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
-    # No Path: each would leave names in Python's table of them, thousands in a job of many blocks.
-    folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
-    partial = os.path.join(folder, f".{name}.{os.getpid()}")
-    with open(partial, "w") as handle:
-        handle.write(text)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with _whole(path) as handle:
+        handle.write(text.encode())
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(partial, path)
+
+
+def write_array(path: str | Path, values: np.ndarray) -> None:
+    """Write an array as an .npy file so that it is there whole or not at all."""
+    with _whole(path) as handle:
+        # By its writer alone: given the file, NumPy goes past it, and cannot say what a write failed by.
+        np.save(SimpleNamespace(write=handle.write), values, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _whole(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when all of it is written; else nothing is left of it, as room may be what is missing."""
+    # No Path: each would leave names in Python's table of them, thousands in a job of many blocks.
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{name}.{os.getpid()}")
+    try:
+        with writing(path), open(partial, "wb") as handle:
+            yield handle
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Have an error of the system name what was being written: that a disk is full comes without a name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def relative_paths(receipt: str | Path, paths: Iterable[str]) -> list[str]:

@@ -128,7 +128,7 @@ class Stage(Model):
     )
     block: Count | Literal["whole", "auto"] = Field(
         "auto",
-        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for up to 192, as `memory_mb` allows, and one block where the volume is small.",
+        description="Edge of a block, voxels of the level (even); `whole` for one block; `auto` for up to 256, as `memory_mb` allows, and one block where the volume is small.",
     )
     overlap: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",

@@ -13,6 +13,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import box
+from weft.receipts import write_array
 from weft.registration.agreement import Load, judge_agreement
 from weft.registration.ledger import FAILED
 from weft.registration.needs import expected_residual
@@ -120,7 +121,7 @@ def _choose(
     def replace(name: str, u: np.ndarray | None) -> None:
         replaced[name] = None if u is None else folder / f"{name}.npy"
         if u is not None:
-            np.save(folder / f"{name}.npy", u, allow_pickle=False)
+            write_array(folder / f"{name}.npy", u)
 
     def trusted(name: str) -> Field | None:
         return None if name in failed else load(name)

@@ -61,7 +61,12 @@ def halo(displacement: float, spacing: float, backend: str, settings: Mapping[st
 
 
 def block_memory(
-    block: Sequence[int], overlap: int, backend: str, settings: Mapping[str, Any], channels: int = 1
+    block: Sequence[int],
+    overlap: int,
+    backend: str,
+    settings: Mapping[str, Any],
+    channels: int = 1,
+    volume: Sequence[int] | None = None,
 ) -> int:
     """Most bytes that a block takes beside the process: its images, its fields and the backend's own.
 
@@ -78,9 +83,17 @@ def block_memory(
         Of the stage.
     channels
         How many are compared; images of several are (c, z, y, x).
+    volume
+        Voxels (z, y, x) of the fixed image, which no halo goes beyond; None where it is not known.
     """
     several = [] if channels == 1 else [channels]
-    fixed, moving = ([*several, *(n if n == 1 else n + k * overlap for n in block)] for k in (2, 4))
+    ends = block if volume is None else volume
+    seen = [
+        n if n == 1 else n + 2 * overlap if volume is None else min(n + 2 * overlap, end)
+        for n, end in zip(block, ends, strict=True)
+    ]
+    fixed = [*several, *seen]
+    moving = [*several, *(n if n == 1 else n + 2 * overlap for n in seen)]
     voxels = math.prod(fixed), math.prod(moving)
     predicted = of_backend(backend, "predicted_memory")
     own = BYTES * sum(voxels) if predicted is None else predicted(tuple(fixed), tuple(moving), settings)

@@ -13,7 +13,7 @@ from weft.registration.contract import OWN_PROCESS_MB
 from weft.registration.needs import block_memory, first_displacement, halo, of_backend
 from weft.sampling import stage_grid
 
-LARGEST = 192  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
+LARGEST = 256  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
 SMALLEST = 32
 MEMORY_MB = 500.0
 SLACK = (
@@ -155,7 +155,7 @@ def _memory_mb(
     grid: Grid, block: list[int], overlap: int, backend: str, settings: Mapping[str, Any], channels: int
 ) -> float:
     edges = [min(n, edge) for n, edge in zip(grid.shape, block, strict=True)]
-    return block_memory(edges, overlap, backend, settings, channels) / 1e6
+    return block_memory(edges, overlap, backend, settings, channels, grid.shape) / 1e6
 
 
 def _even(n: int, parts: int) -> int:

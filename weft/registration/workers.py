@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 
 from weft.image import Region
+from weft.receipts import write_array
 from weft.registration.fork_server import begin_worker, worker_context
 from weft.registration.memory import give_back
 from weft.registration.own_process import stay_in_this_process
@@ -158,7 +159,7 @@ def _kept_block(name: str) -> tuple[Path | None, dict[str, Any]]:
     path = None
     if u is not None:
         path = folder / f"{name}.npy"
-        np.save(path, u, allow_pickle=False)
+        write_array(path, u)
     del u
     give_back()
     return path, record

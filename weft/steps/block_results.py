@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -92,9 +91,7 @@ def save_block(
     """Write field, cost and, last, the record: a block is done when its record is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if u is not None:
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-        np.save(partial, u, allow_pickle=False)
-        os.replace(partial, path.with_suffix(".npy"))
+        receipts.write_array(path.with_suffix(".npy"), u)
         record = {**record, "data": receipts.array_digest(u)}
     receipts.write(
         path.with_suffix(".cost.json"),

@@ -16,6 +16,8 @@ import zarr
 from numcodecs import Blosc, Zstd
 from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, ZstdCodec
 
+from weft.receipts import writing
+
 # What the index of a shard says of a chunk that holds nothing but the fill value.
 _ABSENT = np.iinfo(np.uint64).max
 _SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
@@ -104,7 +106,7 @@ class ShardWriter:
         # Zarr's own name for a file that is being written: what a killed job leaves is known by it.
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
-            with open(partial, "wb") as file:
+            with writing(path), open(partial, "wb") as file:
                 file.writelines(packed)
                 file.write(tail + google_crc32c.value(tail).to_bytes(4, "little"))
                 file.flush()

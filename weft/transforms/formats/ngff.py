@@ -105,7 +105,8 @@ class FieldWriter:
                 whole[(slice(None), *_shifted(low, high, [s.start for s in shard]))] = part
                 part = whole
             part = np.ascontiguousarray(part, np.float32)
-            self._array[place] = part
+            with receipts.writing(self.store):
+                self._array[place] = part
             self.digests["/".join(["0", "c", "0", *map(str, index)])] = receipts.array_digest(part)
 
 
