@@ -14,6 +14,7 @@ from weft.grid import Grid
 from weft.image import TileSet, Tile
 from weft.links import LinkSettings, measure_link
 from weft.registration.backends.native import register
+from weft.registration.backends.native_field import smooth_within
 from weft.registration.contract import Initial
 
 random = np.random.default_rng(0)
@@ -29,6 +30,7 @@ tiles = TileSet(
     lambda tile, channel, region: fixed[:, :, (0, 16)[tile]:(36, 52)[tile]][region],
 )
 link = measure_link(tiles, 0, 1, 0, None, search_voxels=(4, 4, 12), settings=LinkSettings())
+assert len(smooth_within.signatures) == 1, smooth_within.signatures  # else it is compiled once more, in the middle of a run
 print(receipts.array_digest(result.displacement), result.metric_after, link.displacement.tobytes().hex(), link.ncc)
 """
 

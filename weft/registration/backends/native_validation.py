@@ -163,7 +163,9 @@ def _between_fields(taps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     radius = taps.shape[1] // FIELD
     lags = FIELD * np.arange(radius + 1)
     padded = np.pad(taps, ((0, 0), (0, FIELD)))
-    found = (padded[:, abs(lags - 1)] + 2 * padded[:, lags] + padded[:, lags + 1]) / np.float32(4)
+    # In order of rows, as all taps are: kernels are compiled for each order of memory.
+    found = np.ascontiguousarray(padded[:, abs(lags - 1)] + 2 * padded[:, lags] + padded[:, lags + 1])
+    found /= np.float32(4)
     for axis, n in enumerate(shape):
         if n == 1:  # a field has one cell along this axis
             found[axis] = 0
