@@ -43,7 +43,7 @@ STRONGEST = 2e-2  # the most that alpha can be
 MOST_FALL = 2.0
 MOST_WIDENING = 1.6
 MUCH = 1.3
-SMOOTH = 1.55  # roughness up to which sums are as wide as usual
+SMOOTH = 1.67  # roughness up to which sums are as wide as usual
 COMPLETE, INCOMPLETE = 0.2, 0.35  # of what is not explained: below the one none, from the other on all of it
 LEAST = 0.5  # the narrowest that roughness makes them, of that
 TEXTURED = 0.05  # trace of the normal equations, per voxel, at which a cell counts half for the curvature
@@ -149,7 +149,7 @@ def narrowing(rough: float, unexplained: float) -> float:
     """How many times narrower the sums over the equations of a rough displacement are made: 1 down to `LEAST`.
 
     Where u has detail on the scale of single fields, sums as wide as usual would keep steps from adding to it. `SMOOTH` lies
-    above nearly all phantoms of smooth displacements (1.25 to 1.60, with noise, missing tissue or inverted contrast), and below what
+    above phantoms of smooth displacements (1.25 to 1.68, with noise, missing tissue or inverted contrast), and below what
     two imaging rounds of cells (2.05) and a brain on its atlas (1.78) ask for. Where little is left to explain, no detail is missing,
     and a rough u is so by chance, or at the edges of a small block.
 
@@ -161,7 +161,7 @@ def narrowing(rough: float, unexplained: float) -> float:
         Mean of 1 - rho^2, without what white noise in both images makes of it.
     """
     missing = min(max((unexplained - COMPLETE) / (INCOMPLETE - COMPLETE), 0.0), 1.0)
-    return max((SMOOTH / max(rough, SMOOTH)) ** (3 * missing), LEAST)
+    return max((SMOOTH / max(rough, SMOOTH)) ** (6 * missing), LEAST)
 
 
 @njit(**INLINED)
