@@ -284,10 +284,10 @@ def test_a_block_larger_than_the_volume_is_refused_by_the_plan_of_its_stage(good
 @pytest.mark.workflow
 def test_blocks_that_do_not_fit_are_refused_before_the_first_stage(project):
     target = "results/registrations/pair/stages/fine/transform.json"
-    code, said = project.try_run(target, "--set-resources", "register_blocks:mem_mb=401")
+    code, said = project.try_run(target, "--set-resources", "register_blocks:mem_mb=400")
     assert code
     assert "stage 'fine': a block takes about" in said or "stage 'coarse': a block takes about" in said
-    assert "the job has mem_mb 401; wanted mem_mb of at least" in said
+    assert "the job has mem_mb 400; wanted mem_mb of at least" in said
     assert not list(project.results.glob("registrations/pair/stages/*/batches"))
 
 
