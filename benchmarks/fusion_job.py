@@ -8,7 +8,6 @@ Prints JSON: voxels, CPU seconds, peak memory, bytes written, and a digest of al
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from weft import receipts
 from weft.fusion import TileCache, fuse_region, output_grid
 from weft.illumination import Illumination
 from weft.image import Tile, TileSet, box
+from weft.logs import peak_memory
 from weft.pyramid import downsample
 from weft.readers.lazy import RawVolume
 from weft.steps.level_builder import LevelBuilder
@@ -64,11 +64,6 @@ def main() -> None:
         "digest": receipts.digest(files),
     }
     print(json.dumps(said))
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process, bytes; `getrusage` would give that of the process that started it."""
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def open_tiles(folder: Path, about: dict[str, Any]) -> TileSet:

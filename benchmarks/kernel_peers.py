@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 import report  # noqa: F401  (finds the library beside this folder)
 from weft.grid import Grid
+from weft.registration.itk_image import itk_displacement, itk_image
 from weft.transforms.reduce import BlockField
 
 # As weft's inverse, all stop at a hundredth of a sample, in the mean or (iterative, in um) at every sample.
@@ -21,7 +22,7 @@ def itk_warp(
 ) -> Callable[[], np.ndarray]:
     """SimpleITK's resampling through the same transform."""
     moving = itk_image(image, grid)
-    displacement = sitk.DisplacementFieldTransform(itk_image(_vectors(field), field_grid))
+    displacement = sitk.DisplacementFieldTransform(itk_image(_vectors(field), field_grid, vectors=True))
     linear = sitk.AffineTransform(3)
     linear.SetMatrix(affine[:3, :3][::-1, ::-1].ravel().tolist())
     linear.SetTranslation(affine[:3, 3][::-1].tolist())
@@ -34,7 +35,7 @@ def itk_warp(
 
 def itk_inverses(u: np.ndarray, grid: Grid) -> dict[str, Callable[[], np.ndarray]]:
     """SimpleITK's two inverses of a displacement field, on the field's own grid, (3, z, y, x) um."""
-    image = itk_image(_vectors(u), grid)
+    image = itk_image(_vectors(u), grid, vectors=True)
 
     def invert() -> sitk.Image:
         return sitk.InvertDisplacementField(
@@ -50,19 +51,9 @@ def itk_inverses(u: np.ndarray, grid: Grid) -> dict[str, Callable[[], np.ndarray
         )
 
     def dense(filtered: Callable[[], sitk.Image]) -> Callable[[], np.ndarray]:
-        return lambda: np.moveaxis(sitk.GetArrayViewFromImage(filtered())[..., ::-1], -1, 0).astype(
-            np.float32
-        )
+        return lambda: itk_displacement(sitk.GetArrayViewFromImage(filtered()), grid.shape)
 
     return {"simpleitk": dense(invert), "simpleitk_iterative": dense(iterate)}
-
-
-def itk_image(array: np.ndarray, grid: Grid) -> sitk.Image:
-    """A SimpleITK image on a grid; a last axis beyond three holds vectors."""
-    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
-    image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin[::-1])
-    return image
 
 
 def dreg_blend(blocks: Sequence[BlockField]) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -87,11 +87,8 @@ def block_memory(
         Voxels (z, y, x) of the fixed image, which no halo goes beyond; None where it is not known.
     """
     several = [] if channels == 1 else [channels]
-    ends = block if volume is None else volume
-    seen = [
-        n if n == 1 else n + 2 * overlap if volume is None else min(n + 2 * overlap, end)
-        for n, end in zip(block, ends, strict=True)
-    ]
+    ends = [n + 2 * overlap for n in block] if volume is None else volume
+    seen = [n if n == 1 else min(n + 2 * overlap, end) for n, end in zip(block, ends, strict=True)]
     fixed = [*several, *seen]
     moving = [*several, *(n if n == 1 else n + 2 * overlap for n in seen)]
     voxels = math.prod(fixed), math.prod(moving)

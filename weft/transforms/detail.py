@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from weft.grid import Grid
-from weft.image import Region
+from weft.image import Region, box
 from weft.transforms.interpolate import resample_field
 
 EDGE = 24  # samples of a part that is looked at
@@ -67,15 +67,12 @@ class _Part:
             return
         if self._values is None:
             self._values = np.empty((3, *(self.last - self.first)), np.float32)
-        self._values[_box(low - self.first, high - self.first)] = values[_box(low - start, high - start)]
+        here, there = box(low - self.first, high - self.first), box(low - start, high - start)
+        self._values[(slice(None), *here)] = values[(slice(None), *there)]
         self._missing -= int(np.prod(high - low))
         if not self._missing:
             self.lost = _lost(self._values)
             self._values = None
-
-
-def _box(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
-    return (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
 
 
 def _lost(values: np.ndarray) -> np.ndarray:

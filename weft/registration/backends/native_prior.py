@@ -149,7 +149,7 @@ def narrowing(rough: float, unexplained: float) -> float:
     """How many times narrower the sums over the equations of a rough displacement are made: 1 down to `LEAST`.
 
     Where u has detail on the scale of single fields, sums as wide as usual would keep steps from adding to it. `SMOOTH` lies
-    above phantoms of smooth displacements (1.25 to 1.68, with noise, missing tissue or inverted contrast), and below what
+    above all but one phantom of smooth displacements (1.25 to 1.68, with noise, missing tissue or inverted contrast), and below what
     two imaging rounds of cells (2.05) and a brain on its atlas (1.78) ask for. Where little is left to explain, no detail is missing,
     and a rough u is so by chance, or at the edges of a small block.
 
