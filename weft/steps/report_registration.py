@@ -128,7 +128,8 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         _draw_landmarks(folder, figures, name, values, fixed, grid)
         add(
             "landmarks.png", "Landmarks", "Arrows from each landmark of the fixed image to where its partner lands",
-            "An arrow starts at the point marked in the fixed image and ends where its partner of the moving image lands.",
+            "An arrow starts at the point marked in the fixed image and points to where its partner of the moving image lands; its "
+            "colour is the distance. Arrows are drawn as many times too long as stands above them.",
         )  # fmt: skip
     if facts["moving_labels"]:
         _draw_labels(root, folder, figures, name, facts, fixed, grid)
