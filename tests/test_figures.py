@@ -40,6 +40,11 @@ def ball(centre=(0.0, 0.0, 0.0), shape=(32, 40, 48)):
     return 1000.0 * ((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < 0.25)
 
 
+def test_large_numbers_are_written_without_an_exponent():
+    numbers = {0.012345: "0.0123", 9.999: "10", 1000.4: "1000", 45678.9: "45679", 1e-9: "1e-09"}
+    assert {value: style.number_text(value) for value in numbers} == numbers
+
+
 # ---------------------------------------------------------------------- overlay
 def test_overlay_colours_what_parts_and_greys_what_agrees(tmp_path):
     overlay(ball(), ball(), (2, 2, 2), tmp_path / "o.png", "Ball", before=ball((0, 0, 0.4)))

@@ -242,10 +242,10 @@ def _counts(axes: Axes, table: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     fallbacks = Counter(table.loc[~table["status"].isin(NOT_TRIED), "used"])
     axes.set_title("blocks", loc="left")
-    words = f"\u25cf {fallbacks['affine']} fell back to an affine, \u25cb {fallbacks['parent']} to the stage before"
+    marks = f"\u25cf {fallbacks['affine']} fell back to an affine, \u25cb {fallbacks['parent']} to the stage before"
     if fallbacks["neighbours"]:
-        words += f",\n\u25b2 {fallbacks['neighbours']} to what their neighbours found"
-    axes.set_xlabel(words, fontsize=7.5, color=style.MUTED, loc="left", labelpad=4)
+        marks += f",\n\u25b2 {fallbacks['neighbours']} to what their neighbours found"
+    axes.set_xlabel(marks, fontsize=7.5, color=style.MUTED, loc="left", labelpad=4)
 
 
 def _metrics(axes: Axes, table: pd.DataFrame) -> None:
