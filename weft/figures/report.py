@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.figures.page import PAGE, STYLE
+from weft.figures.style import number_text
 
 GATE_COLUMNS = ("stage", "subject", "name", "value", "threshold", "where")
 WORDS = {"pass": "pass", "fail": "fail", "warn": "warning", "ignore": "ignored"}
@@ -270,7 +271,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "\u2013"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return number_text(value, 4) if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def _picture(picture: Picture, name: str) -> str:
