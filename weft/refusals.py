@@ -133,7 +133,7 @@ def _belongs(model: type[BaseModel], path: list[str | int]) -> str:
         for part in models_in(field.annotation)
         if name in part.model_fields
     ]
-    tables = {"images.tsv": ImageRow, "registrations.tsv": RegistrationRow}
+    tables: dict[str, type[BaseModel]] = {"images.tsv": ImageRow, "registrations.tsv": RegistrationRow}
     columns = [table for table, row in tables.items() if len(path) == 1 and name in row.model_fields]
     if columns and not sections:
         return f"; it is a column of {' and of '.join(columns)}"
