@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import maximum_filter
 
 from weft.grid import Shape
+from weft.registration.backends.native_course import Course
 from weft.registration.backends.native_field import (
     compose,
     gaussian_taps,
@@ -40,8 +40,7 @@ from weft.registration.threads import share_out
 from weft.transforms.folds import find_folds, folds, minimal_jacobian
 
 MOST_NOISE = 0.3  # more white noise than this widens no sums
-BULK = 0.55  # of the gain before: at the finest level, a first gain that is less is the last ..
-LITTLE = 0.1  # .. if it is less than this part of what is not explained yet, too
+BULK = 0.55  # of the first step: at the finest level, a second that goes on with less is the last
 
 
 class Scratch:
@@ -92,6 +91,7 @@ def refine(
     finest = level.number == options.levels[-1]
     in_fields = finest
     sums: _Sums | None = None
+    course = Course()
     scores: list[float] = []
     weakest = 0.0
     iterations = limited = 0
@@ -124,6 +124,11 @@ def refine(
         settled = confirmed_texture(share, equations, sums.spans, sums.edge) < SETTLED
         step = _step(sums, equations, u, alpha, options, moved)
         take_share(step, share, sums.edge * FIELDS)
+        # Where the first step of the finest level finds the bulk of what is left, further ones fit what the model does not
+        # know, at length: the second is the last. Others of that level are not extended: noise is next in their course.
+        last = finest and iterations == 1 and course.rate(step) < BULK
+        if finest and (iterations == 0 or last):
+            course.follow(step, options.step_limit / (2 if in_fields else 1))
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
@@ -131,7 +136,7 @@ def refine(
         u, moved = moved, u
         iterations += 1
         # The step was paid for when its equations were summed: it is taken, and then the level ends.
-        if _ends(scores, finest, settled, tolerance):
+        if last or _ends(scores, settled, tolerance):
             break
     return u, {
         "level": level.number,
@@ -148,16 +153,12 @@ def equations_shape(level: Level, in_fields: bool) -> Shape:
     return (-(-z // 2), -(-y // 2), -(-x // 2)) if in_fields else (z, y, x)
 
 
-def _ends(scores: Sequence[float], finest: bool, settled: bool, tolerance: float) -> bool:
+def _ends(scores: Sequence[float], settled: bool, tolerance: float) -> bool:
     """Whether a level is over, by the scores that its steps began with."""
-    gains = [after - before for before, after in pairwise(scores)]
-    if not gains:
+    if len(scores) < 2:
         return False
-    if gains[-1] < tolerance or (settled and gains[-1] < SETTLED_GAIN):
-        return True
-    # Where the first step finds the bulk of what is left, further ones fit what the model does not know, at length.
-    little = gains[-1] < LITTLE * (1 - scores[-1])
-    return finest and little and len(gains) > 1 and gains[-1] < BULK * gains[-2]
+    gain = scores[-1] - scores[-2]
+    return gain < tolerance or (settled and gain < SETTLED_GAIN)
 
 
 def _sums(level: Level, in_fields: bool, sigma: float) -> _Sums:
