@@ -19,7 +19,12 @@ from snakemake.exceptions import WorkflowError
 from workflow_jobs import plan_jobs, run_script
 from workflow_project import CONFIG, SIDE, TILE, Project, make_project, tree_digests
 
-from weft import receipts
+from weft import readers, receipts
+from weft.config import Store
+from weft.config.assembly import Pyramid
+from weft.grid import Grid
+from weft.image import Image, Level
+from weft.steps.import_image import import_image
 
 PLANE = "VW0/LOC002/tile_CHN01_PLN0010.tif"
 
@@ -226,6 +231,32 @@ def test_a_voxel_size_with_other_axes_than_the_file_says_is_told(
         "Warning: image 'fixed': the table of images gives a voxel size of 10, 10, 30 um"
     )
     assert ("WARNING" in (project.folder / job.log[0]).read_text()) is warned
+
+
+def test_a_source_is_opened_once(tmp_path, monkeypatch, capsys):
+    opened = []
+
+    def open_counted(path, *, spacing=None):
+        opened.append(spacing)
+        level = Level(np.ones((1, 4, 5, 6), np.uint8), Grid((4, 5, 6), spacing))
+        return Image((level,), stated_spacing=(3.0, 1.0, 1.0))
+
+    monkeypatch.setitem(readers._registered, "counted", open_counted)
+    import_image(
+        path="counted",
+        state="",
+        image={"image": "swapped", "format": "counted", "options": {}, "spacing": (1.0, 1.0, 3.0)},
+        settings=Pyramid().model_dump(mode="json"),
+        store=Store().model_dump(mode="json"),
+        code="",
+        receipt=str(tmp_path / "swapped" / "image.json"),
+        threads=1,
+    )
+    assert opened == [(1.0, 1.0, 3.0)]
+    assert (
+        "voxel size of 1, 1, 3 um (z, y, x), and counted states 3, 1, 1; the table's"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("size", [0.0, -3.0, float("nan")])
