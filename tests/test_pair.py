@@ -22,6 +22,7 @@ from weft.transforms.model import Displacements
 GRID = Grid((64, 60, 66), (10.0, 10.0, 10.0), (5.0, 5.0, 5.0))
 COARSE = {"name": "coarse", "level": 20.0, "block": "whole"}
 FINE = {"name": "fine", "level": 10.0, "block": 32, "overlap": 12, "settings": {"levels": [1, 0]}}
+SHIFTED = np.eye(4) + 1e5 * np.eye(4)[:, ::-1] * [0, 0, 0, 1]  # along z, beside the other image
 # A backend that is wrong where the region it is given is one of these boxes (`exactly`) or holds one (`anew` too), and
 # says nothing of it.
 PLUGIN = """
@@ -229,9 +230,35 @@ def test_the_affine_is_found_or_given():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fixed_grid": None}, "the fixed image is an array of shape .*; wanted fixed_grid"),
-        ({"moving_grid": GRID.pad(1)}, "the moving image is an array of shape"),
-        ({"stages": [{**FINE, "blok": 3}]}, "blok"),
+        (
+            {"fixed_grid": None},
+            "the fixed image is an array of shape .*, and fixed_grid is None; wanted a weft.grid.Grid",
+        ),
+        ({"fixed_grid": (10, 10, 10)}, r"and fixed_grid is \(10, 10, 10\); wanted a weft.grid.Grid"),
+        (
+            {"moving_grid": GRID.pad(1)},
+            "the moving image is an array of shape .*, and moving_grid is of shape",
+        ),
+        (
+            {"stages": [{**FINE, "blok": 3}]},
+            r"register: there is no setting 'stages\[0\].blok'; did you mean 'block'",
+        ),
+        (
+            {"stages": [{**FINE, "level": 1e6}]},
+            r"level 1e\+06 leaves \[1, 1, 1\] voxels .* wanted a voxel size in um",
+        ),
+        (
+            {"stages": [{**FINE, "backend": "nowhere:register"}]},
+            "backend 'nowhere:register' .* cannot be loaded",
+        ),
+        (
+            {"affine": SHIFTED},
+            "the affine sends the middle of the fixed image to .*: is it that of the other direction",
+        ),
+        ({"affine": np.diag([0.001, 0.001, 0.001, 1])}, "1000 times as much; wanted at most 32 times"),
+        ({"fixed_mask": np.zeros(GRID.shape, bool)}, "fixed_mask counts nowhere in the fixed image"),
+        ({"workers": 0}, "workers is 0; wanted 1 or more"),
+        ({"client": "scheduler:8786"}, "client is 'scheduler:8786'; wanted a dask.distributed.Client"),
         ({"stages": [{**FINE, "settings": {"levls": [1]}}]}, "did you mean 'levels'"),
         ({"stages": [{**FINE, "only": ["7.0.0"]}]}, r"only names the block '7\.0\.0', but the blocks are 0"),
         ({"reduce": {"method": "median"}}, "method"),
@@ -244,8 +271,45 @@ def test_the_affine_is_found_or_given():
 def test_what_cannot_be_used_is_refused(options, message):
     values = np.zeros(GRID.shape, np.float32)
     arguments = {"fixed_grid": GRID, "moving_grid": GRID, "affine": np.eye(4), "stages": [FINE], **options}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refusal:
         register(values, values, **arguments)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(GRID.shape, complex), "the moving image is an array of complex128; wanted real numbers"),
+        (np.zeros(GRID.shape[1:], np.uint8), r"wanted \(z, y, x\), of a single plane \(1, y, x\)"),
+        (np.full(GRID.shape, np.nan), "holds no finite number"),
+    ],
+)
+@pytest.mark.parametrize("affine", [np.eye(4), None], ids=["given", "searched"])
+def test_arrays_that_cannot_be_registered_are_refused(values, message, affine):
+    with pytest.raises(ValueError, match=message):
+        register(pair()[0], values, fixed_grid=GRID, moving_grid=GRID, affine=affine, stages=[FINE])
+
+
+def test_what_is_not_finite_does_not_count():
+    """Two bars of 10 x 24 x 24 voxels are lost; what lies around them still says what the displacement is."""
+    fixed, moving = pair()
+    for image, value in ((fixed, np.nan), (moving, np.inf)):
+        image[20:30, 20:44, 20:44] = value
+    spoilt = run(images=(fixed, moving))
+    assert [row["status"] for row in spoilt.blocks["fine"]] == ["ok"] * 8
+    assert error(spoilt) < 0.15
+
+
+def test_an_affine_is_found_of_images_with_what_is_not_finite_and_of_masks():
+    grid = Grid((48, 52, 56), (10.0, 10.0, 10.0))
+    blob = np.exp(-((np.indices(grid.shape) - 26) ** 2 / 260).sum(0)).astype("f4")
+    moving = 100 + 2000 * blob * (texture(grid) / 2000)
+    fixed = np.roll(moving, 3, axis=2)
+    spoilt = fixed.copy()
+    spoilt[:6] = np.nan
+    for here, there in ((spoilt, moving), (fixed > 700, moving > 700)):
+        found = register(here, there, fixed_grid=grid, moving_grid=grid, affine={"model": "rigid"}, stages=[])
+        np.testing.assert_allclose(found.transform.apply([[260, 260, 260]]), [[260, 260, 230]], atol=6)
 
 
 def test_a_part_of_the_blocks(found):

@@ -89,7 +89,9 @@ class Image:
         """
         if str(name) in self.channels:
             return self.channels.index(str(name))
-        raise ValueError(f"channel {name!r} is not in the image; it has {', '.join(self.channels)}")
+        raise ValueError(
+            f"channel {name!r} is not in the image; its channels are called {', '.join(self.channels)}"
+        )
 
     def covered(self, grid: Grid) -> np.ndarray | None:
         """Where the voxels of a grid in the image's space show what was looked at, (z, y, x) bool; None: everywhere."""

@@ -44,7 +44,8 @@ def find_affine(
         A given start instead of a search: fields of `weft.config.registration.Start`, its files where they lie.
     masks
         Images, in the spaces of the fixed and of the moving image, that say where these count
-        (`weft.sampling.read_mask`, from a half on). What no tile of a stitched image covers never does.
+        (`weft.sampling.read_mask`, from a half on). What no tile of a stitched image covers never does, nor what is not
+        finite.
 
     Raises
     ------
@@ -60,10 +61,11 @@ def find_affine(
         given = given_start(start, fixed[0].grid, moving[0].grid, codes, model)
     spacing = finest_level(fixed[0].grid, moving[0].grid, settings)
     fixed_level, moving_level = (image.level_at(spacing) for image, _ in (fixed, moving))
+    values = fixed_level.read(fixed[1]), moving_level.read(moving[1])
     return register_affine(
-        fixed_level.read(fixed[1]),
+        values[0],
         fixed_level.grid,
-        moving_level.read(moving[1]),
+        values[1],
         moving_level.grid,
         fixed_orientation=codes[0],
         moving_orientation=codes[1],
@@ -72,15 +74,21 @@ def find_affine(
         progress=progress,
         start=given,
         masks=(
-            _counts("fixed", fixed[0], masks[0], fixed_level.grid),
-            _counts("moving", moving[0], masks[1], moving_level.grid),
+            _numbers("fixed", values[0], where_it_counts("fixed", fixed[0], masks[0], fixed_level.grid)),
+            _numbers("moving", values[1], where_it_counts("moving", moving[0], masks[1], moving_level.grid)),
         ),
         refine=start is None or start.get("refine", True),
     )
 
 
-def _counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
-    """Where an image counts: in its mask, and where tiles cover it."""
+def where_it_counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
+    """Where an image counts, (z, y, x) bool on a grid of its space: in its mask, and where tiles cover it; None: everywhere.
+
+    Raises
+    ------
+    ValueError
+        When that is nowhere, by the mask alone.
+    """
     covered = image.covered(grid)
     if mask is None:
         return covered
@@ -95,3 +103,12 @@ def _counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarr
             "wanted a mask in the image's space, above 0 where it counts: is its voxel size right?"
         )
     return inside if covered is None else inside & covered
+
+
+def _numbers(role: str, values: np.ndarray, counts: np.ndarray | None) -> np.ndarray | None:
+    """Where an image counts, without what is not finite."""
+    if values.dtype.kind != "f" or (known := np.isfinite(values)).all():
+        return counts
+    if not known.any():
+        raise ValueError(f"the {role} image holds no finite number; wanted an image of a specimen")
+    return known if counts is None else counts & known
