@@ -244,6 +244,24 @@ def test_blocks_are_the_written_voxels_and_sources_pickle(sources, kind):
     np.testing.assert_array_equal(level.read(), volume)
 
 
+@pytest.mark.parametrize(
+    ("kind", "stated"),
+    [
+        *(("tiff_plain", None), ("tiff_planes", None), ("ome_zarr_0.5", (1, 1, 1)), ("n5", (2, 1, 1))),
+        *(
+            ("nifti", (0.002, 0.001, 0.001)),
+            ("nrrd", (1, 1, 1)),
+            ("mha", (1, 1, 1)),
+            ("precomputed", (2, 1, 1)),
+        ),
+    ],
+)
+def test_what_a_source_states_stays_known_where_another_voxel_size_is_given(sources, kind, stated):
+    image = open_source(sources[kind][0], spacing=(5, 4, 3))
+    assert image.grid.spacing == (5, 4, 3)
+    assert image.stated_spacing == (stated and pytest.approx(stated))
+
+
 def test_lazy_volumes_index_as_arrays_do(sources):
     volume = voxels((64, 256, 256))[None]
     data = open_source(sources["tiff_plain"][0], spacing=(2, 1, 1)).levels[0].data
