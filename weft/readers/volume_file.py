@@ -98,7 +98,7 @@ def open_volume(
     if spacing is None and sizes is not None:
         if spacing_unit is None and unit is None:
             raise ValueError(
-                f"{path}: voxel size {sizes} has no unit; give `spacing_unit`, or `spacing` in um"
+                f"{path}: voxel size {list(sizes)} has no unit; give `spacing_unit`, or `spacing` in um"
             )
         factor = micrometres(spacing_unit or unit or "", path)
         wanted = [size * factor for size in sizes]
