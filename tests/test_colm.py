@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from reader_sources import (
-    voxels,
-    write_colm,
-)
+from reader_sources import voxels, write_colm
 
 from weft.readers import open_source
 from weft.readers.colm import open_colm

@@ -10,14 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader_sources import (
-    BLOCK,
-    KINDS,
-    build,
-    travelled,
-    voxels,
-    write_planes,
-)
+from reader_sources import BLOCK, KINDS, build, travelled, voxels, write_planes
 
 from weft import readers
 from weft.grid import Grid

@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from reader_sources import (
-    travelled,
-    voxels,
-    write_planes,
-)
+from reader_sources import travelled, voxels, write_planes
 
 from weft.readers import open_source
 from weft.readers.tiff import plane_header, read_plane

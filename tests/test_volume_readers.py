@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import zarr
-from reader_sources import (
-    voxels,
-    write_n5,
-    write_ome_zarr,
-)
+from reader_sources import voxels, write_n5, write_ome_zarr
 
 from weft.grid import Grid
 from weft.readers import open_source
