@@ -142,6 +142,26 @@ REFUSED = {
         {"stages": [{"name": "one", "level": 50, "blok": 64}]},
         "my.yaml: there is no setting 'stages[0].blok'; did you mean 'block'?",
     ),
+    "misspelt key that has to be there": (
+        {"stages": [{"name": "one", "levl": 50}]},
+        "my.yaml: there is no setting 'stages[0].levl'; did you mean 'level'?",
+    ),
+    "level with a unit": (
+        {"stages": [{"name": "one", "level": "5um"}]},
+        "my.yaml: stages[0].level: wanted a number or a factor such as x4; found '5um'",
+    ),
+    "name of no block": (
+        {"stages": [{"name": "one", "level": 50, "only": ["first"]}]},
+        "my.yaml: stages[0].only[0]: wanted the name of a block such as '0.1.2'; found 'first'",
+    ),
+    "column of a table": (
+        {"recipe": "lightsheet_brain"},
+        "my.yaml: there is no setting 'recipe'; it is a column of registrations.tsv",
+    ),
+    "gate like nothing there is": (
+        {"gates": {"xyz": {"max": 1}}},
+        "my.yaml: gates: there is no gate 'xyz'; config/README.md lists all",
+    ),
     "key in the wrong place": (
         {"blend": "max"},
         "my.yaml: there is no setting 'blend'; it belongs to 'fusion'",

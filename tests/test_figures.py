@@ -323,6 +323,15 @@ def test_grid_lines_move_with_the_field(tmp_path):
     assert seen[1].max() > 1.8 * seen[1].min()
 
 
+def test_where_the_field_ends_before_the_image_there_is_no_fold(tmp_path):
+    fixed_grid, displacements = squeeze(40.0)
+    part = (slice(0, 12), slice(0, 12), slice(0, 20))
+    ending = Displacements(displacements.field[(slice(None), *part)], displacements.grid.crop(part))
+    deformation(np.ones(fixed_grid.shape), fixed_grid, ending, tmp_path / "d.png", "Short")
+    # But for the axes' ticks, which lie beyond.
+    assert near(pixels(tmp_path / "d.png")[ROWS[1], FIRST][4:-4, 4:-4], "black", 0.1).sum() == 0
+
+
 def test_deformation_marks_folds(tmp_path):
     fixed_grid, folding = squeeze(90.0)
     black = []

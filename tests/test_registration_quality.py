@@ -175,6 +175,18 @@ def test_a_moving_image_elsewhere_gives_no_number(texture):
     assert not worst_regions(found, PLAN)
 
 
+def test_what_is_not_finite_is_compared_with_nothing(texture):
+    """The same numbers as without it, but for what is covered."""
+    lost = texture.copy()
+    lost[:8] = np.nan
+    for one, two in ((lost, texture), (texture, lost)):
+        found = compare(one, two, IDENTITY, background=500.0)
+        assert found.values["ncc"] == pytest.approx(1)
+        assert found.values["covered_fraction"] == pytest.approx(1 - 8 / texture.shape[0], abs=0.01)
+        assert np.isnan(found.local_ncc[:2]).all()
+        assert np.nanmin(found.local_ncc) > 0.999
+
+
 class Counted:
     """A volume that is computed where it is sliced, and counts what was asked for."""
 

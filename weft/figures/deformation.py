@@ -76,6 +76,7 @@ def deformation(
             image = slice_at(fixed, fixed_grid, cut, middle[cut])
             show_grey(upper, image, extent)
             _lines(upper, displacements, fixed_grid, (cut, down, across), middle[cut])
+            lower.set_facecolor(style.PAPER)  # the last samples may end before the image, and black is a fold
             field_extent = frame(displacements.grid, down, across)
             shown = lower.imshow(
                 changes[n], extent=field_extent, aspect="auto", cmap=colours, vmin=-limit, vmax=limit,

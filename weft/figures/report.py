@@ -205,7 +205,8 @@ def _findings(gates: Sequence[Mapping[str, Any]]) -> str:
             if _outcome(row) != word:
                 continue
             place = f": {row['where']}" if row["where"] else ""
-            sentence = f"{row['subject']}: {row['name']} is {_text(row['value'])} (wanted {row['threshold']}){place}."
+            found = "could not be measured" if math.isnan(row["value"]) else f"is {_text(row['value'])}"
+            sentence = f"{row['subject']}: {row['name']} {found} (wanted {row['threshold']}){place}."
             look = f" Look at <code>{escape(str(row['look_at']))}</code>." if row.get("look_at") else ""
             items.append(f"<li>{_badge(word)} {escape(sentence)}{look}</li>")
     return f'<ul class="findings">{"".join(items)}</ul>' if items else ""
