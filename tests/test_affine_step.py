@@ -16,6 +16,7 @@ from weft.image import Image, Level
 from weft.quality.gates import QualityError
 from weft.steps.import_image import import_image
 from weft.steps.register_affine import draw_candidates, register_affine
+from weft.steps.report_registration import doubtful_start
 
 
 def test_both_candidates_are_drawn_over_the_fixed_image(tmp_path):
@@ -102,6 +103,9 @@ def test_the_gate_says_why_what_is_refused_is_refused(tmp_path):
     assert row["where"] == "; ".join(found["notes"])
     assert "no match was found" in row["where"] or "a different affine fits as well" in row["where"]
     assert (tmp_path / "pair" / found["picture"]).exists()
+    (shown,) = doubtful_start(tmp_path / "pair")
+    assert shown.path == tmp_path / "pair" / found["picture"]
+    assert found["notes"][0] in shown.caption
     assert row["look_at"].startswith("registrations/pair/figures/affine_candidates.png")
     # Milder, and stricter, by the config: of the verdict, which stays as it is.
     (row,) = registered(tmp_path, 0.0, "warn", {"min": 0.0, "policy": "warn"})["gates"]

@@ -40,6 +40,11 @@ def ball(centre=(0.0, 0.0, 0.0), shape=(32, 40, 48)):
     return 1000.0 * ((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < 0.25)
 
 
+def test_large_numbers_are_written_without_an_exponent():
+    numbers = {0.012345: "0.0123", 9.999: "10", 1000.4: "1000", 45678.9: "45679", 1e-9: "1e-09"}
+    assert {value: style.number_text(value) for value in numbers} == numbers
+
+
 # ---------------------------------------------------------------------- overlay
 def test_overlay_colours_what_parts_and_greys_what_agrees(tmp_path):
     overlay(ball(), ball(), (2, 2, 2), tmp_path / "o.png", "Ball", before=ball((0, 0, 0.4)))
@@ -76,6 +81,18 @@ def test_overlay_balances_two_contrasts(tmp_path):
     image = pixels(tmp_path / "o.png")[130:]
     tissue = (image.sum(-1) > 0.6) & (image.sum(-1) < 2.9)
     assert abs(np.median(image[tissue][:, 1] - image[tissue][:, 0])) < 0.1
+
+
+def test_overlay_is_not_stretched_from_what_lies_outside_the_moving_image(tmp_path):
+    """Both images are the same where the moving one is, on a bright background: grey, whatever part it covers."""
+    fixed = 900 + np.random.default_rng(0).uniform(0, 60, (32, 40, 48)) + 0.2 * ball()
+    warped = fixed.copy()
+    warped[..., :8] = np.nan
+    overlay(fixed, warped, (1, 1, 1), tmp_path / "o.png", "Ball")
+    image = pixels(tmp_path / "o.png")[130:]
+    green = image[image[..., 1] > 0.02]  # nothing but the moving image has any
+    assert len(green) > 50_000
+    assert abs(np.median(green[:, 1] - green[:, 0])) < 0.03
 
 
 def test_overlay_refuses_other_shapes(tmp_path):
@@ -202,6 +219,34 @@ def test_block_map_colours_every_block_in_its_place(tmp_path):
     assert dot.mean() > 0.5
 
 
+def test_block_map_marks_what_a_failed_block_took(tmp_path):
+    """A dot, a ring and a triangle; a ring is hollow, and a triangle has less ink above its middle than below."""
+    marks = {}
+    for used in ("deformable", "affine", "parent", "neighbours"):
+        table = ledger()
+        table.loc[table["status"] == "folded", "used"] = used
+        block_map(table, tmp_path / "b.png", "Blocks")
+        image = pixels(tmp_path / "b.png")[100:440]
+        y, x = np.argwhere(near(image, STATUS_COLOURS["folded"])).mean(axis=0).round().astype(int)
+        marks[used] = near(image[y - 8 : y + 9, x - 8 : x + 9], style.INK, 0.3)
+    assert not marks["deformable"].any()
+    assert marks["affine"][6:11, 6:11].all()
+    assert marks["parent"].any()
+    assert not marks["parent"][6:11, 6:11].any()
+    above, below = marks["neighbours"][:7].sum(), marks["neighbours"][10:].sum()
+    assert marks["neighbours"].any()
+    assert above < 0.7 * below
+
+
+def test_block_map_leaves_blocks_that_were_not_tried_out_of_the_similarity(tmp_path):
+    table = ledger()
+    blank = table["status"] == "empty"
+    for name, value in (("zeros", 0.0), ("nothing", np.nan)):
+        table.loc[blank, ["metric_before", "metric_after"]] = value
+        block_map(table, tmp_path / f"{name}.png", "Blocks")
+    assert (tmp_path / "zeros.png").read_bytes() == (tmp_path / "nothing.png").read_bytes()
+
+
 def test_block_map_shows_what_was_measured_of_each_block(tmp_path):
     """One map more for each measure that there is; the block with the worst round trip is the brightest of its map."""
     table = ledger()
@@ -276,6 +321,15 @@ def test_grid_lines_move_with_the_field(tmp_path):
         seen.append(np.diff(vertical)[np.diff(vertical) > 3])
     assert np.ptp(seen[0]) <= 2  # an even grid
     assert seen[1].max() > 1.8 * seen[1].min()
+
+
+def test_where_the_field_ends_before_the_image_there_is_no_fold(tmp_path):
+    fixed_grid, displacements = squeeze(40.0)
+    part = (slice(0, 12), slice(0, 12), slice(0, 20))
+    ending = Displacements(displacements.field[(slice(None), *part)], displacements.grid.crop(part))
+    deformation(np.ones(fixed_grid.shape), fixed_grid, ending, tmp_path / "d.png", "Short")
+    # But for the axes' ticks, which lie beyond.
+    assert near(pixels(tmp_path / "d.png")[ROWS[1], FIRST][4:-4, 4:-4], "black", 0.1).sum() == 0
 
 
 def test_deformation_marks_folds(tmp_path):

@@ -168,3 +168,12 @@ def test_the_memory_of_a_block_is_what_was_predicted():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     predicted = block_memory((80, 80, 80), 16, "native", {})
     assert 0.5 * predicted < int(done.stdout) < predicted
+
+
+def test_the_smallest_blocks_that_still_take_too_much_are_warned_of(capsys):
+    grid = Grid((200, 200, 200), (10.0,) * 3)
+    plan = plan_stage(grid, {**STAGE, "overlap": 8, "memory_mb": 0.5})
+    assert plan["block"] == [34, 34, 34]  # 200 in six parts, even
+    assert "even blocks of 32 voxels, with an overlap of 8" in capsys.readouterr().err
+    plan_stage(grid, {**STAGE, "overlap": 8, "memory_mb": plan["memory_mb"] + 1})
+    assert capsys.readouterr().err == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -64,8 +65,9 @@ def fragile(tmp_path, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(str(folder))
     yield folder
     sys.modules.pop("fragile", None)
-    while own_process._idle:
-        own_process._idle.pop().close()
+    own_process._idle.clear()
+    while own_process._servers:
+        own_process._servers.popitem()[1].close()
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +100,47 @@ def test_workers_are_few_and_end_with_their_pipe(image):
     assert 1 <= len(used) <= 2
     assert {row["iterations"] for row in blocks(image, workers=1)} <= used  # they waited for more
     processes = [psutil.Process(pid) for pid in used]
-    for worker in own_process._idle:
-        worker.pipe.close()
+    own_process._servers[""].pipe.close()
     gone, alive = psutil.wait_procs(processes, timeout=20)
     assert len(gone) == len(used)
     assert not alive
 
 
+def test_an_engine_that_takes_long_to_load_is_loaded_once(image, fragile):
+    loads = fragile / "loads.txt"
+    (fragile / "heavy.py").write_text(
+        PLUGIN.replace('"fragile"', '"heavy"').replace("os.getpid(), 0.1", "_engine, 0.1")
+        + f"""
+_engine = 0
+
+def load_engine():
+    global _engine
+    _engine = os.getpid()
+    with open({str(loads)!r}, "a") as file:
+        file.write(f"{{_engine}}\\n")
+"""
+    )
+    first, *others = blocks(image, settings={"first": "abort"}, backend="heavy:register")
+    rows = blocks(image, backend="heavy:register")
+    (engine,) = loads.read_text().split()  # for two threads, and for the worker after the one that died
+    assert first["status"] == "error"
+    assert {row["status"] for row in [*others, *rows]} == {"ok"}
+    assert {row["iterations"] for row in [*others, *rows]} == {int(engine)}
+    assert own_process._servers["heavy"].process.pid == int(engine)
+
+
+def test_a_call_that_takes_too_long_is_ended():
+    with pytest.raises(TimeoutError, match="the nap did not finish within"):
+        own_process.call_elsewhere("time:sleep", 600, caller="the nap", timeout=0.5)
+    assert not own_process._idle[""]
+    assert psutil.Process(own_process._servers[""].process.pid).children() == []
+
+
 def test_a_worker_that_died_while_it_waited_is_replaced(image):
     blocks(image, workers=1)
-    (worker,) = own_process._idle
-    worker.process.kill()
-    worker.process.wait()
+    (worker,) = own_process._idle[""]
+    os.kill(worker.pid, signal.SIGKILL)
+    assert worker.pipe.poll(20)  # it has ended
     assert {row["status"] for row in blocks(image, workers=1)} == {"ok"}
 
 
@@ -147,15 +178,14 @@ def test_the_same_bytes_as_in_this_process():
     assert (there.grid, there.metrics, there.iterations) == (here.grid, here.metrics, here.iterations)
     assert own_process.costs.cpu_seconds > before
     assert own_process.costs.memory > 50e6
-    # A process made for blocks runs all of them itself.
-    assert len(own_process._idle) == 1
+    assert len(own_process._idle[""]) == 1
 
 
 def test_processes_made_for_blocks_start_no_others(image):
     options = {"fixed_grid": GRID, "moving_grid": GRID, "affine": np.eye(4), "inverse": False}
     rows = register(image, image, stages=[STAGE], workers=2, processes=True, **options).blocks["one"]
     assert {row["status"] for row in rows} == {"ok"}
-    assert not own_process._idle
+    assert not own_process._servers  # a process made for blocks runs all of them itself
 
 
 def test_the_worker_knows_the_folder_and_the_threads_of_its_block(image, tmp_path):

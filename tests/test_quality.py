@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from weft.config.gates import GATES
+from weft.figures.report import render_report
 from weft.quality import QualityError, evaluate, read_quality_table, write_quality_table
 from weft.quality.gates import LOOK_AT
 from weft.quality.metrics import (
@@ -17,6 +18,7 @@ from weft.quality.metrics import (
     mutual_information,
     ncc,
 )
+from weft.steps.quality import collect_quality, write_quality
 
 
 # ---------------------------------------------------------------------- gates
@@ -101,6 +103,20 @@ def test_table_has_the_same_bytes_in_any_order(tmp_path):
     (tmp_path / "bad.tsv").write_text("a\tb\n")
     with pytest.raises(ValueError, match=r"bad\.tsv has the columns"):
         read_quality_table(tmp_path / "bad.tsv")
+
+
+def test_what_could_not_be_measured_is_written_down_and_reported(tmp_path):
+    """Nothing covered, nothing to compare: the gate does not hold, the run goes on to its report."""
+    write_quality(tmp_path / "q.json", "s", "i", {"a": math.nan}, {"a": {"min": 0, "policy": "warn"}})
+    (kept,) = collect_quality([str(tmp_path / "q.json")])["gates"]
+    assert (kept["value"], kept["holds"]) == (None, False)
+    write_quality_table([kept], tmp_path / "q.tsv")
+    (row,) = read_quality_table(tmp_path / "q.tsv")
+    assert math.isnan(row["value"])
+    render_report([], tmp_path / "r.html", title="t", gates=[row])
+    assert "i: a could not be measured (wanted &gt;= 0)" in (tmp_path / "r.html").read_text()
+    with pytest.raises(QualityError, match="s of i: a could not be measured; wanted >= 0"):
+        write_quality(tmp_path / "f.json", "s", "i", {"a": math.nan}, {"a": {"min": 0, "policy": "fail"}})
 
 
 # ---------------------------------------------------------------------- metrics

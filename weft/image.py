@@ -57,6 +57,9 @@ class Image:
         True for a label image: values are names, never interpolated.
     coverage
         What the tiles of a stitched image cover; None where all of it was looked at, or nothing is known.
+    stated_spacing
+        Voxel size, (z, y, x), that the source states, in whatever unit; None where it states none. The grid has another
+        one where the reader was given one.
     """
 
     levels: tuple[Level, ...]
@@ -64,6 +67,7 @@ class Image:
     orientation: str | None = None
     labels: bool = False
     coverage: Coverage | None = None
+    stated_spacing: Triple | None = None
 
     @property
     def grid(self) -> Grid:
@@ -85,7 +89,9 @@ class Image:
         """
         if str(name) in self.channels:
             return self.channels.index(str(name))
-        raise ValueError(f"channel {name!r} is not in the image; it has {', '.join(self.channels)}")
+        raise ValueError(
+            f"channel {name!r} is not in the image; its channels are called {', '.join(self.channels)}"
+        )
 
     def covered(self, grid: Grid) -> np.ndarray | None:
         """Where the voxels of a grid in the image's space show what was looked at, (z, y, x) bool; None: everywhere."""

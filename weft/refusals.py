@@ -23,6 +23,11 @@ _PLAIN = {
     "dict": "a mapping of names to values",
     "model": "a mapping of settings",
 }
+# The same for texts of which only some will do.
+_PATTERNS = {
+    r"^x[1-9][0-9]*$": "a factor such as x4",
+    r"^[0-9]+\.[0-9]+\.[0-9]+$": "the name of a block such as '0.1.2'",
+}
 _TAG = re.compile(r"(\[key\]|(function|literal|constrained|tuple|int|str|float|list)\b.*)$")
 
 
@@ -74,6 +79,12 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str
     """The first problem of a validation error as one sentence."""
     problems = error.errors()
     first = problems[0]
+    if first["type"] == "missing":
+        # What is missing may be there, misspelt.
+        beside = (
+            p for p in problems if p["type"] == "extra_forbidden" and p["loc"][:-1] == first["loc"][:-1]
+        )
+        first = next(beside, first)
     path = _path(first["loc"])
     name = _dotted(path) or "the settings"
     kind = first["type"]
@@ -106,12 +117,14 @@ def _wanted(problem: Any) -> str:
     if kind == "string_too_short":
         return "a text that is not empty"
     if kind == "string_pattern_mismatch":
-        return f"a text that matches {context['pattern']}"
+        return _PATTERNS.get(context["pattern"], f"a text that matches {context['pattern']}")
     return _PLAIN.get(kind.split("_")[0], problem["msg"])
 
 
 def _belongs(model: type[BaseModel], path: list[str | int]) -> str:
     """The end of a sentence on an unknown setting: what was meant, or where a setting of that name is."""
+    from weft.rows import ImageRow, RegistrationRow  # they are parsed with what this module offers
+
     name = str(path[-1])
     known = list(_model_at(model, path[:-1]).model_fields)
     sections = [
@@ -120,6 +133,10 @@ def _belongs(model: type[BaseModel], path: list[str | int]) -> str:
         for part in models_in(field.annotation)
         if name in part.model_fields
     ]
+    tables: dict[str, type[BaseModel]] = {"images.tsv": ImageRow, "registrations.tsv": RegistrationRow}
+    columns = [table for table, row in tables.items() if len(path) == 1 and name in row.model_fields]
+    if columns and not sections:
+        return f"; it is a column of {' and of '.join(columns)}"
     if sections and not difflib.get_close_matches(name, known, 1):
         return f"; it belongs to {sections[0]!r}"
     return suggest(name, known)

@@ -150,7 +150,9 @@ class Config(RegistrationSettings):
     def _gates(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
         for name in gates:
             if name not in GATES:
-                raise ValueError(f"there is no gate {name!r}{suggest(name, GATES)}")
+                raise ValueError(
+                    f"there is no gate {name!r}{suggest(name, GATES) or '; config/README.md lists all'}"
+                )
         return {**{name: gate for name, (gate, _) in GATES.items()}, **gates}
 
     @field_validator("rerun_status")

@@ -60,7 +60,8 @@ def block_map(
     ledger
         The block table, or the path of ``ledger.tsv``: columns ``block`` (``i.j.k``, the block's place along
         z, y, x), ``status``, ``used``, ``metric_before``, ``metric_after``, ``largest_displacement_um`` and others.
-        A dot marks a block that fell back to the affine, a ring one that fell back to the stage before. With the column
+        A dot marks a block that fell back to an affine of its own, a ring one that fell back to the stage before, a triangle
+        one over which the neighbours' displacement was carried on. With the column
         ``disagreement_um`` a second map shows how far the blocks differ from their neighbours, where there are several.
     path
         PNG to write.
@@ -214,12 +215,12 @@ def _slab(axes: Axes, image: np.ndarray, table: pd.DataFrame, places: np.ndarray
         edgecolors="white",
         linewidth=min(1, 6 * cell),
     )
-    for used, filled in (("affine", True), ("parent", False)):
+    for used, marker, filled in (("affine", "o", True), ("parent", "o", False), ("neighbours", "^", True)):
         # Nothing was to be registered in an empty or skipped block: its fallback is no news.
         marked = places[((table["used"] == used) & ~table["status"].isin(NOT_TRIED)).to_numpy()]
         size = (cell * 72 * 0.28) ** 2
         axes.scatter(
-            marked[:, 2] + 0.5, marked[:, 1] + 0.5, s=size, linewidths=min(1.0, 4 * cell),
+            marked[:, 2] + 0.5, marked[:, 1] + 0.5, s=size, marker=marker, linewidths=min(1.0, 4 * cell),
             facecolors=style.INK if filled else "none", edgecolors=style.INK,
         )  # fmt: skip
     axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
@@ -241,17 +242,18 @@ def _counts(axes: Axes, table: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     fallbacks = Counter(table.loc[~table["status"].isin(NOT_TRIED), "used"])
     axes.set_title("blocks", loc="left")
-    axes.set_xlabel(
-        f"\u25cf {fallbacks['affine']} fell back to the affine, \u25cb {fallbacks['parent']} to the stage before",
-        fontsize=7.5, color=style.MUTED, loc="left", labelpad=4,
-    )  # fmt: skip
+    marks = f"\u25cf {fallbacks['affine']} fell back to an affine, \u25cb {fallbacks['parent']} to the stage before"
+    if fallbacks["neighbours"]:
+        marks += f",\n\u25b2 {fallbacks['neighbours']} to what their neighbours found"
+    axes.set_xlabel(marks, fontsize=7.5, color=style.MUTED, loc="left", labelpad=4)
 
 
 def _metrics(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_title("similarity (the backend's metric)", loc="left")
     before = pd.to_numeric(table["metric_before"], errors="coerce").to_numpy(float)
     after = pd.to_numeric(table["metric_after"], errors="coerce").to_numpy(float)
-    known = np.isfinite(before) & np.isfinite(after)
+    # What was not tried has nothing to compare; its zeros would widen the axes.
+    known = np.isfinite(before) & np.isfinite(after) & ~table["status"].isin(NOT_TRIED).to_numpy()
     axes.set(xlabel="before", ylabel="after")
     if not known.any():
         _nothing(axes)

@@ -18,6 +18,7 @@ from weft.transforms.jacobian import determinant
 from weft.transforms.model import Displacements
 
 LINES = 22  # grid lines along the longest side of a slice
+OUTLINE = 1 / 120  # of the longest side: the width by which a slice is smoothed before its outline is drawn
 FOLDED = "#111111"
 
 
@@ -75,6 +76,7 @@ def deformation(
             image = slice_at(fixed, fixed_grid, cut, middle[cut])
             show_grey(upper, image, extent)
             _lines(upper, displacements, fixed_grid, (cut, down, across), middle[cut])
+            lower.set_facecolor(style.PAPER)  # the last samples may end before the image, and black is a fold
             field_extent = frame(displacements.grid, down, across)
             shown = lower.imshow(
                 changes[n], extent=field_extent, aspect="auto", cmap=colours, vmin=-limit, vmax=limit,
@@ -127,8 +129,9 @@ def _lines(
 
 
 def _outline(axes: Axes, plane: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """A thin line around the tissue, to find one's way."""
-    smooth = gaussian_filter(np.nan_to_num(np.asarray(plane, np.float32)), 1.0)
+    """A thin line around the tissue, to find one's way: around its texture it would hide what it lies on."""
+    width = max(1.0, OUTLINE * max(plane.shape))
+    smooth = gaussian_filter(np.nan_to_num(np.asarray(plane, np.float32)), width)
     low, high = style.stretch(smooth, 1, 99)
     level = low + 0.2 * (high - low)
     if min(smooth.shape) > 1 and smooth.min() < level < smooth.max():

@@ -102,15 +102,19 @@ def overlay(
 
 
 def balanced_grey(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The slices between 0 and 1: one stretch for all, tissue's median at one half, so that two contrasts balance."""
-    planes = [np.nan_to_num(np.asarray(plane, np.float32)) for plane in planes]
-    voxels = np.concatenate([plane.ravel() for plane in planes])
+    """The slices between 0 and 1: one stretch for all, tissue's median at one half, so that two contrasts balance.
+
+    What is not a number lies outside of the image: it is black and does not count, or an image with a bright background
+    would be stretched from the black around it.
+    """
+    planes = [np.asarray(plane, np.float32) for plane in planes]
+    voxels = np.concatenate([plane[np.isfinite(plane)] for plane in planes])
     low, high = style.stretch(voxels, 1, 99.5)
     grey = np.clip((voxels - low) / (high - low), 0, 1)
     tissue = grey[grey > 0.1]
     middle = float(np.median(tissue)) if tissue.size else 0.5
     gamma = float(np.clip(np.log(0.5) / np.log(np.clip(middle, 0.05, 0.95)), 0.4, 3.0))
-    return [np.clip((plane - low) / (high - low), 0, 1) ** gamma for plane in planes]
+    return [np.clip((np.nan_to_num(plane, nan=low) - low) / (high - low), 0, 1) ** gamma for plane in planes]
 
 
 def _draw(

@@ -137,7 +137,7 @@ def _label(axes: Axes, grid: Grid, plane: tuple[int, int, int], at: float, size:
         spine.set_visible(False)
     if grid.shape[cut] > 1:
         axes.set_title(
-            f"{AXES[cut]} = {f'{at:.0f}' if abs(at) >= 100 else f'{at:.3g}'} um",
+            f"{AXES[cut]} = {style.number_text(at)} um",
             loc="left",
             fontsize=8,
             color=style.MUTED,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.figures.page import PAGE, STYLE
+from weft.figures.style import number_text
 
 GATE_COLUMNS = ("stage", "subject", "name", "value", "threshold", "where")
 WORDS = {"pass": "pass", "fail": "fail", "warn": "warning", "ignore": "ignored"}
@@ -204,7 +205,8 @@ def _findings(gates: Sequence[Mapping[str, Any]]) -> str:
             if _outcome(row) != word:
                 continue
             place = f": {row['where']}" if row["where"] else ""
-            sentence = f"{row['subject']}: {row['name']} is {_text(row['value'])} (wanted {row['threshold']}){place}."
+            found = "could not be measured" if math.isnan(row["value"]) else f"is {_text(row['value'])}"
+            sentence = f"{row['subject']}: {row['name']} {found} (wanted {row['threshold']}){place}."
             look = f" Look at <code>{escape(str(row['look_at']))}</code>." if row.get("look_at") else ""
             items.append(f"<li>{_badge(word)} {escape(sentence)}{look}</li>")
     return f'<ul class="findings">{"".join(items)}</ul>' if items else ""
@@ -270,7 +272,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "\u2013"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return number_text(value, 4) if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def _picture(picture: Picture, name: str) -> str:

@@ -144,6 +144,12 @@ def round_length(length: float) -> float:
     return float(max(step for step in (1, 2, 5) if step * power <= length * (1 + 1e-9)) * power)
 
 
+def number_text(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, and as many as it takes before the point: no exponent of a large one."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
 def length_text(um: float) -> str:
     """A length in the unit that reads best."""
     if um >= 1000:

@@ -179,10 +179,11 @@ def _badness(value: float) -> tuple[bool, float]:
 def _sentence(broken: Sequence[Row]) -> str:
     row = broken[0]
     place = f" ({row['where']})" if row["where"] else ""
+    found = "could not be measured" if math.isnan(row["value"]) else f"is {row['value']:.6g}"
     look = f"; look at {row['look_at']}" if row["look_at"] else ""
     more = f" ({len(broken) - 1} more gates do not hold either)" if len(broken) > 1 else ""
     return (
-        f"{row['stage']} of {row['subject']}: {row['name']} is {row['value']:.6g}{place}; "
+        f"{row['stage']} of {row['subject']}: {row['name']} {found}{place}; "
         f"wanted {row['threshold']}{look}{more}"
     )
 
@@ -190,4 +191,6 @@ def _sentence(broken: Sequence[Row]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:  # as JSON holds what could not be measured
+        return "nan"
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -100,7 +100,7 @@ def compare_images(
 
     Both images are read part by part, antialiased, from the pyramid level that suits the comparison's voxel size;
     memory does not depend on the size of the images. Voxels that both transforms send into the moving image count, where
-    tiles cover them.
+    tiles cover them and both images are finite.
 
     Parameters
     ----------
@@ -131,6 +131,7 @@ def compare_images(
         pulled = pull_image(*moving, (affine, transform), grid, there)
         two = {state: _standardised(found, limits[1]) for state, found in zip(STATES, pulled, strict=True)}
         inside = np.isfinite(two["affine"]) & np.isfinite(two["final"])
+        inside &= np.isfinite(one)
         covered = fixed[0].covered(there)
         if covered is not None:
             inside &= covered
@@ -322,9 +323,10 @@ def _summarise(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
 # ---------------------------------------------------------------------- reading
 def _limits(image: Image, channel: int) -> tuple[float, float]:
-    """The 0.5 and 99.5 % quantiles of a coarse view of an image, never equal."""
+    """The 0.5 and 99.5 % quantiles of what is finite of a coarse view of an image, never equal."""
     values = read_at(image, channel, _survey_grid(image.grid)).astype(np.float64)
-    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5]))
+    values = values[np.isfinite(values)]
+    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5])) if values.size else (0.0, 0.0)
     return (low, high) if high > low else (low, low + 1.0)
 
 

@@ -190,7 +190,7 @@ def register_affine(
     _check(fixed, fixed_grid, masks[0], "fixed")
     _check(moving, moving_grid, masks[1], "moving")
     if start is None:
-        _check_sizes(fixed_grid, moving_grid)
+        check_sizes(fixed_grid, moving_grid)
     counts = [
         seen(finite(a)) if mask is None else mask for a, mask in zip((fixed, moving), masks, strict=True)
     ]
@@ -347,13 +347,30 @@ def _check(array: np.ndarray, grid: Grid, counts: np.ndarray | None, name: str) 
         raise ValueError(f"the {name} mask is of shape {counts.shape}, but its image of shape {array.shape}")
     if counts is not None and not counts.any():
         raise ValueError(f"the {name} mask leaves nothing of its image; wanted one that is above 0 somewhere")
-    if not np.ptp(array if counts is None else array[counts]) > 0:
+    values = array if counts is None else array[counts]
+    if not values.max() > values.min():
         raise ValueError(f"the {name} image has the same value everywhere; wanted an image of a specimen")
 
 
-def _check_sizes(fixed_grid: Grid, moving_grid: Grid) -> None:
-    """Refuse images of which one would be a voxel or two of the search level: somebody's unit is not um."""
-    lengths = {"fixed": float(fixed_grid.extent.max()), "moving": float(moving_grid.extent.max())}
+def check_sizes(fixed_grid: Grid, moving_grid: Grid, affine: np.ndarray | None = None) -> None:
+    """Refuse images of which one is a voxel or two of the search level, or that an affine does not bring together.
+
+    Parameters
+    ----------
+    fixed_grid, moving_grid
+        Of the images, um.
+    affine
+        (4, 4), um, fixed to moving, where it is given.
+
+    Raises
+    ------
+    ValueError
+        When one is more than 32 times as long as the other, or they do not meet: somebody's unit is not um, or the
+        affine is that of the other direction.
+    """
+    matrix = np.eye(4) if affine is None else affine
+    extents = {"fixed": np.abs(matrix[:3, :3]) @ fixed_grid.extent, "moving": np.asarray(moving_grid.extent)}
+    lengths = {name: float(extent.max()) for name, extent in extents.items()}
     small, large = sorted(lengths, key=lambda name: lengths[name])
     ratio = lengths[large] / lengths[small]
     if ratio > _LARGEST_RATIO:
@@ -363,6 +380,19 @@ def _check_sizes(fixed_grid: Grid, moving_grid: Grid) -> None:
         raise ValueError(
             f"the {small} image is {short.rstrip('.')} um long and the {large} image {long.rstrip('.')} um, {ratio:.0f} "
             f"times as much; wanted at most {_LARGEST_RATIO:g} times: are both voxel sizes in um?"
+        )
+    if affine is None:
+        return
+    middle = matrix[:3, :3] @ (fixed_grid.lower + fixed_grid.upper) / 2 + matrix[:3, 3]
+    apart = np.abs(middle - (moving_grid.lower + moving_grid.upper) / 2) - sum(extents.values()) / 2
+    if apart.max() >= 0:
+        there, here = (
+            ", ".join(f"{value:.4g}" for value in point)
+            for point in (middle, (moving_grid.lower + moving_grid.upper) / 2)
+        )
+        raise ValueError(
+            f"the affine sends the middle of the fixed image to {there} um (z, y, x), and the moving image, about {here}, lies "
+            "beside it; wanted a matrix on (z, y, x, 1) in um from fixed to moving points: is it that of the other direction?"
         )
 
 

@@ -145,6 +145,8 @@ class Backend(Protocol):
       content that are spread over the whole image, ``spacing`` their voxel size, um. A stage of one block asks for none;
     - ``own_process = True``, where its engine is compiled code that may crash: it then runs in a worker process, which costs
       its block alone when it dies, and blocks of several threads do not share Python's global lock;
+    - ``load_engine()``, with `own_process`, where the engine takes long to load: called once, in a process that the workers
+      are forked from. It must start no threads, as none survives a fork;
     - ``smoothing_radius(settings) -> int``: voxels around a voxel that its finest step sees; without it 8. A halo is
       that wide, and as much wider as displacements are still expected.
     """
@@ -245,7 +247,7 @@ def load_backend(name: str) -> Backend:
     ValueError
         When there is no such backend or it cannot be imported.
     """
-    target = _target(name)
+    target = backend_place(name)
     module_name, _, function = target.partition(":")
     try:
         backend = getattr(importlib.import_module(module_name), function)
@@ -256,6 +258,26 @@ def load_backend(name: str) -> Backend:
     return backend
 
 
+def backend_place(name: str) -> str:
+    """``module:function`` of a backend's name: what every process can load.
+
+    Raises
+    ------
+    ValueError
+        When there is no such backend.
+    """
+    if name in BUILTIN:
+        return BUILTIN[name]
+    if ":" in name or name in _registered:
+        return _registered.get(name, name)
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name == name:
+            return entry.value
+    raise ValueError(
+        f"backend {name!r} is unknown; known are {', '.join(backend_names())}, or module:function"
+    )
+
+
 def backend_module(name: str) -> str:
     """Name of the module that a backend's function lies in.
 
@@ -264,7 +286,7 @@ def backend_module(name: str) -> str:
     ValueError
         When there is no such backend.
     """
-    return _target(name).partition(":")[0]
+    return backend_place(name).partition(":")[0]
 
 
 def backend_version(name: str) -> str:
@@ -282,17 +304,3 @@ def backend_version(name: str) -> str:
     if version is not None:
         return str(version())
     return hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()[:16]
-
-
-def _target(name: str) -> str:
-    """``module:function`` of a backend's name."""
-    if name in BUILTIN:
-        return BUILTIN[name]
-    if ":" in name or name in _registered:
-        return _registered.get(name, name)
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            return entry.value
-    raise ValueError(
-        f"backend {name!r} is unknown; known are {', '.join(backend_names())}, or module:function"
-    )

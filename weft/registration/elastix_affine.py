@@ -7,8 +7,8 @@ import numpy as np
 from weft.grid import Grid
 from weft.registration.contract import Initial
 from weft.registration.elastix_maps import own_map
-from weft.registration.elastix_process import run_elastix
 from weft.registration.features import local_feature
+from weft.registration.itk_elastix import run_elastix
 from weft.registration.linear_model import Kind, LinearModel
 from weft.registration.pull import pull
 

@@ -81,7 +81,7 @@ def cut_block(
     """Read a block of both images at the stage's voxel size.
 
     Voxels at the largest value of an integer type are saturated, and do not count; nor do those of a stitched image
-    that no tile covers.
+    that no tile covers, nor what is not finite, which is read as the mean of the block.
 
     Parameters
     ----------
@@ -119,14 +119,22 @@ def _read(channels: Channels, mask: Image | None, grid: Grid) -> tuple[np.ndarra
         values = read_at(image, channel, grid)
         covered = image.covered(grid)
         if covered is not None:
-            weights = np.where(covered, np.float32(1) if weights is None else weights, np.float32(0))
+            weights = _less(weights, covered)
         if image.dtype.kind in "ui":
             largest = np.iinfo(image.dtype).max - 0.5
             if values.max() > largest:
-                saturated = values > largest
-                weights = np.where(saturated, np.float32(0), np.float32(1) if weights is None else weights)
+                weights = _less(weights, values <= largest)
+        elif not (known := np.isfinite(values)).all():
+            weights = _less(weights, known)
+            values = np.where(known, values, values[known].mean(dtype=np.float64) if known.any() else 0)
+            values = values.astype(np.float32)
         read.append(values)
     return (read[0] if len(read) == 1 else np.stack(read)), weights
+
+
+def _less(weights: np.ndarray | None, counts: np.ndarray) -> np.ndarray:
+    """The weights (None: all count) without the voxels that do not count."""
+    return np.where(counts, np.float32(1) if weights is None else weights, np.float32(0))
 
 
 def register_block(

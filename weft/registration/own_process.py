@@ -1,7 +1,8 @@
-"""A backend in a process of its own: a crash of its engine costs one block, and the job goes on."""
+"""Functions in processes of their own: a crash of an engine costs one block, and the job goes on."""
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -9,24 +10,22 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 from typing import Any
 
 from weft.registration import own_process_worker
-from weft.registration.contract import Backend, Result, load_backend, portable_name
+from weft.registration.contract import Backend, backend_place, load_backend
 from weft.registration.debug import folder_of_block
 from weft.registration.needs import of_backend
 from weft.registration.threads import threads_of_block
 
-# What a worker process is sent: a backend's portable name, its arguments, the folder for its logs, its threads.
+# What a worker process is sent: module:function, its arguments, the folder for its logs, its threads.
 Request = tuple[str, tuple[Any, ...], Path | None, int]
 
 
 def backend_at_work(name: str) -> Backend:
     """A backend as blocks are to be registered by it: in a worker process where its module says ``own_process = True``.
-
-    A worker registers block after block, so that the engine is loaded once; each calling thread has another one. It
-    ends with this process. When it dies on a block, as by a segmentation fault, that is a RuntimeError of this block.
 
     Raises
     ------
@@ -34,7 +33,9 @@ def backend_at_work(name: str) -> Backend:
         When there is no such backend or it cannot be imported.
     """
     backend = load_backend(name)
-    return backend if _alone or not of_backend(name, "own_process") else partial(_elsewhere, name)
+    if _alone or not of_backend(name, "own_process"):
+        return backend
+    return partial(call_elsewhere, backend_place(name), caller=f"backend {name!r}")
 
 
 def stay_in_this_process() -> None:
@@ -43,20 +44,45 @@ def stay_in_this_process() -> None:
     _alone = True
 
 
-def _elsewhere(name: str, *arguments: Any) -> Result:
-    """What a backend makes of its arguments in a worker process; raises what it raises."""
-    worker = _take()
+def call_elsewhere(place: str, *arguments: Any, caller: str, timeout: float | None = None) -> Any:
+    """What a function makes of its arguments in a worker process; raises what it raises.
+
+    A worker does block after block, so that it loads its engine once; each calling thread has another one. Where the
+    function's module defines ``load_engine()``, that is called once for all of them, in the process that they are forked
+    from: a new worker then has the engine at once. All end with this process.
+
+    Parameters
+    ----------
+    place
+        ``module:function``.
+    arguments
+        Whatever can be sent to another process.
+    caller
+        What the errors below are about.
+    timeout
+        Seconds after which the worker is ended; None: never.
+
+    Raises
+    ------
+    RuntimeError
+        When the worker dies, as by a segmentation fault.
+    TimeoutError
+        When the time is over.
+    """
+    worker = _take(place.partition(":")[0])
+    request = place, arguments, folder_of_block(), threads_of_block()
     try:
-        answer, cpu_seconds, memory = worker.ask(
-            (portable_name(name), arguments, folder_of_block(), threads_of_block())
-        )
+        answer, cpu_seconds, memory = worker.ask(request, timeout)
+    except TimeoutError:
+        worker.end()
+        raise TimeoutError(f"{caller} did not finish within {timeout:g} s on this block") from None
     except (EOFError, ConnectionError):
-        raise RuntimeError(f"backend {name!r} {worker.ended()} on this block") from None
+        raise RuntimeError(f"{caller} {worker.end()} on this block") from None
     except BaseException:
-        worker.close()  # it may hold half a message
+        worker.end()  # it may hold half a message
         raise
     with _lock:
-        _idle.append(worker)
+        _idle[worker.server.module].append(worker)
     costs.cpu_seconds += cpu_seconds
     costs.memory = memory
     if isinstance(answer, BaseException):
@@ -80,60 +106,105 @@ class _Costs(threading.local):
         self.memory = 0
 
 
-class _Worker:
-    """A worker process and the pipe to it."""
+class _Server:
+    """The process that worker processes are forked from, and the pipe to it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    module
+        Whose ``load_engine()`` it has called; empty: it has loaded nothing, and its workers serve every module that has none.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
         self.owner = os.getpid()
         self.pipe, theirs = multiprocessing.Pipe()
         # A program of its own, not a fork: the threads and locks of this process would not survive one, and the script
-        # that this process runs is none of the worker's business. -P: the worker's folder is no place to import from.
+        # that this process runs is none of its business. -P: the program's folder is no place to import from; -u: what
+        # workers print is not lost with them.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", own_process_worker.__file__, str(theirs.fileno())],
+            [sys.executable, "-u", "-P", own_process_worker.__file__, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        self.pipe.send(sys.path)
+        self.lock = threading.Lock()
+        self.pipe.send((sys.path, module))
 
     @property
     def usable(self) -> bool:
         """Whether it lives, and belongs to this process (not to one that this was forked from)."""
         return self.owner == os.getpid() and self.process.poll() is None
 
-    def ask(self, request: Request) -> tuple[Result | BaseException, float, int]:
+    def ask(self, number: int, handle: int | None = None) -> int:
+        """Send a number, and with it a file descriptor; what it answers."""
+        with self.lock:
+            self.pipe.send(number)
+            if handle is not None:
+                send_handle(self.pipe, handle, self.process.pid)
+            return self.pipe.recv()
+
+    def close(self) -> None:
+        """End the process, and with it all workers."""
+        self.pipe.close()
+        self.process.wait()
+
+
+class _Worker:
+    """A worker process and the pipe to it."""
+
+    def __init__(self, server: _Server) -> None:
+        self.server = server
+        self.pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            self.pid = server.ask(own_process_worker.FORK, theirs.fileno())
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives and waits: a pipe that has something to say without a request says that it ended."""
+        return self.server.usable and not self.pipe.poll()
+
+    def ask(self, request: Request, timeout: float | None) -> tuple[Any, float, int]:
         """What came of a request, the CPU-seconds it took, and the largest memory so far, bytes."""
         self.pipe.send(request)
+        if not self.pipe.poll(timeout):
+            raise TimeoutError
         return self.pipe.recv()
 
-    def ended(self) -> str:
-        """How the process ended."""
-        status = self.process.wait()
+    def end(self) -> str:
+        """End the process; how it ended, if it had before."""
         self.pipe.close()
+        try:
+            status = os.waitstatus_to_exitcode(self.server.ask(self.pid))
+        except (EOFError, ConnectionError):
+            return "ended with the process that it was forked from"
         return (
             f"was ended by signal {signal.Signals(-status).name}"
             if status < 0
             else f"ended with status {status}"
         )
 
-    def close(self) -> None:
-        """End the process."""
-        self.pipe.close()
-        self.process.kill()
-        self.process.wait()
-
 
 costs = _Costs()
 _alone = False
-_idle: list[_Worker] = []
+_servers: dict[str, _Server] = {}
+_idle: dict[str, list[_Worker]] = {}
 _lock = threading.Lock()
 
 
-def _take() -> _Worker:
+def _take(module: str) -> _Worker:
     """A worker that waits, or a new one."""
+    if not hasattr(importlib.import_module(module), "load_engine"):
+        module = ""  # what it is forked from has nothing to load
     with _lock:
-        while _idle:
-            worker = _idle.pop()
+        waiting = _idle.setdefault(module, [])
+        while waiting:
+            worker = waiting.pop()
             if worker.usable:
                 return worker
-    return _Worker()
+            if worker.server.usable:
+                worker.end()
+        server = _servers.get(module)
+        if server is None or not server.usable:
+            server = _servers[module] = _Server(module)
+    return _Worker(server)

@@ -17,14 +17,16 @@ from weft.config.registration import Affine as AffineStart
 from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
 from weft.grid import Grid
 from weft.image import Image, Level
-from weft.registration.affine import AffineResult, AffineSettings
+from weft.logs import log
+from weft.refusals import parse
+from weft.registration.affine import AffineResult, AffineSettings, check_sizes
 from weft.registration.backend_settings import checked_settings
 from weft.registration.combine import combine_blocks
-from weft.registration.contract import SEVERAL_CHANNELS, one_channel
+from weft.registration.contract import SEVERAL_CHANNELS, load_backend, one_channel
 from weft.registration.memory import hold_little
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
-from weft.registration.start import find_affine
+from weft.registration.start import find_affine, where_it_counts
 from weft.registration.survey import survey_images
 from weft.registration.workers import further_tries, open_field, run_blocks
 from weft.transforms.invert import find_inverse
@@ -89,7 +91,7 @@ def register(
     Parameters
     ----------
     fixed, moving
-        `weft.image.Image`, or an array (z, y, x) with its grid.
+        `weft.image.Image`, or an array (z, y, x) of real numbers with its grid. What is not finite does not count.
     fixed_grid, moving_grid
         Grids, um, of arrays.
     fixed_channel, moving_channel
@@ -127,7 +129,7 @@ def register(
     Raises
     ------
     ValueError
-        For images, grids or settings that cannot be used, or when the affine is refused and its policy is
+        For images, grids, masks or settings that cannot be used, or when the affine is refused and its policy is
         ``fail``.
     """
     pick_fixed = _pick(fixed, fixed_grid, fixed_channel, "fixed")
@@ -138,7 +140,12 @@ def register(
             f"channel_weights holds {len(channel_weights)} numbers for {len(channels[0])} channels; wanted one for each"
         )
     settings = _settings(affine, stages, reduce, invert)
+    if client is None and workers < 1:
+        raise ValueError(f"workers is {workers}; wanted 1 or more blocks at a time")
+    if client is not None and not (hasattr(client, "submit") and hasattr(client, "scatter")):
+        raise ValueError(f"client is {client!r}; wanted a dask.distributed.Client")
     for stage in settings.stages:
+        load_backend(stage.backend)
         if len(channels[0]) > 1 and one_channel(stage.backend):
             raise ValueError(
                 f"stage {stage.name!r}: backend {stage.backend!r} compares one channel, and more adds {len(more)}; "
@@ -152,6 +159,10 @@ def register(
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
         matrix = Affine(np.asarray(affine, float)).matrix
+        # What a search would refuse as well: with them no block would find anything.
+        check_sizes(pick_fixed[0].grid, pick_moving[0].grid, matrix)
+        for role, (image, _), mask in zip(("fixed", "moving"), (pick_fixed, pick_moving), masks, strict=True):
+            where_it_counts(role, image, mask, image.levels[-1].grid)
     else:
         found = _search(pick_fixed, pick_moving, masks, settings.affine, seed)
         matrix = found.matrix
@@ -209,11 +220,22 @@ def _pick(
 ) -> tuple[Image, int]:
     """An image and the index of the channel to register."""
     if not isinstance(image, Image):
-        if grid is None or np.shape(image) != grid.shape:
+        image = np.asarray(image)
+        if image.dtype.kind not in "biuf":
+            raise ValueError(f"the {role} image is an array of {image.dtype}; wanted real numbers")
+        if image.ndim != 3:
             raise ValueError(
-                f"the {role} image is an array of shape {np.shape(image)}; wanted {role}_grid, a Grid of that shape (z, y, x)"
+                f"the {role} image is an array of shape {image.shape}; wanted (z, y, x), of a single plane (1, y, x)"
             )
-        image = Image((Level(np.asarray(image)[None], grid),))
+        if not isinstance(grid, Grid) or image.shape != grid.shape:
+            found = (
+                "None" if grid is None else f"of shape {grid.shape}" if isinstance(grid, Grid) else repr(grid)
+            )
+            raise ValueError(
+                f"the {role} image is an array of shape {image.shape}, and {role}_grid is {found}; wanted a "
+                f"weft.grid.Grid of the array's shape, with its voxel size in um (z, y, x)"
+            )
+        image = Image((Level(image[None], grid),))
     elif grid is not None:
         raise ValueError(f"the {role} image is an Image, which has its grid; leave {role}_grid out")
     return image, 0 if channel is None else image.channel(channel)
@@ -254,7 +276,7 @@ def _settings(
     if isinstance(affine, Mapping):
         given["affine"] = affine
     given = {name: value for name, value in given.items() if value is not None}
-    settings = RegistrationSettings.model_validate(given)
+    settings = parse(RegistrationSettings, given, "register")
     for stage in settings.stages:
         stage.settings = checked_settings(stage.backend, stage.settings)
     return settings
@@ -270,7 +292,7 @@ def _search(
     """The affine start, refused as the workflow would."""
     settings = AffineSettings(**start.model_dump(exclude={"policy", "start"}))
     given = start.start.model_dump() if start.start else None
-    found = find_affine(fixed, moving, settings, seed, start=given, masks=masks)
+    found = find_affine(fixed, moving, settings, seed, log.info, start=given, masks=masks)
     if found.accepted == "refuse" and start.policy == "fail":
         raise ValueError(
             f"the affine is refused: {'; '.join(found.notes)}; check orientations and voxel sizes, "

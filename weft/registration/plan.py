@@ -9,12 +9,14 @@ from typing import Any
 from weft.blocks import cut, region, with_halo
 from weft.grid import Grid
 from weft.image import Region
+from weft.logs import warn
 from weft.registration.contract import OWN_PROCESS_MB
 from weft.registration.needs import block_memory, first_displacement, halo, of_backend
 from weft.sampling import stage_grid
 
 LARGEST = 256  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
 SMALLEST = 32
+FEWEST = 4  # voxels along the second longest axis: nothing is to be seen at a level that leaves fewer
 MEMORY_MB = 500.0
 SLACK = (
     0.25  # of a block: so much more than whole blocks is shared among them before an axis is cut once more
@@ -41,10 +43,17 @@ def plan_stage(
     Raises
     ------
     ValueError
-        When a block is larger than the volume, or ``only`` names a block that the stage does not have.
+        When the level leaves nothing of the image, a block is larger than the volume, or ``only`` names a block that the stage does not have.
     """
-    spacing = stage_spacing(settings["level"], image)
+    level = settings["level"]
+    spacing = stage_spacing(level, image)
     grid = stage_grid(image, spacing)
+    if _across(grid) < min(FEWEST, _across(image)):
+        raise ValueError(
+            f"stage {settings['name']!r}: level {level if isinstance(level, str) else f'{level:g}'} leaves {list(grid.shape)} voxels (z, y, x) of the fixed image, "
+            f"which has {list(image.shape)} of {', '.join(f'{s:g}' for s in image.spacing)} um; wanted a voxel size in um, or a "
+            f"factor such as x4, at which {FEWEST} or more are left"
+        )
     backend, options = settings.get("backend", "native"), settings.get("settings", {})
     overlap = settings["overlap"]
     if overlap == "auto":
@@ -76,6 +85,11 @@ def plan_stage(
         "ids": ids,
         "skipped": [] if only is None else [name for name in ids if name not in only],
     }
+
+
+def _across(grid: Grid) -> int:
+    """Voxels along the second longest axis: of a single plane, its shorter edge."""
+    return sorted(grid.shape)[1]
 
 
 def stage_spacing(level: float | str, image: Grid) -> float:
@@ -143,12 +157,15 @@ def _edge(
     grid: Grid, overlap: int, backend: str, settings: Mapping[str, Any], channels: int, memory_mb: float
 ) -> int:
     """The longest edge, voxels, of blocks that fit into memory."""
-    fit = (
-        size
-        for size in range(LARGEST, SMALLEST, -16)
-        if _memory_mb(grid, _block(grid, size), overlap, backend, settings, channels) <= memory_mb
+    for size in range(LARGEST, SMALLEST - 1, -16):
+        taken = _memory_mb(grid, _block(grid, size), overlap, backend, settings, channels)
+        if taken <= memory_mb:
+            return size
+    warn(
+        f"even blocks of {SMALLEST} voxels, with an overlap of {overlap}, take about {math.ceil(taken)} MB each, more than the "
+        f"stage's memory_mb of {memory_mb:g}; a smaller overlap, or a coarser stage before this one, makes them take less"
     )
-    return next(fit, SMALLEST)
+    return SMALLEST
 
 
 def _memory_mb(

@@ -60,11 +60,23 @@ def survey_images(
 def background_value(image: Image, channel: int) -> float:
     """The value between background and content: Otsu's threshold of the logarithm, on a coarse level.
 
-    Of a stitched image, what no tile covers is neither.
+    Of a stitched image, what no tile covers is neither, and nor is what is not finite.
+
+    Raises
+    ------
+    ValueError
+        When nothing of the image is finite.
     """
     values, grid = _coarse(image, channel)
     covered = image.covered(grid)
     values = values if covered is None else values[covered]
+    if values.dtype.kind == "f" and not (known := np.isfinite(values)).all():
+        values = values[known]
+        if not values.size:
+            name = image.channels[channel]
+            raise ValueError(
+                f"channel {name!r} of an image holds no finite number; wanted an image of a specimen"
+            )
     logarithm = log_intensity(values)
     content = values[logarithm > otsu_threshold(logarithm)]
     return float(content.min()) / 2 if content.size else 0.0
@@ -102,4 +114,5 @@ def _pieces(image: Image, channel: int, grid: Grid, background: float) -> list[n
             np.flatnonzero(share == 1) if (share == 1).any() else np.argsort(-share, kind="stable")[:PIECES]
         )
         parts = [parts[best[n]] for n in np.unique(np.linspace(0, len(best) - 1, PIECES).astype(int))]
-    return [read_at(image, channel, part) for part in parts]
+    read = (read_at(image, channel, part) for part in parts)
+    return [np.where(np.isfinite(values), values, values.dtype.type(background)) for values in read]

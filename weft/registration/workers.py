@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from weft.image import Region
+from weft.logs import progress
 from weft.receipts import write_array
 from weft.registration.fork_server import begin_worker, worker_context
 from weft.registration.memory import give_back, read_in
@@ -24,6 +25,7 @@ from weft.registration.threads import block_threads
 from weft.transforms.interpolate import Field
 from weft.transforms.model import Displacements
 
+T = TypeVar("T")
 Outcome = tuple[Field | Path | None, dict[str, Any]]
 DIED = "the process that registered this block ended without an answer"
 
@@ -56,8 +58,13 @@ def run_blocks(
     else:
         with ThreadPoolExecutor(workers) as threads:
             share = max(1, workers // max(1, len(names)))
-            done = list(threads.map(partial(_block, job, share=share), names))
+            done = list(_told(job, threads.map(partial(_block, job, share=share), names)))
     return dict(zip(names, done, strict=True))
+
+
+def _told(job: StageJob, blocks: Iterable[T]) -> Iterator[T]:
+    """Pass blocks on as they are done; say now and then how far it is."""
+    return progress(blocks, len(job.plan["ids"]), f"stage {job.settings['name']}: blocks")
 
 
 def open_field(outcomes: Mapping[str, Outcome], name: str) -> Field | None:
@@ -86,7 +93,7 @@ def _on_cluster(job: StageJob, names: list[str], client: Any) -> list[Outcome]:
     shared = client.scatter(job, broadcast=True)
     futures = [client.submit(_block, shared, name, pure=False) for name in names]
     done = []
-    for name, future in zip(names, futures, strict=True):
+    for name, future in _told(job, zip(names, futures, strict=True)):
         try:
             done.append(future.result())
         except (KilledWorker, CancelledError):
@@ -123,7 +130,7 @@ def _in_processes(job: StageJob, names: list[str], workers: int, folder: Path) -
             futures = {name: together.submit(_kept_block, name) for name in names}
         finally:
             begin.set()
-        for name, future in futures.items():
+        for name, future in _told(job, futures.items()):
             with contextlib.suppress(BrokenProcessPool):
                 done[name] = future.result()
     lost = [name for name in names if name not in done]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from weft import receipts
 from weft.logs import log
-from weft.quality.gates import QualityError, evaluate
+from weft.quality.gates import QualityError, Row, evaluate
 
 
 def write_quality(
@@ -25,7 +26,9 @@ def write_quality(
             stage, values, {name: gate for name, gate in gates.items() if name in values}, subject
         )
     except QualityError as error:
-        receipts.write(f"{path}.failed.json", {"values": _numbers(values), "gates": error.rows, **facts})
+        receipts.write(
+            f"{path}.failed.json", {"values": _numbers(values), "gates": _rows(error.rows), **facts}
+        )
         raise
     for row in rows:
         if not row["holds"] and row["policy"] == "warn":
@@ -38,7 +41,7 @@ def write_quality(
                 row["threshold"],
                 row["where"],
             )
-    receipts.write(path, {"values": _numbers(values), "gates": rows, **facts})
+    receipts.write(path, {"values": _numbers(values), "gates": _rows(rows), **facts})
 
 
 def collect_quality(parts: list[str]) -> dict[str, Any]:
@@ -51,6 +54,11 @@ def collect_quality(parts: list[str]) -> dict[str, Any]:
         collected["values"].update({f"{prefix}{name}": value for name, value in part["values"].items()})
         collected["gates"] += part["gates"]
     return collected
+
+
+def _rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows of gates as JSON."""
+    return [{**row, **_numbers({"value": row["value"]})} for row in rows]
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def register_affine(
 def draw_candidates(
     fixed: tuple[Image, int], moving: tuple[Image, int], record: dict[str, Any], path: Path
 ) -> None:
-    """The best and the second-best affine side by side, each over the fixed image."""
+    """The best and the second-best affine beside or below each other, each over the fixed image."""
     # Only here: an affine that is accepted needs no pictures.
     from weft.figures.overlay import overlay
 
@@ -147,7 +147,8 @@ def draw_candidates(
     here = finite(read_at(*fixed, grid).astype(np.float32))
     there = finite(read_at(*moving, moving_grid).astype(np.float32))
     matrices = [record["matrix"]] + ([record["rival"]] if record["rival"] else [])
-    sides = [pull(there, moving_grid, None, Initial(np.array(m)), grid)[0] for m in matrices]
+    pulled = [pull(there, moving_grid, None, Initial(np.array(m)), grid) for m in matrices]
+    sides = [np.where(inside, values, np.float32(np.nan)) for values, inside in pulled]
     captions = f"best, score {record['score']:.3f}", f"second best, score {record['rival_score']:.3f}"
     middle = np.argwhere(tissue_mask(log_intensity(here))).mean(axis=0).round().astype(int)
     title = f"{path.parents[1].name}: two affines to choose from (moving green on fixed magenta)"

@@ -18,6 +18,7 @@ from weft.figures.landmark_map import landmark_map
 from weft.figures.likeness_map import likeness_map
 from weft.figures.overlay import overlay
 from weft.figures.report import Picture, Section, Table, verdict_of
+from weft.figures.style import number_text
 from weft.grid import Grid
 from weft.logs import log
 from weft.quality.likeness import comparison_grid
@@ -82,16 +83,7 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         ("By the affine alone", moved[0]),
         ("By the whole transform" if facts["stages"] else "By the transform (an affine)", moved[1]),
     )
-    items: list[Picture | Table] = []
-    start = receipts.read(folder / "quality" / "affine.json")
-    if start["picture"]:
-        items.append(
-            Picture(
-                folder / start["picture"],
-                "Affine start: look at it",
-                f"{'; '.join(start['notes'])}. Left the affine that was taken, right the best different one",
-            )
-        )
+    items: list[Picture | Table] = [*doubtful_start(folder)]
 
     def add(file: str, title: str, alt: str, caption: str = "") -> None:
         items.append(Picture(figures / file, title, alt, caption))
@@ -128,7 +120,8 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
         _draw_landmarks(folder, figures, name, values, fixed, grid)
         add(
             "landmarks.png", "Landmarks", "Arrows from each landmark of the fixed image to where its partner lands",
-            "An arrow starts at the point marked in the fixed image and ends where its partner of the moving image lands.",
+            "An arrow starts at the point marked in the fixed image and points to where its partner of the moving image lands; its "
+            "colour is the distance. Arrows are drawn as many times too long as stands above them.",
         )  # fmt: skip
     if facts["moving_labels"]:
         _draw_labels(root, folder, figures, name, facts, fixed, grid)
@@ -146,14 +139,25 @@ def registration_section(root: Path, name: str, facts: dict[str, Any]) -> Sectio
             "Similarity as the backend measures it: above the dashed line the stage made a block more alike. "
             f"Every block's numbers: registrations/{name}/stages/{stage}/ledger.tsv.",
         )  # fmt: skip
-    for path in sorted([*folder.glob("affine_candidates*.png"), *figures.glob("affine_candidates*.png")]):
-        words = "The best affine and its rival"
-        items.append(
-            Picture(path, "Candidates of the affine start", words, "Is the first of them the right one?")
-        )
     items += _tables(folder, values, facts)
     log.info("drew %s", name)
     return Section(f"Registration {name}", items, _words(values, facts))
+
+
+def doubtful_start(folder: Path) -> list[Picture]:
+    """The candidates of an affine start that was not simply accepted, with what was to be said of it."""
+    start = receipts.read(folder / "quality" / "affine.json")
+    if not start["picture"]:
+        return []
+    rival = " First the affine that was taken, then the best different one." if start["rival"] else ""
+    return [
+        Picture(
+            folder / start["picture"],
+            "Affine start: look at it",
+            "The moving image over the fixed one, by the affine that was taken and by its rival",
+            f"{'; '.join(start['notes'])}.{rival} Is it the right one?",
+        )
+    ]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, float]:
@@ -193,7 +197,7 @@ def _draw_likeness(folder: Path, figures: Path, name: str, fixed: SlicedImage, g
     likeness_map(
         fixed, grid, list(zip(("By the affine alone", "By the whole transform"), volumes, strict=True)), level.grid,
         _table(folder / "quality" / "worst_regions.tsv"), figures / "local_ncc.png",
-        f"{name}: local correlation in windows of {3 * max(level.grid.spacing):.3g} um",
+        f"{name}: local correlation in windows of {number_text(3 * max(level.grid.spacing))} um",
     )  # fmt: skip
 
 
@@ -206,10 +210,10 @@ def _draw_landmarks(
     def points(role: str) -> np.ndarray:
         return table[[f"{role}_{axis}" for axis in "zyx"]].to_numpy(float)
 
-    words = ("By the affine alone: median {:.3g} um", "By the whole transform: median {:.3g} um")
+    words = ("By the affine alone: median {} um", "By the whole transform: median {} um")
     medians = (values.get("tre_affine_median_um", np.nan), values["tre_median_um"])
     landed = [
-        (text.format(median), points(role))
+        (text.format(number_text(median)), points(role))
         for text, median, role in zip(words, medians, ("landed_affine", "landed"), strict=True)
     ]
     landmark_map(
@@ -265,7 +269,7 @@ def _words(values: Mapping[str, float], facts: Mapping[str, Any]) -> str:
     if facts["stages"]:
         parts.append(
             f"The correlation of both images went from {values['ncc_affine']:.3f} to {values['ncc']:.3f} (1 is perfect), over "
-            f"{100 * values['covered_fraction']:.0f} % of the fixed image, compared at {values['comparison_spacing_um']:.3g} um."
+            f"{100 * values['covered_fraction']:.0f} % of the fixed image, compared at {number_text(values['comparison_spacing_um'])} um."
         )
         parts.append(
             f"Volumes change by factors of {values['jacobian_p1']:.2f} to {values['jacobian_p99']:.2f} (1 % and 99 %); "
@@ -273,8 +277,8 @@ def _words(values: Mapping[str, float], facts: Mapping[str, Any]) -> str:
         )
     if "tre_median_um" in values and "tre_affine_median_um" in values:
         parts.append(
-            f"Landmarks miss their partners by {values['tre_median_um']:.3g} um in the median ({values['tre_affine_median_um']:.3g} "
-            f"by the affine alone), {100 * values['rtre_median']:.2g} % of the image's diagonal."
+            f"Landmarks miss their partners by {number_text(values['tre_median_um'])} um in the median "
+            f"({number_text(values['tre_affine_median_um'])} by the affine alone), {100 * values['rtre_median']:.2g} % of the image's diagonal."
         )
     if "dice_affine_mean" in values:
         parts.append(
@@ -282,8 +286,8 @@ def _words(values: Mapping[str, float], facts: Mapping[str, Any]) -> str:
         )
     if "round_trip_p95_um" in values:
         parts.append(
-            f"There and back ends within {values['round_trip_p95_um']:.3g} um for 95 % of the voxels, "
-            f"{values['round_trip_max_um']:.3g} um at most."
+            f"There and back ends within {number_text(values['round_trip_p95_um'])} um for 95 % of the voxels, "
+            f"{number_text(values['round_trip_max_um'])} um at most."
         )
     return " ".join(parts)
 
@@ -368,7 +372,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _change(values: Mapping[str, float], before: str, after: str) -> str:
     if before not in values or after not in values:
         return ""
-    return f"{values[before]:.3g}\u00a0\u2192\u00a0{values[after]:.3g}"
+    return f"{number_text(values[before])}\u00a0\u2192\u00a0{number_text(values[after])}"
 
 
 def _range(values: Mapping[str, float], low: str, high: str) -> str:

@@ -17,9 +17,8 @@ from weft.registration.backends.pulled import (
     unchanged,
 )
 from weft.registration.contract import Initial, Masks, Result
-from weft.registration.debug import folder_of_block
 from weft.registration.elastix_maps import ParameterMap, given_map, own_map, read_parameter_file, steps_of
-from weft.registration.elastix_process import elastix_version, run_elastix
+from weft.registration.itk_elastix import elastix_version, run_elastix
 
 _VERSION = "2"  # of this module's own results
 _METRICS = {
@@ -149,8 +148,8 @@ def register(
     """Register a block by elastix (Klein et al. 2010) on top of the start transform: by default a B-spline.
 
     The moving block is resampled through the start onto the fixed block's grid; elastix finds d on it, and
-    the total is u(x) = d(x) + u0(x + d(x)). What elastix draws at random depends on `seed` alone, and each
-    block has a process of its own, with one thread: the same arguments give the same bytes. A single plane is
+    the total is u(x) = d(x) + u0(x + d(x)). What elastix draws at random depends on `seed` alone, and it has one
+    thread of another process: the same arguments give the same bytes. A single plane is
     registered in its plane.
 
     Parameters
@@ -195,7 +194,6 @@ def register(
         options.timeout,
         spacing=tuple(s / unit for s in fixed_grid.spacing),
         displacement=True,
-        log=folder_of_block(),
     )
     assert found is not None
     return total_result(pulled, found * np.float32(unit), options.metric, steps_of(maps))
