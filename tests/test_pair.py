@@ -276,6 +276,12 @@ def test_what_cannot_be_used_is_refused(options, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_level_of_another_shape_than_its_grid_is_refused():
+    for shape in (GRID.shape, (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match=r"level is an array of shape .*; wanted \(channels, z, y, x\)"):
+            Level(np.zeros(shape), GRID)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
