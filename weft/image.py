@@ -69,6 +69,9 @@ class Image:
         True for a label image: values are names, never interpolated.
     coverage
         What the tiles of a stitched image cover; None where all of it was looked at, or nothing is known.
+    stated_spacing
+        Voxel size, (z, y, x), that the source states, in whatever unit; None where it states none. The grid has another
+        one where the reader was given one.
     """
 
     levels: tuple[Level, ...]
@@ -76,6 +79,7 @@ class Image:
     orientation: str | None = None
     labels: bool = False
     coverage: Coverage | None = None
+    stated_spacing: Triple | None = None
 
     @property
     def grid(self) -> Grid:
