@@ -273,6 +273,12 @@ def test_what_cannot_be_used_is_refused(options, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_level_of_another_shape_than_its_grid_is_refused():
+    for shape in (GRID.shape, (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match=r"level is an array of shape .*; wanted \(channels, z, y, x\)"):
+            Level(np.zeros(shape), GRID)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -295,6 +301,16 @@ def test_what_is_not_finite_does_not_count():
     spoilt = run(images=(fixed, moving))
     assert [row["status"] for row in spoilt.blocks["fine"]] == ["ok"] * 8
     assert error(spoilt) < 0.15
+
+
+@pytest.mark.parametrize("stages", [(COARSE,), (COARSE, FINE)], ids=["whole", "blocks"])
+def test_values_may_lie_below_zero(stages):
+    """As in computed tomography: what is taken off all values alike changes nothing but their roots."""
+    fixed, moving = ((image - 3000).astype(np.int16) for image in pair())
+    assert fixed.mean() < 0
+    below = run(images=(fixed, moving), stages=stages)
+    assert {row["status"] for rows in below.blocks.values() for row in rows} == {"ok"}
+    assert error(below) < 1.5 * error(run(stages=stages))
 
 
 def test_an_affine_is_found_of_images_with_what_is_not_finite_and_of_masks():
