@@ -286,7 +286,7 @@ def _count_reads() -> Counter[str]:
         read["bytes"] += 0 if found is None else len(found)
         return found
 
-    LocalStore.get = counted  # type: ignore[method-assign]
+    LocalStore.get = counted  # type: ignore[assignment, method-assign]
     return read
 
 
