@@ -138,6 +138,11 @@ def points_source(wildcards):
     return table_source(wildcards.table)
 
 
+def points_image(wildcards):
+    """The image whose points they are."""
+    return f"{RESULTS}/images/{SETTINGS.points[wildcards.table].image}/image.json"
+
+
 def points_path(wildcards):
     return PROJECT.path(SETTINGS.points[wildcards.table].path)
 

@@ -91,6 +91,7 @@ rule warp_points:
     """Carry a table of points through the transform; points outside its domain are flagged."""
     input:
         source=points_source,
+        image=points_image,
         transform=points_transform,
     output:
         table="<results>/registrations/{registration}/points/{side}{table}.parquet",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from scripts_run import Run
     from workflow_copy import WholeRun
 
 
@@ -32,3 +33,11 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     before = project.raw()
     said = project.run()
     return WholeRun(project, said, before, project.raw())
+
+
+@pytest.fixture(scope="session")
+def scripts_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small project of which every script was run, job by job; never changed."""
+    from scripts_run import Run
+
+    return Run(tmp_path_factory.mktemp("scripts") / "project")

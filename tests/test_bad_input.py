@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK
 import tifffile
@@ -19,7 +20,13 @@ from snakemake.exceptions import WorkflowError
 from workflow_jobs import plan_jobs, run_script
 from workflow_project import CONFIG, SIDE, TILE, Project, make_project, tree_digests
 
-from weft import receipts
+from weft import readers, receipts
+from weft.config import Store
+from weft.config.assembly import Pyramid
+from weft.grid import Grid
+from weft.image import Image, Level
+from weft.steps.import_image import import_image
+from weft.steps.warp_points import warp_points
 
 PLANE = "VW0/LOC002/tile_CHN01_PLN0010.tif"
 
@@ -228,6 +235,32 @@ def test_a_voxel_size_with_other_axes_than_the_file_says_is_told(
     assert ("WARNING" in (project.folder / job.log[0]).read_text()) is warned
 
 
+def test_a_source_is_opened_once(tmp_path, monkeypatch, capsys):
+    opened = []
+
+    def open_counted(path, *, spacing=None):
+        opened.append(spacing)
+        level = Level(np.ones((1, 4, 5, 6), np.uint8), Grid((4, 5, 6), spacing))
+        return Image((level,), stated_spacing=(3.0, 1.0, 1.0))
+
+    monkeypatch.setitem(readers._registered, "counted", open_counted)
+    import_image(
+        path="counted",
+        state="",
+        image={"image": "swapped", "format": "counted", "options": {}, "spacing": (1.0, 1.0, 3.0)},
+        settings=Pyramid().model_dump(mode="json"),
+        store=Store().model_dump(mode="json"),
+        code="",
+        receipt=str(tmp_path / "swapped" / "image.json"),
+        threads=1,
+    )
+    assert opened == [(1.0, 1.0, 3.0)]
+    assert (
+        "voxel size of 1, 1, 3 um (z, y, x), and counted states 3, 1, 1; the table's"
+        in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("size", [0.0, -3.0, float("nan")])
 def test_a_nifti_with_an_impossible_voxel_size_is_refused(good, project, size):
     path = project.folder / "data/fixed.nii"
@@ -392,3 +425,30 @@ def test_batches_of_different_settings_are_not_gathered(good, project):
 
 def test_settings_of_these_tests_are_those_of_the_project(good):
     assert yaml.safe_load((good[0].folder / "my.yaml").read_text()) == CONFIG
+
+
+# ---------------------------------------------------------------------------------- tables of points
+@pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (-9000.0, 0.0, 0.0)])
+def test_points_in_millimetres_are_refused(tmp_path, origin):
+    image, transform, table = (tmp_path / name for name in ("image.json", "transform.json", "cells.parquet"))
+    receipts.write(image, {"grid": Grid((400, 400, 400), (25.0, 25.0, 25.0), origin).to_json()})
+    receipts.write(transform, {"sequence": [{"type": "affine", "matrix": np.eye(4).tolist()}]})
+    cells = np.random.default_rng(0).uniform(0, 9.9, (5, 3)) + np.asarray(origin) / 1000
+
+    def through(points: np.ndarray) -> int:
+        path = tmp_path / "cells.csv"
+        path.write_text("\n".join(["z,y,x", *(",".join(map(str, point)) for point in points)]))
+        given = {name: str(p) for name, p in (("image", image), ("transform", transform), ("path", path))}
+        warp_points(source=str(path), code="", table=str(table), **given)
+        return len(pd.read_parquet(table))
+
+    with pytest.raises(
+        ValueError, match=r"cells\.csv: all 5 points lie within .* um of the origin, and the image reaches"
+    ) as error:
+        through(cells)
+    assert str(error.value).endswith("um from there; wanted micrometres: are they millimetres?")
+    assert through(cells * 1000) == 5
+    assert (
+        through(np.vstack([cells, [25.0, 25.0, 25.0]])) == 6
+    )  # a cell of the corner among them, if not in millimetres
+    assert through(cells[:2]) == 2  # too few to tell

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 
@@ -15,7 +13,6 @@ from weft.config import Config
 from weft.config.gates import GATES
 from weft.config.registration import RegistrationSettings
 from weft.project import Project
-from weft.reference import reference, write_reference
 from weft.refusals import ConfigError, parse
 from weft.rows import ImageRow
 
@@ -497,62 +494,3 @@ def test_the_recipe_pair_plans_two_files(tmp_path):
 def dry_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(ROOT / "Snakefile"), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-# ---------------------------------------------------------------------------------- the reference
-def test_the_reference_is_current():
-    for name, text in reference().items():
-        path = ROOT / name
-        assert path.is_file(), f"{name} is missing; run `make docs`"
-        assert path.read_text(encoding="utf-8") == text, f"{name} is not current; run `make docs`"
-
-
-def test_the_reference_is_written(tmp_path):
-    written = write_reference(tmp_path)
-    assert {str(path.relative_to(tmp_path)) for path in written} == set(reference())
-    assert all(path.is_file() for path in written)
-
-
-def test_the_reference_names_every_setting():
-    text = reference()["config/README.md"]
-    for name in _properties(Config.model_json_schema()):
-        assert f"`{name}`" in text
-
-
-def _properties(schema) -> set[str]:
-    parts = [schema, *schema.get("$defs", {}).values()]
-    return {name for part in parts for name in part.get("properties", {})}
-
-
-@pytest.mark.parametrize("path", [p for p in EXAMPLES if "recipes" not in str(p)], ids=lambda path: path.stem)
-def test_the_schemas_accept_the_examples(path):
-    plain = yaml.safe_load(path.read_text())
-    jsonschema.validate(plain, json.loads((ROOT / "config/schemas/config.schema.json").read_text()))
-    for table in ("images", "registrations"):
-        if table in plain:
-            schema = json.loads((ROOT / f"config/schemas/{table}.schema.json").read_text())
-            for cells in _cells(ROOT / plain[table]):
-                jsonschema.validate(cells, schema)
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        {"image": "a b", "source": "x"},
-        {"image": "a"},
-        {"image": "a", "source": "x", "orientation": "xyz"},
-        {"image": "a", "source": "x", "spacing": "1,2"},
-        {"image": "a", "source": "x", "labels": "perhaps"},
-        {"image": "a", "source": "x", "colour": "red"},
-    ],
-)
-def test_the_schema_of_images_refuses(cells):
-    schema = json.loads((ROOT / "config/schemas/images.schema.json").read_text())
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(cells, schema)
-
-
-def _cells(path: Path) -> list[dict[str, str]]:
-    lines = [line.split("\t") for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
-    return [{name: cell for name, cell in row.items() if cell} for row in rows]

@@ -15,6 +15,7 @@ from weft.config.assembly import Pyramid
 from weft.coverage import Coverage
 from weft.grid import Grid
 from weft.image import Image, Level, box
+from weft.quality.pulled import sliced_fixed, sliced_moving
 from weft.registration import survey
 from weft.registration.affine import AffineSettings
 from weft.registration.candidates import rotation_about
@@ -27,6 +28,7 @@ from weft.steps.resample_image import resample_image
 from weft.steps.sources import open_received
 from weft.stores import open_image
 from weft.stores.ome_zarr import create_image, open_level, write_region
+from weft.transforms.model import Sequence
 
 GRID = Grid((44, 84, 124), (4.0, 4.0, 4.0))
 TILE = (40, 44, 44)  # voxels
@@ -185,6 +187,17 @@ def test_blocks_and_background_leave_out_what_no_tile_covers(rounds):
         assert (weights[image.levels[0].read(0) == 0] == 0).all()
         assert weights.mean() > 0.5
     assert background_value(fixed, 0) == pytest.approx(200, abs=20)  # half of what lies above the background
+
+
+def test_pictures_leave_out_what_no_tile_covers(rounds):
+    """Else both images would be stretched from the zeros there, and tissue that is brighter than these would be no background."""
+    for image in rounds[:2]:
+        fixed, moving = sliced_fixed(image, 0, GRID), sliced_moving(image, 0, Sequence(()), GRID)
+        empty = image.levels[0].read(0)[7] == 0
+        assert 0 < empty.mean() < 0.9
+        for shown in (fixed[7], moving[7]):
+            assert np.isnan(shown[empty]).all()
+            assert np.isnan(shown).mean() < empty.mean() + 0.1  # half a voxel of every border
 
 
 def image_statistics(parts, spacing, settings):

@@ -64,6 +64,35 @@ def test_a_mask_that_counts_nowhere_is_refused():
         register(image(fixed), image(fixed), moving_mask=image(np.ones(GRID.shape, np.uint8), small))
 
 
+@pytest.mark.parametrize(
+    ("grid", "share"),
+    [
+        (GRID, None),
+        (GRID.pad(2), None),
+        (
+            GRID.coarsen((5, 5, 5)).crop((slice(0, 9),) * 3),
+            None,
+        ),  # but for a rest of three voxels: half of one of its own
+        (GRID.crop((slice(0, 36), slice(12, 48), slice(None))), "56.2 %"),
+        (Grid(GRID.shape, (2.0,) * 3, (-1.0,) * 3), "12.5 %"),
+    ],
+)
+def test_a_mask_of_a_part_of_its_image_is_told(grid, share, capsys):
+    mask = image(np.ones(grid.shape, np.uint8), grid)
+    fixed = image(texture(points_of(GRID)))
+    found = register(fixed, fixed, fixed_mask=mask, stages=[])
+    said = capsys.readouterr().err
+    notes = [note for note in found.affine.notes if "mask" in note]
+    assert len(notes) == said.count("Warning: fixed_mask covers") == (share is not None)
+    if share is not None:
+        assert notes[0].startswith(f"fixed_mask covers {share} of the fixed image: it reaches ")
+        assert notes[0].endswith("what lies beyond it does not count: is its voxel size right?")
+    register(
+        fixed, fixed, moving_mask=mask, stages=[], affine=np.eye(4)
+    )  # where no affine is looked for, too
+    assert capsys.readouterr().err.count("Warning: moving_mask covers") == (share is not None)
+
+
 def test_a_block_outside_the_mask_is_empty():
     fixed = texture(points_of(GRID)).astype(np.uint16)
     mask = image(np.zeros(GRID.shape, np.uint8))

@@ -39,6 +39,7 @@ from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration.plan import block_regions, plan_stage
 from weft.registration.stage import StageJob
+from weft.transforms.model import Displacements
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -48,14 +49,17 @@ def run(edge, overlap):
     rng = np.random.default_rng(0)
     # Smooth: a block of noise would end before it takes its memory.
     smooth = gaussian_filter(rng.normal(size=grid.shape), 2)
-    pixels = (2000 + 10000 * smooth).astype("u2")[None]
+    pixels = (5000 + 10000 * smooth).astype("u2")[None]
+    pixels[..., ::edge, ::edge, ::edge] = 65535  # saturated: there are weights
     images = [Image((Level(pixels, grid),)), Image((Level(np.roll(pixels, 1, axis=3), grid),))]
     del smooth
+    coarse = grid.coarsen((2, 2, 2))
+    start = Displacements(np.zeros((3, *coarse.shape), "f4"), coarse)
     plan = plan_stage(grid, {"name": "a", "level": 10.0, "block": edge, "overlap": overlap})
     settings = {"backend": "native", "settings": {"iterations": [2]}, "min_content": 0.0}
     open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far: that of compiling
     before = peak()
-    StageJob(plan, settings, [(images[0], 0)], [(images[1], 0)], np.eye(4), None, (0.0, 0.0)).run("1.1.1")
+    StageJob(plan, settings, [(images[0], 0)], [(images[1], 0)], np.eye(4), start, (0.0, 0.0)).run("1.1.1")
     return peak() - before
 
 run(16, 8)
@@ -167,7 +171,7 @@ def test_blocks_run_side_by_side_as_memory_holds():
 def test_the_memory_of_a_block_is_what_was_predicted():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     predicted = block_memory((80, 80, 80), 16, "native", {})
-    assert 0.5 * predicted < int(done.stdout) < predicted
+    assert predicted / 1.4 < int(done.stdout) < predicted
 
 
 def test_the_smallest_blocks_that_still_take_too_much_are_warned_of(capsys):

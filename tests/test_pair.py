@@ -13,11 +13,8 @@ import weft
 from weft.grid import Grid
 from weft.image import Image, Level
 from weft.registration import register
-from weft.registration.agreement import judge_agreement
-from weft.registration.extension import extend_neighbours
-from weft.registration.plan import block_field_grid, block_regions, plan_stage
-from weft.registration.repair import no_attempt, repair_block, shifted_cuts
-from weft.transforms.model import Displacements
+from weft.registration.plan import block_regions, plan_stage
+from weft.registration.repair import no_attempt
 
 GRID = Grid((64, 60, 66), (10.0, 10.0, 10.0), (5.0, 5.0, 5.0))
 COARSE = {"name": "coarse", "level": 20.0, "block": "whole"}
@@ -276,6 +273,12 @@ def test_what_cannot_be_used_is_refused(options, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_level_of_another_shape_than_its_grid_is_refused():
+    for shape in (GRID.shape, (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match=r"level is an array of shape .*; wanted \(channels, z, y, x\)"):
+            Level(np.zeros(shape), GRID)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -298,6 +301,16 @@ def test_what_is_not_finite_does_not_count():
     spoilt = run(images=(fixed, moving))
     assert [row["status"] for row in spoilt.blocks["fine"]] == ["ok"] * 8
     assert error(spoilt) < 0.15
+
+
+@pytest.mark.parametrize("stages", [(COARSE,), (COARSE, FINE)], ids=["whole", "blocks"])
+def test_values_may_lie_below_zero(stages):
+    """As in computed tomography: what is taken off all values alike changes nothing but their roots."""
+    fixed, moving = ((image - 3000).astype(np.int16) for image in pair())
+    assert fixed.mean() < 0
+    below = run(images=(fixed, moving), stages=stages)
+    assert {row["status"] for rows in below.blocks.values() for row in rows} == {"ok"}
+    assert error(below) < 1.5 * error(run(stages=stages))
 
 
 def test_an_affine_is_found_of_images_with_what_is_not_finite_and_of_masks():
@@ -420,107 +433,6 @@ def test_a_block_without_content_has_no_affine_of_its_own():
     assert row["used"] == "parent"
 
 
-# ---------------------------------------------------------------------------------- agreement by itself
-PLAN = plan_stage(Grid((60, 60, 60), (1.0, 1.0, 1.0)), {"name": "a", "level": 1.0, "block": 20, "overlap": 6})
-
-
-def constant(name, value):
-    padded = Grid.from_json(PLAN["grid"]).crop(block_regions(PLAN, name)[1]).coarsen((2, 2, 2))
-    return np.broadcast_to(np.asarray(value, np.float32)[:, None, None, None], (3, *padded.shape)).copy()
-
-
-def test_disagreement_is_the_typical_difference_from_the_neighbours():
-    found = judge_agreement(
-        PLAN,
-        lambda name: None if name == "0.0.0" else constant(name, (3 if name == "1.1.1" else 0, 0, 0)),
-        dict.fromkeys(PLAN["ids"], 0.0),
-        1.0,
-    )
-    assert found.rejected == ["1.1.1"]
-    assert found.disagreement["1.1.1"] == pytest.approx(3)
-    assert all(value == 0 for name, value in found.disagreement.items() if name != "1.1.1")
-
-
-def test_of_many_wrong_blocks_only_these_are_rejected():
-    wrong = {name: i for i, name in enumerate(PLAN["ids"]) if i % 5 == 0}
-    found = judge_agreement(
-        PLAN,
-        lambda name: constant(name, (0, 2 + wrong[name], 0) if name in wrong else (0, 0, 0)),
-        dict.fromkeys(PLAN["ids"], 0.0),
-        1.0,
-    )
-    assert sorted(found.rejected) == sorted(wrong)
-
-
-def test_where_all_blocks_are_unsure_none_is_rejected():
-    rng = np.random.default_rng(0)
-    values = {name: rng.normal(0, 2, 3) for name in PLAN["ids"]}
-    found = judge_agreement(
-        PLAN, lambda name: constant(name, values[name]), dict.fromkeys(PLAN["ids"], 0.0), 1.0
-    )
-    assert found.rejected == []
-    assert min(found.disagreement.values()) > 1
-
-
-def test_of_two_blocks_neither_can_be_told_to_be_wrong():
-    plan = plan_stage(
-        Grid((40, 20, 20), (1.0, 1.0, 1.0)), {"name": "a", "level": 1.0, "block": 20, "overlap": 6}
-    )
-    fields = {"0.0.0": np.zeros((3, 13, 10, 10), "f4"), "1.0.0": np.full((3, 13, 10, 10), 5, "f4")}
-    found = judge_agreement(plan, fields.get, {"0.0.0": 0.0, "1.0.0": 5.0}, 1.0)
-    assert found.rejected == []
-    assert list(found.disagreement.values()) == pytest.approx([5 * 3**0.5] * 2)
-
-
-def linear(name, slope):
-    grid = block_field_grid(PLAN, name)
-    points = grid.to_physical(np.indices(grid.shape).reshape(3, -1).T)
-    return (points @ slope.T).T.reshape(3, *grid.shape).astype(np.float32)
-
-
-def test_what_the_neighbours_found_is_carried_on():
-    slope = np.array([[0.05, 0.01, 0], [0, -0.02, 0.03], [0.02, 0, 0.04]])
-    base = Displacements(
-        np.full((3, 20, 20, 20), 4, np.float32), Grid((20, 20, 20), (3.0, 3.0, 3.0), (1.0, 1.0, 1.0))
-    )
-    for name in ("1.1.1", "0.2.0"):
-        grid = block_field_grid(PLAN, name)
-        u, confidence = extend_neighbours(
-            PLAN, name, grid, lambda n, own=name: None if n == own else linear(n, slope), base
-        )
-        assert confidence.max() == pytest.approx(1, abs=0.2)
-        assert (confidence == 0).any()
-        # A plane bends nowhere: it goes on over the whole block, or fades where only one side is known.
-        assert np.abs(u - linear(name, slope)).max() < (0.1 if name == "1.1.1" else 1.2)
-
-
-def test_without_neighbours_the_stage_before_is_left():
-    grid = block_field_grid(PLAN, "1.1.1")
-    u, confidence = extend_neighbours(PLAN, "1.1.1", grid, lambda n: None, None)
-    assert not u.any()
-    assert not confidence.any()
-    u, changes = repair_block(PLAN, "1.1.1", lambda n: None, None, 1.0, no_attempt)
-    assert u is None
-    assert changes["used"] == "parent"
-
-
-@pytest.mark.parametrize("shape", [(60, 60, 60), (50, 62, 40), (20, 60, 20), (41, 43, 60)])
-def test_the_shifted_cuts_cover_a_block(shape):
-    plan = plan_stage(Grid(shape, (1.0, 1.0, 1.0)), {"name": "a", "level": 1.0, "block": 20, "overlap": 6})
-    stage = Grid.from_json(plan["grid"])
-    for name in plan["ids"]:
-        grid = block_field_grid(plan, name)
-        covered = np.zeros(grid.shape, int)
-        for cut, part in shifted_cuts(plan, name):
-            covered[part] += 1
-            own, wanted = stage.crop(cut), grid.crop(part)
-            assert (own.lower <= wanted.lower + 1e-6).all()
-            assert (own.upper >= np.minimum(wanted.upper, stage.upper) - 1e-6).all()
-            assert all(s.start % 2 == 0 for s in cut)
-            assert max(s.stop - s.start for s in cut) <= max(plan["block"]) + 12
-        assert (covered == 1).all()
-
-
 # ---------------------------------------------------------------------------------- stages
 def test_every_stage_finds_only_what_is_left():
     """Whole, then blocks, then smaller blocks: what was found enters the coordinates, the moving image is read as it is."""
@@ -555,66 +467,3 @@ def test_stages_of_any_kind_follow_each_other(found, coarse, fine):
     assert error(mixed) < error(start)
     assert mixed.transform.jacobian_determinant(GRID).min() > 0
     assert {row["status"] for row in mixed.blocks["fine"]} <= {"ok", "unchanged"}
-
-
-# ---------------------------------------------------------------------------------- blocks that are hard
-def changed(change):
-    """Fixed and moving image after `change` of the texture, the fixed one moved by the truth."""
-    points = GRID.to_physical(np.indices(GRID.shape).reshape(3, -1).T)
-    moving = change(texture(GRID))
-    fixed = map_coordinates(moving, GRID.to_index(points + truth(points)).T, order=3, mode="reflect")
-    return fixed.reshape(GRID.shape).astype(np.float32), moving
-
-
-def periodic(values):
-    """Half of the volume repeats itself every 8 voxels."""
-    z, y, x = np.indices(GRID.shape) * 2 * np.pi / 8
-    repeated = 2000 + 400 * (np.sin(z) + np.sin(y) + np.sin(x))
-    return np.where(np.indices(GRID.shape)[2] < 33, values, repeated).astype(np.float32)
-
-
-def half_empty(values):
-    """Nothing beyond a slanted plane, which leaves some blocks half empty."""
-    _, y, x = np.indices(GRID.shape)
-    return np.where(x + 0.5 * y < 60, values, 20.0).astype(np.float32)
-
-
-def with_noise(images, part):
-    """Another noise in a part of each image."""
-    rng = np.random.default_rng(3)
-    for image in images:
-        image[part] = rng.normal(2000, 400, image[part].shape)
-    return images
-
-
-def mean_error(found, keep):
-    """Mean distance, voxels, from the truth where `keep` holds, (z, y, x) bool, away from the border."""
-    inner = np.zeros(GRID.shape, bool)
-    inner[8:-8, 8:-8, 8:-8] = True
-    points = GRID.to_physical(np.argwhere(inner & keep))
-    away = found.transform.apply(points) - points - truth(points)
-    return float(np.linalg.norm(away, axis=1).mean() / GRID.spacing[0])
-
-
-@pytest.mark.parametrize("change", [periodic, half_empty])
-def test_hard_blocks_do_no_harm(change):
-    images = changed(change)
-    values = run(images=images)
-    assert values.transform.jacobian_determinant(GRID).min() > 0
-    content = images[0] > 200
-    assert mean_error(values, content) < 0.15
-    # A period is 8 voxels: nothing is taken for its neighbour.
-    assert max(row["disagreement_um"] for row in values.blocks["fine"]) < 20
-
-
-def test_a_block_of_noise_does_no_harm():
-    """Where the images have nothing in common the stage before, or the neighbours, keep the block in place."""
-    part = (slice(0, 30), slice(0, 30), slice(0, 30))
-    values = run(images=with_noise(pair(), part))
-    assert values.transform.jacobian_determinant(GRID).min() > 0
-    noise = np.zeros(GRID.shape, bool)
-    noise[part] = True
-    far = np.ones(GRID.shape, bool)
-    far[:36, :36, :36] = False
-    assert mean_error(values, far) < 0.15
-    assert mean_error(values, noise) < 2.5

@@ -417,8 +417,8 @@ def test_two_tables_of_points_belong_together_by_number(tmp_path):
         ("fixed_z,fixed_y_voxel,fixed_x,moving_z,moving_y,moving_x\n", "in um and in voxels"),
         ("fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n110,2,3,4000,5,6\n", "1 of 1 landmarks lie outside of the moving"),
         (
-            "fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n" + "".join(f"110.0{n},2.3,3.1,14.{n},25.1,16.1\n" for n in range(3)),
-            "all 3 landmarks of the fixed image lie within 0.02 um of each other, and the image is .* um long; wanted um .*: are they millimetres?",
+            "fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x\n" + "".join(f"110.{n},2.3,3.1,.00{n},.05,.07\n" for n in range(3)),
+            "all 3 landmarks of the moving image lie within 0.07 um of the origin, and the image reaches .* um from there; wanted micrometres: are they millimetres?",
         ),
     ],
 )  # fmt: skip

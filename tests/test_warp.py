@@ -236,6 +236,8 @@ def test_bad_arguments_are_refused():
     moving = image()
     with pytest.raises(ValueError, match="does not lie on its grid"):
         warp(moving[1:], MOVING, np.eye(4), None, None, FIXED)
+    with pytest.raises(ValueError, match="an array of complex128; wanted real numbers"):
+        warp(moving.astype(complex), MOVING, np.eye(4), None, None, FIXED)
     with pytest.raises(ValueError, match="order is 3"):
         warp(moving, MOVING, np.eye(4), None, None, FIXED, order=3)
     with pytest.raises(ValueError, match="labels keep their type"):

@@ -30,10 +30,22 @@ class Level:
         Lazy array, (c, z, y, x): a Zarr array or a dask array. Slicing it reads only what is asked for.
     grid
         Where its voxels lie, um.
+
+    Raises
+    ------
+    ValueError
+        When the array is of another shape.
     """
 
     data: Any
     grid: Grid
+
+    def __post_init__(self) -> None:
+        shape = tuple(getattr(self.data, "shape", (1, *self.grid.shape)))  # what only slices says none
+        if len(shape) != 4 or shape[1:] != self.grid.shape:
+            raise ValueError(
+                f"an image's level is an array of shape {shape}; wanted (channels, z, y, x) with its grid's {self.grid.shape} voxels"
+            )
 
     def read(self, channel: int = 0, region: Region | None = None) -> np.ndarray:
         """Voxels of one channel, (z, y, x), in ``region`` (slices of steps of 1; default: all)."""
@@ -57,6 +69,9 @@ class Image:
         True for a label image: values are names, never interpolated.
     coverage
         What the tiles of a stitched image cover; None where all of it was looked at, or nothing is known.
+    stated_spacing
+        Voxel size, (z, y, x), that the source states, in whatever unit; None where it states none. The grid has another
+        one where the reader was given one.
     """
 
     levels: tuple[Level, ...]
@@ -64,6 +79,7 @@ class Image:
     orientation: str | None = None
     labels: bool = False
     coverage: Coverage | None = None
+    stated_spacing: Triple | None = None
 
     @property
     def grid(self) -> Grid:

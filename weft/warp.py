@@ -75,7 +75,7 @@ def warp(
     Raises
     ------
     ValueError
-        When shapes do not fit their grids, order is neither 0 nor 1, labels would change their type, or
+        When shapes do not fit their grids, values are no real numbers, order is neither 0 nor 1, labels would change their type, or
         ``fill`` does not fit into the result's.
     """
     moving = np.asarray(moving)
@@ -84,6 +84,8 @@ def warp(
         raise ValueError(
             f"moving image of shape {moving.shape} does not lie on its grid of shape {moving_grid.shape}"
         )
+    if moving.dtype.kind not in "biuf":
+        raise ValueError(f"moving image is an array of {moving.dtype}; wanted real numbers")
     if order not in (0, 1):
         raise ValueError(f"order is {order!r}; wanted 0 (nearest) or 1 (trilinear)")
     if order == 0 and out_type != moving.dtype:

@@ -13,6 +13,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.transforms.model import Sequence as Transform
+from weft.transforms.points import check_micrometres
 
 AXES = ("z", "y", "x")
 ROLES = ("fixed", "moving")
@@ -21,11 +22,6 @@ WANTED = (
     "wanted a heading with fixed_z, fixed_y, fixed_x, moving_z, moving_y, moving_x (um; with the ending _voxel: "
     "voxel indices), a BigWarp export, or two files of points with the columns X and Y"
 )
-
-
-# Of the image's longest axis: three or more landmarks this close to each other are in other units, as in millimetres.
-CLOSEST = 0.005
-MANY = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def read_landmarks(paths: Sequence[str | Path], fixed: Grid, moving: Grid) -> La
         When a file is missing.
     ValueError
         In one sentence: a file that is none of these, a cell that is no number, no pair at all, most points outside
-        of their image, or all of them in one corner of it.
+        of their image, or all of them beside the origin, as if in millimetres.
     """
     if len(paths) == 1:
         rows = _rows(Path(paths[0]))
@@ -95,12 +91,7 @@ def read_landmarks(paths: Sequence[str | Path], fixed: Grid, moving: Grid) -> La
                 f"{where}: {outside} of {len(points)} landmarks lie outside of the {role} image, which reaches from "
                 f"{_place(grid.lower)} to {_place(grid.upper)} um (z, y, x); wanted other units or another order of the axes"
             )
-        spread, longest = float(np.ptp(points, axis=0).max()), max(grid.extent)
-        if len(points) >= MANY and spread < CLOSEST * longest:
-            raise ValueError(
-                f"{where}: all {len(points)} landmarks of the {role} image lie within {spread:.3g} um of each other, and the "
-                f"image is {longest:.4g} um long; wanted um (or voxels, in columns that end in _voxel): are they millimetres?"
-            )
+        check_micrometres(points, grid, f"{where}: all {len(points)} landmarks of the {role} image")
     return found
 
 

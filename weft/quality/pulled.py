@@ -45,8 +45,13 @@ class SlicedImage:
 
 
 def sliced_fixed(image: Image, channel: int, grid: Grid) -> SlicedImage:
-    """The fixed image on a grid of another voxel size, antialiased."""
-    return SlicedImage(grid, lambda there: read_at(image, channel, there))
+    """The fixed image on a grid of another voxel size, antialiased; NaN where no tile of a stitched image shows anything."""
+
+    def part(there: Grid) -> np.ndarray:
+        values, covered = read_at(image, channel, there), image.covered(there)
+        return values if covered is None else np.where(covered, values.astype(np.float32), np.float32(np.nan))
+
+    return SlicedImage(grid, part)
 
 
 def sliced_moving(image: Image, channel: int, sequence: Sequence, grid: Grid) -> SlicedImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,9 @@ def open_n5(
     for folders in zip(*pyramids, strict=True):
         volume = N5Level(folders)
         levels.append(Level(volume.lazy(volume.block), _grid(folders[0], volume.shape[1:], path, spacing)))
+    stated: Triple | None = None
+    with contextlib.suppress(ValueError):  # where it is broken and needed, the grids have said so
+        stated = _resolution(pyramids[0][0], path)
     if labels:
         label_type(levels[0].data.dtype, path)
     stems = [Path(name).name for name in names]
@@ -100,6 +104,7 @@ def open_n5(
         channels=channel_names(channels or default, len(names), path),
         orientation=orientation_code(orientation, path),
         labels=labels,
+        stated_spacing=stated,
     )
 
 

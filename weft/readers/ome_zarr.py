@@ -89,6 +89,7 @@ def open_ome_zarr(
         scale, translation = _transformation(dataset, pyramid, axes, path)
         data = _as_czyx(array, axes, time, f"{path}/{dataset['path']}")
         levels.append(Level(data, Grid(data.shape[1:], scale, translation)))
+    stated = levels[0].grid.spacing
     if spacing is not None:
         levels = _respaced(levels, spacing, path)
     if labels:
@@ -103,6 +104,7 @@ def open_ome_zarr(
         orientation=orientation_code(orientation, path),
         labels=labels,
         coverage=None if tiles is None else _coverage(tiles, path),
+        stated_spacing=stated,
     )
 
 

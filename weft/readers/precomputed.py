@@ -85,6 +85,7 @@ def open_precomputed(
         channels=channel_names(channels, count, path),
         orientation=orientation_code(orientation, path),
         labels=labels,
+        stated_spacing=tuple(stated[0].tolist()),
     )
 
 

@@ -82,6 +82,7 @@ def open_tiff_stack(
         channels=channel_names(names, volume.shape[0], path),
         orientation=orientation_code(orientation, path),
         labels=labels,
+        stated_spacing=source.spacing,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import SimpleITK
 from nibabel.openers import ImageOpener
 
-from weft.grid import Grid
+from weft.grid import Grid, Triple
 from weft.image import Image, Level, Region
 from weft.readers.checks import (
     channel_names,
@@ -93,16 +94,21 @@ def open_volume(
         data, sizes, unit, code = _open_itk(path)
     if labels:
         data = label_volume(data, path)
+    wanted = spacing
     if spacing is None and sizes is not None:
         if spacing_unit is None and unit is None:
             raise ValueError(
-                f"{path}: voxel size {sizes} has no unit; give `spacing_unit`, or `spacing` in um"
+                f"{path}: voxel size {list(sizes)} has no unit; give `spacing_unit`, or `spacing` in um"
             )
         factor = micrometres(spacing_unit or unit or "", path)
-        spacing = [size * factor for size in sizes]
-    grid = Grid(data.shape[1:], voxel_size(spacing, path))
-    code = orientation_code(orientation, path) or code
-    return Image((Level(data, grid),), channel_names(channels, 1, path), orientation=code, labels=labels)
+        wanted = [size * factor for size in sizes]
+    return Image(
+        levels=(Level(data, Grid(data.shape[1:], voxel_size(wanted, path))),),
+        channels=channel_names(channels, 1, path),
+        orientation=orientation_code(orientation, path) or code,
+        labels=labels,
+        stated_spacing=sizes,
+    )
 
 
 class _Nifti(LazyVolume):
@@ -136,9 +142,7 @@ class _MetaImage(LazyVolume):
             return SimpleITK.GetArrayFromImage(reader.Execute())
 
 
-def _open_nifti(
-    path: Path, frame: int | str | None
-) -> tuple[Any, list[float] | None, str | None, str | None]:
+def _open_nifti(path: Path, frame: int | str | None) -> tuple[Any, Triple | None, str | None, str | None]:
     """Lazy voxels, voxel size (z, y, x), its unit, and orientation."""
     with reading(path, "NIfTI"):
         image: Any = nibabel.load(path, mmap=False)
@@ -148,7 +152,7 @@ def _open_nifti(
         # decimals are what was meant (0.2, not 0.20000000298).
         with ImageOpener(str(path)) as file:
             stated = image.header_class.from_fileobj(file, check=False)["pixdim"]
-        sizes: list[float] | None = [float(str(v)) for v in stated[3:0:-1]]
+        z, y, x = (float(str(v)) for v in stated[3:0:-1])
         oriented = len(image.shape) >= 3 and np.isfinite(image.affine).all()
         code = "".join(nibabel.aff2axcodes(image.affine)[2::-1]) if oriented else None
     frames = image.shape[3] if len(image.shape) > 3 else 1
@@ -174,7 +178,7 @@ def _open_nifti(
         volume = _Nifti(path, shape, dtype, chosen)
     return (
         volume.lazy(_block(shape)),
-        sizes,
+        (z, y, x),
         "mm" if unit == "unknown" else unit,
         orientation_code(code, path),
     )
@@ -186,7 +190,7 @@ def _decode_nifti(path: Path, *, frame: int) -> np.ndarray:
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
-def _open_itk(path: Path) -> tuple[Any, list[float] | None, str | None, str | None]:
+def _open_itk(path: Path) -> tuple[Any, Triple | None, str | None, str | None]:
     """Lazy voxels, voxel size (z, y, x; None where the file states none), its unit, and orientation.
 
     Of a NRRD or MetaImage file.
@@ -204,7 +208,7 @@ def _open_itk(path: Path) -> tuple[Any, list[float] | None, str | None, str | No
         )
     shape = reader.GetSize()[::-1]
     dtype = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1, 1], reader.GetPixelID())).dtype
-    sizes = [float(v) for v in reader.GetSpacing()[::-1]]
+    z, y, x = (float(v) for v in reader.GetSpacing()[::-1])
     # A direction matrix has a row per (x, y, z) of the patient, towards left, posterior, superior.
     axes = np.asarray(reader.GetDirection()).reshape(3, 3)[:, ::-1]
     matrix = np.eye(4)
@@ -216,7 +220,7 @@ def _open_itk(path: Path) -> tuple[Any, list[float] | None, str | None, str | No
         if fields.get("CompressedData", "False").lower() == "true":
             volume = DecodedVolume(path, kind, (1, *shape), dtype, _decode_itk)
         stated = fields.get("ElementSpacing") or fields.get("ElementSize")
-        return volume.lazy(_block(shape)), _stated_sizes(sizes, stated), "mm", code
+        return volume.lazy(_block(shape)), _stated_sizes((z, y, x), stated), "mm", code
     header = read_nrrd_header(path)
     stated = header.fields.get("spacings") or header.fields.get("space directions")
     oriented = header.fields.get("space", "") not in ("", "right-up", "3D-right-handed", "3D-left-handed")
@@ -224,15 +228,20 @@ def _open_itk(path: Path) -> tuple[Any, list[float] | None, str | None, str | No
         volume = RawVolume(path, header.end, (1, *shape), header.stored)
     else:
         volume = DecodedVolume(path, kind, (1, *shape), dtype, _decode_itk)
-    return volume.lazy(_block(shape)), _stated_sizes(sizes, stated), header.unit, code if oriented else None
+    return (
+        volume.lazy(_block(shape)),
+        _stated_sizes((z, y, x), stated),
+        header.unit,
+        code if oriented else None,
+    )
 
 
-def _stated_sizes(sizes: list[float], stated: str | None) -> list[float] | None:
+def _stated_sizes(sizes: Triple, stated: str | None) -> Triple | None:
     """What ITK reads, where it reads what the header states: it makes 1 of nothing, and of NaN."""
     if not stated:
         return None
     parts = stated.lower().split()
-    return [float("nan")] * 3 if len(parts) == 3 and any("nan" in part for part in parts) else sizes
+    return (math.nan,) * 3 if len(parts) == 3 and any("nan" in part for part in parts) else sizes
 
 
 def _metaimage_fields(path: Path) -> dict[str, str]:

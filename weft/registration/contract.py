@@ -136,9 +136,9 @@ class Backend(Protocol):
     Its module may also define
 
     - ``backend_version() -> str``, which says when its results change; without it the module's source is the version;
-    - ``predicted_memory(fixed_shape, moving_shape, settings) -> int``: the most bytes that it holds at once beside
-      its arguments; without it 120 bytes are counted for each voxel of both images. Blocks are sized and run beside
-      each other by it (`weft.registration.needs`);
+    - ``predicted_memory(fixed_shape, moving_shape, settings) -> int``: the most bytes that it and its arguments take at
+      once, weights of both images among them; without it 130 bytes are counted for each voxel of both images. Blocks are
+      sized and run beside each other by it (`weft.registration.needs`);
     - ``image_statistics(parts, spacing, settings)``, whose result, plain numbers fit for JSON, all blocks of a stage get
       as ``settings["intensity"] = {"fixed": ..., "moving": ...}`` (of several channels lists): one scale and one noise floor, so that a nearly
       empty block is not stretched until its noise looks like tissue. ``parts`` is a list of (z, y, x) arrays with

@@ -25,6 +25,7 @@ from weft.warp import moving_region
 # lacks (memory, room on the disk, a program) is no fault of the block: the job ends, and a rerun does it as it should be.
 CRASHES = (RuntimeError, TimeoutError, ArithmeticError, AssertionError, LookupError, np.linalg.LinAlgError)
 Channels = Sequence[tuple[Image, int]]
+Zeros = Sequence[Sequence[float]]
 Background = tuple[float | Sequence[float], float | Sequence[float]]
 
 
@@ -77,6 +78,7 @@ def cut_block(
     field: tuple[Field, Grid] | None,
     margin: int,
     masks: tuple[Image | None, Image | None] = (None, None),
+    zeros: Zeros | None = None,
 ) -> Block:
     """Read a block of both images at the stage's voxel size.
 
@@ -98,24 +100,41 @@ def cut_block(
         Voxels of the moving image read around what the transform so far asks for: how far the block may still move.
     masks
         Images, in the spaces of the fixed and of the moving image, that say where these count (`read_mask`).
+    zeros
+        Of each channel of the fixed and of the moving image, what is taken off its values (`weft.registration.survey.darkness`);
+        None for nothing.
     """
+    zeros = zeros or ([0.0] * len(fixed), [0.0] * len(moving))
     u, u_grid = (None, None) if field is None else crop_field(*field, fixed_grid.lower, fixed_grid.upper)
     region = moving_region(fixed_grid, affine, u, u_grid, moving_stage, margin=margin)
     moving_grid = None if region is None else moving_stage.crop(region)
-    here, here_counts = _read(fixed, masks[0], fixed_grid)
-    there, there_counts = (None, None) if moving_grid is None else _read(moving, masks[1], moving_grid)
+    here, here_counts = _read(fixed, masks[0], fixed_grid, zeros[0])
+    there, there_counts = (
+        (None, None) if moving_grid is None else _read(moving, masks[1], moving_grid, zeros[1])
+    )
     weights = (here_counts, there_counts)
     again = partial(
-        cut_block, fixed, moving, fixed_grid, moving_stage, affine, field, margin=margin, masks=masks
+        cut_block,
+        fixed,
+        moving,
+        fixed_grid,
+        moving_stage,
+        affine,
+        field,
+        margin=margin,
+        masks=masks,
+        zeros=zeros,
     )
     return Block(here, fixed_grid, there, moving_grid, Initial(affine, u, u_grid), weights, again)
 
 
-def _read(channels: Channels, mask: Image | None, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
+def _read(
+    channels: Channels, mask: Image | None, grid: Grid, zeros: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The voxels of an image and their weights; None where all count. A voxel lost in one channel counts in none."""
     weights = None if mask is None else read_mask(mask, grid)
     read = []
-    for image, channel in channels:
+    for (image, channel), zero in zip(channels, zeros, strict=True):
         values = read_at(image, channel, grid)
         covered = image.covered(grid)
         if covered is not None:
@@ -128,8 +147,13 @@ def _read(channels: Channels, mask: Image | None, grid: Grid) -> tuple[np.ndarra
             weights = _less(weights, known)
             values = np.where(known, values, values[known].mean(dtype=np.float64) if known.any() else 0)
             values = values.astype(np.float32)
-        read.append(values)
+        read.append(less_zero(values, zero))
     return (read[0] if len(read) == 1 else np.stack(read)), weights
+
+
+def less_zero(values: np.ndarray, zero: float) -> np.ndarray:
+    """An image whose nothing is 0: float32 where that takes something off."""
+    return values.astype(np.float32) - np.float32(zero) if zero else values
 
 
 def _less(weights: np.ndarray | None, counts: np.ndarray) -> np.ndarray:

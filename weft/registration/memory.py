@@ -1,8 +1,13 @@
-"""Memory that is free in the process, for other processes."""
+"""Memory that is free in the process, for other processes; and that what is held is no matter of chance."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+from functools import cache
+from typing import Any
+
+import zarr
 
 # Of glibc's malloc.h.
 _ARENA_MAX = -8
@@ -17,18 +22,35 @@ def hold_little() -> None:
     where arrays of up to 32 MB have been freed, the next ones lie among what stays: both leave gaps. A worker that
     computes in one thread and reads in another held a quarter more. Does nothing where the C library has no `mallopt`.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_option = _of_c_library("mallopt")
     if set_option is not None:
         set_option(_ARENA_MAX, 1)
         set_option(_MMAP_THRESHOLD, _LARGE)
+
+
+def read_in(threads: int) -> None:
+    """Have Zarr read and decode so many chunks at a time, from now on, in the whole process.
+
+    By default there are ten, in threads of their own: how many of them are held together is chance then, and of a
+    thousand blocks one holds more than any of ten. To be called before anything is read.
+    """
+    zarr.config.set({"threading.max_workers": threads, "async.concurrency": threads})
 
 
 def give_back() -> None:
     """Return freed memory to the system.
 
     The C library keeps what lies below memory still held; a worker between two blocks, or a process that waits for
-    its workers, has tens of megabytes of it. Does nothing where the library has no `malloc_trim` (glibc has).
+    its workers, has tens of megabytes of it. Where the library has no `malloc_trim` (glibc has), only Python's garbage
+    goes: what each read leaves of it is found at a time that depends on all that was done before.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    gc.collect()
+    trim = _of_c_library("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@cache
+def _of_c_library(name: str) -> Any:
+    """A function of the C library, looked for once, as each look leaves some kilobytes; None where it has none of this name."""
+    return getattr(ctypes.CDLL(None), name, None)

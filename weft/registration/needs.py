@@ -14,9 +14,8 @@ FIRST = (
     0.05  # of the fixed image's longest edge: displacement expected after the affine, where nothing says more
 )
 RADIUS = 8  # voxels that a backend is taken to see around a voxel when it does not say so
-BYTES = 120  # per voxel of both images that a backend is taken to hold when it does not say so
-READ_BYTES = 8  # per voxel of both images: as read, and as sampled from it
-FIELD_BYTES = 3 * 4 * 3 / 8  # per voxel of a block: start, result and what judges them, on every second voxel
+BYTES = 130  # per voxel of both images that a block is taken to need when its backend does not say so
+GAPS = 6_000_000  # bytes that the C library keeps between arrays too small to be given back one by one
 
 
 def first_displacement(image: Grid) -> float:
@@ -68,10 +67,11 @@ def block_memory(
     channels: int = 1,
     volume: Sequence[int] | None = None,
 ) -> int:
-    """Most bytes that a block takes beside the process: its images, its fields and the backend's own.
+    """Most bytes that a block takes beside the process: its images, weights and fields, and what the backend makes of them.
 
-    The latter are what the backend's module says by ``predicted_memory(fixed_shape, moving_shape, settings)``, else
-    120 bytes for each voxel of both images.
+    What the backend's module says by ``predicted_memory(fixed_shape, moving_shape, settings)`` and gaps, else 130 bytes for
+    each voxel of both images. What reading at another voxel size takes for a time, 8 bytes for each of at most 2^24
+    voxels, counts to the process.
 
     Parameters
     ----------
@@ -91,10 +91,10 @@ def block_memory(
     seen = [n if n == 1 else min(n + 2 * overlap, end) for n, end in zip(block, ends, strict=True)]
     fixed = [*several, *seen]
     moving = [*several, *(n if n == 1 else n + 2 * overlap for n in seen)]
-    voxels = math.prod(fixed), math.prod(moving)
     predicted = of_backend(backend, "predicted_memory")
-    own = BYTES * sum(voxels) if predicted is None else predicted(tuple(fixed), tuple(moving), settings)
-    return math.ceil(own + READ_BYTES * sum(voxels) + FIELD_BYTES * voxels[0] / channels)
+    if predicted is None:
+        return BYTES * (math.prod(fixed) + math.prod(moving))
+    return math.ceil(predicted(tuple(fixed), tuple(moving), settings)) + GAPS
 
 
 def workers(stage: str, block_mb: float, memory_mb: float, threads: int) -> int:

@@ -180,6 +180,7 @@ def register(
             moving=channels[1],
             affine=matrix,
             start=displacements,
+            zeros=known["zero"],
             background=tuple(known["background"]),
             intensity=known["intensity"],
             weights=None if channel_weights is None else tuple(channel_weights),

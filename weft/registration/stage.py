@@ -18,6 +18,7 @@ from weft.registration.engine import (
     Background,
     Block,
     Channels,
+    Zeros,
     affine_instead,
     attempt_block,
     cut_block,
@@ -43,10 +44,12 @@ class StageJob:
         Image and index of its channel; of several channels, those of one place are compared with each other.
     affine, start
         The transform so far: A (4, 4) um and its displacements, or None. A block reads its own part of them.
+    zeros
+        What is taken off the values of each channel of the fixed and of the moving image; None for nothing.
     background
-        Values of the fixed and of the moving image above which a voxel counts as content.
+        Then the values of the fixed and of the moving image above which a voxel counts as content.
     intensity
-        What the backend is told of the whole images, or None. Both come from `weft.registration.survey`.
+        What the backend is told of the whole images, or None. The three come from `weft.registration.survey`.
     weights
         How much each of several channels counts; None for the backend's own choice.
     masks
@@ -65,6 +68,7 @@ class StageJob:
     intensity: Mapping[str, Any] | None = None
     weights: tuple[float, ...] | None = None
     masks: tuple[Image | None, Image | None] = (None, None)
+    zeros: Zeros | None = None
     logs: str | None = None
 
     def cut(self, name: str) -> Block:
@@ -85,6 +89,7 @@ class StageJob:
             field,
             self.plan["overlap"],
             self.masks,
+            self.zeros,
         )
 
     def register(self, name: str, block: Block) -> tuple[np.ndarray | None, dict[str, Any]]:

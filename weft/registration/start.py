@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image
+from weft.logs import warn
 from weft.registration.affine import (
     AffineResult,
     AffineSettings,
@@ -62,7 +64,7 @@ def find_affine(
     spacing = finest_level(fixed[0].grid, moving[0].grid, settings)
     fixed_level, moving_level = (image.level_at(spacing) for image, _ in (fixed, moving))
     values = fixed_level.read(fixed[1]), moving_level.read(moving[1])
-    return register_affine(
+    found = register_affine(
         values[0],
         fixed_level.grid,
         values[1],
@@ -79,10 +81,14 @@ def find_affine(
         ),
         refine=start is None or start.get("refine", True),
     )
+    parts = [_part("fixed", fixed[0].grid, masks[0]), _part("moving", moving[0].grid, masks[1])]
+    return replace(found, notes=(*found.notes, *filter(None, parts)))
 
 
 def where_it_counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
     """Where an image counts, (z, y, x) bool on a grid of its space: in its mask, and where tiles cover it; None: everywhere.
+
+    A mask that covers a part of the image only is warned of: what lies beyond it does not count.
 
     Raises
     ------
@@ -94,15 +100,38 @@ def where_it_counts(role: str, image: Image, mask: Image | None, grid: Grid) -> 
         return covered
     inside = read_mask(mask, grid) >= 0.5
     if not inside.any():
-        reach = [
-            " x ".join(f"{low:.4g} to {high:.4g}" for low, high in zip(g.lower, g.upper, strict=True))
-            for g in (mask.grid, grid)
-        ]
         raise ValueError(
-            f"{role}_mask counts nowhere in the {role} image: it reaches {reach[0]} um (z, y, x), the image {reach[1]} um; "
+            f"{role}_mask counts nowhere in the {role} image: {_reaches(mask.grid, grid)}; "
             "wanted a mask in the image's space, above 0 where it counts: is its voxel size right?"
         )
+    if part := _part(role, image.grid, mask):
+        warn(part)
     return inside if covered is None else inside & covered
+
+
+def _part(role: str, grid: Grid, mask: Image | None) -> str | None:
+    """What is to be said of a mask whose grid ends within the image; None of others, by a voxel of the larger ones."""
+    if mask is None:
+        return None
+    own = mask.grid
+    counts = np.maximum(own.shape, grid.shape) > 1  # across two planes there is nothing to cover
+    missing = np.stack([own.lower - grid.lower, grid.upper - own.upper])[:, counts]
+    if (missing <= np.maximum(own.spacing, grid.spacing)[counts]).all():
+        return None
+    share = np.prod(1 - np.maximum(missing, 0).sum(0) / grid.extent[counts])
+    return (
+        f"{role}_mask covers {np.floor(1000 * share) / 10:g} % of the {role} image: {_reaches(own, grid)}; "
+        "what lies beyond it does not count: is its voxel size right?"
+    )
+
+
+def _reaches(mask: Grid, image: Grid) -> str:
+    """Where a mask and its image lie."""
+    places = [
+        " x ".join(f"{low:.4g} to {high:.4g}" for low, high in zip(grid.lower, grid.upper, strict=True))
+        for grid in (mask, image)
+    ]
+    return f"it reaches {places[0]} um (z, y, x), the image {places[1]} um"
 
 
 def _numbers(role: str, values: np.ndarray, counts: np.ndarray | None) -> np.ndarray | None:

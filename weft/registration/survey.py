@@ -9,7 +9,7 @@ import numpy as np
 
 from weft.grid import Grid
 from weft.image import Image, box
-from weft.registration.engine import Channels
+from weft.registration.engine import Channels, less_zero
 from weft.registration.features import log_intensity, otsu_threshold
 from weft.registration.needs import of_backend
 from weft.sampling import read_at, stage_grid, thinned
@@ -36,31 +36,43 @@ def survey_images(
 
     Returns
     -------
-    ``background``: of the fixed and of the moving image, see `background_value`; and ``intensity``: what the
-    backend's function ``image_statistics`` makes of parts of both, by ``fixed`` and ``moving``. Of several channels
-    both are lists. The latter is None for a stage of one block, which shows the whole, for a backend without such
+    ``zero`` of each channel of the fixed and of the moving image, what is taken off their values: see `darkness`;
+    ``background`` of both images, as then; and ``intensity``: what the backend's function ``image_statistics`` makes of parts of both, by ``fixed`` and ``moving``. Of several channels
+    the latter two are lists. The last latter is None for a stage of one block, which shows the whole, for a backend without such
     a function and where the settings hold an ``intensity`` already.
     """
-    background = [[background_value(*source) for source in channels] for channels in (fixed, moving)]
-    told: dict[str, Any] = {"background": [_one_or_all(values) for values in background], "intensity": None}
+    dark = [[darkness(*source) for source in channels] for channels in (fixed, moving)]
+    told: dict[str, Any] = {
+        "zero": [[zero for zero, _ in found] for found in dark],
+        "background": [_one_or_all([background - zero for zero, background in found]) for found in dark],
+        "intensity": None,
+    }
     measure = of_backend(settings["backend"], "image_statistics")
     if measure is None or len(plan["ids"]) < 2 or "intensity" in settings["settings"]:
         return told
     spacing = Grid.from_json(plan["grid"]).finest
     told["intensity"] = {}
-    for role, channels, values in zip(("fixed", "moving"), (fixed, moving), background, strict=True):
+    for role, channels, levels in zip(("fixed", "moving"), (fixed, moving), dark, strict=True):
         found = []
-        for (image, channel), value in zip(channels, values, strict=True):
+        for (image, channel), (zero, background) in zip(channels, levels, strict=True):
             grid = stage_grid(image.grid, spacing)
-            found.append(measure(_pieces(image, channel, grid, value), grid.spacing, settings["settings"]))
+            parts = [less_zero(part, zero) for part in _pieces(image, channel, grid, background)]
+            found.append(measure(parts, grid.spacing, settings["settings"]))
         told["intensity"][role] = _one_or_all(found)
     return told
 
 
 def background_value(image: Image, channel: int) -> float:
-    """The value between background and content: Otsu's threshold of the logarithm, on a coarse level.
+    """The value between background and content, as `darkness` finds it."""
+    return darkness(image, channel)[1]
 
-    Of a stitched image, what no tile covers is neither, and nor is what is not finite.
+
+def darkness(image: Image, channel: int) -> tuple[float, float]:
+    """The value of nothing, and the one between background and content: by Otsu's threshold of the logarithm, on a coarse level.
+
+    Nothing is 0, however far the noise of a dark background reaches below it; but where content itself lies below 0, as
+    in computed tomography, it is the darkest value. Of a stitched image, what no tile covers is neither background nor
+    content, and nor is what is not finite.
 
     Raises
     ------
@@ -79,7 +91,11 @@ def background_value(image: Image, channel: int) -> float:
             )
     logarithm = log_intensity(values)
     content = values[logarithm > otsu_threshold(logarithm)]
-    return float(content.min()) / 2 if content.size else 0.0
+    if not content.size:
+        return 0.0, 0.0
+    least = float(content.min())
+    zero = 0.0 if least > 0 else float(values.min())
+    return zero, (zero + least) / 2
 
 
 def _one_or_all(values: list[Any]) -> Any:

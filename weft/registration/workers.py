@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import zarr
 
 from weft.image import Region
 from weft.logs import progress
 from weft.receipts import write_array
 from weft.registration.fork_server import begin_worker, worker_context
-from weft.registration.memory import give_back
+from weft.registration.memory import give_back, read_in
 from weft.registration.own_process import stay_in_this_process
 from weft.registration.repair import Attempt, Attempts, no_attempt
 from weft.registration.stage import StageJob
@@ -153,7 +152,7 @@ def _keep(job: StageJob, folder: Path, python_path: str | None, begin: Any) -> N
     global _kept
     begin_worker(python_path)
     begin.wait()
-    zarr.config.set({"threading.max_workers": 1})
+    read_in(1)
     stay_in_this_process()
     _kept = job, folder
 

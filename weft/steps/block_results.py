@@ -47,6 +47,7 @@ class KeptBlocks:
     def __post_init__(self) -> None:
         settings = self.job.settings
         facts = [
+            self.job.zeros,
             self.job.background,
             self.job.backend_settings,
             settings["min_content"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def import_image(
     opened = open_source(path, format=None if image["format"] == "auto" else image["format"], **options)
     if not isinstance(opened, Image):
         raise ValueError(f"{path}: holds tiles, not an image; name their format in images.tsv")
-    _compare_spacing(path, image, opened, options)
+    _compare_spacing(path, image, opened)
     if opened.labels and opened.dtype.kind not in "ui":
         raise ValueError(f"{path}: labels must be unsigned or signed integers; found {opened.dtype}")
     if phantom:
@@ -66,29 +66,20 @@ def import_image(
         receipts.write(receipt, made)
 
 
-def _compare_spacing(path: str, image: dict[str, Any], opened: Image, options: dict[str, Any]) -> None:
+def _compare_spacing(path: str, image: dict[str, Any], opened: Image) -> None:
     """Warn of a voxel size in the table whose axes are to each other not as the file says: they may be swapped.
 
     Another unit is no reason, as many files do not say in which theirs is.
     """
-    if not image.get("spacing"):
+    given, stated = opened.grid.spacing, opened.stated_spacing
+    if not image.get("spacing") or stated is None or not all(math.isfinite(v) and v > 0 for v in stated):
         return
-    kind = None if image["format"] == "auto" else image["format"]
-    others = {name: value for name, value in options.items() if name != "spacing"}
-    # In the file's own unit, or, where it names none, in any.
-    for unit in ({}, {"spacing_unit": "micrometer"}):
-        with contextlib.suppress(ValueError):
-            stated = open_source(path, format=kind, **{**unit, **others})
-            break
-    else:
-        return
-    assert isinstance(stated, Image)
-    sizes = zip(opened.grid.spacing, stated.grid.spacing, opened.grid.shape, strict=True)
-    ratios = [given / own for given, own, voxels in sizes if voxels > 1]
+    sizes = zip(given, stated, opened.grid.shape, strict=True)
+    ratios = [here / there for here, there, voxels in sizes if voxels > 1]
     if ratios and max(ratios) > UNLIKE * min(ratios):
-        here, there = (", ".join(f"{v:g}" for v in i.grid.spacing) for i in (opened, stated))
+        here, there = (", ".join(f"{v:g}" for v in size) for size in (given, stated))
         warn(
-            f"image {image['image']!r}: the table of images gives a voxel size of {here} um (z, y, x), and {path} one of {there}; "
+            f"image {image['image']!r}: the table of images gives a voxel size of {here} um (z, y, x), and {path} states {there}; "
             "the table's is used: is the order of its axes right?"
         )
 

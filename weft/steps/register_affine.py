@@ -147,7 +147,8 @@ def draw_candidates(
     here = finite(read_at(*fixed, grid).astype(np.float32))
     there = finite(read_at(*moving, moving_grid).astype(np.float32))
     matrices = [record["matrix"]] + ([record["rival"]] if record["rival"] else [])
-    pulled = [pull(there, moving_grid, None, Initial(np.array(m)), grid) for m in matrices]
+    shown = moving[0].covered(moving_grid)
+    pulled = [pull(there, moving_grid, shown, Initial(np.array(m)), grid) for m in matrices]
     sides = [np.where(inside, values, np.float32(np.nan)) for values, inside in pulled]
     captions = f"best, score {record['score']:.3f}", f"second best, score {record['rival_score']:.3f}"
     middle = np.argwhere(tissue_mask(log_intensity(here))).mean(axis=0).round().astype(int)
@@ -155,8 +156,9 @@ def draw_candidates(
     if len(sides) == 1:
         title = f"{path.parents[1].name}: the affine that was found (moving green on fixed magenta)"
         captions = ("", captions[0])
+    covered = fixed[0].covered(grid)
     overlay(
-        here,
+        here if covered is None else np.where(covered, here, np.float32(np.nan)),
         sides[-1],
         grid.spacing,
         path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from weft import receipts
 from weft.blocks import deal
 from weft.logs import log, progress
 from weft.registration.engine import parent_record
-from weft.registration.memory import give_back, hold_little
+from weft.registration.memory import give_back, hold_little, read_in
 from weft.registration.needs import workers
 from weft.registration.threads import block_threads, in_turn
 from weft.steps.block_results import KeptBlocks, block_path, save_block
@@ -53,6 +54,7 @@ def register_blocks(
         When the job's memory does not hold one block.
     """
     hold_little()
+    read_in(threads)
     masks, more = (fixed_mask, moving_mask), (fixed_more, moving_more)
     job = open_stage_job(plan, fixed, moving, start, channels, settings, masks, more, log_file)
     side_by_side = workers(Path(plan).parent.name, job.plan["memory_mb"], memory_mb, threads)
@@ -60,16 +62,20 @@ def register_blocks(
     share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
 
+    # One record for all of them: two files for each would cost more than the blocks, where few of many are registered.
+    skipped = receipts.digest("skipped")
+    if job.skipped and not (path := block_path(cache, skipped)).exists():
+        save_block(path, None, parent_record("skipped", 0), 0.0, 0.0)
+
     def one(name: str) -> tuple[str, bool]:
         if name in job.skipped:
-            key = receipts.digest([name, "skipped"])
-            path = block_path(cache, key)
-            if not path.exists():
-                save_block(path, None, parent_record("skipped", 0), 0.0, 0.0)
-            return key, False
+            return skipped, False
         with block_threads(share):
             found = kept.register(name, job.cut(name))
         give_back()
+        if side_by_side == 1 and not gc.get_freeze_count():
+            # What is left, mostly libraries, is of no block: to look through it after each takes 20 ms of CPU.
+            gc.freeze()
         return found
 
     # Laid out at once: thousands of strings that stay, among all that comes and goes with a block, keep much more from being freed.

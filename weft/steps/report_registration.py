@@ -262,15 +262,18 @@ def _words(values: Mapping[str, float], facts: Mapping[str, Any]) -> str:
     moving, fixed = facts["moving"], facts["fixed"]
     parts = [
         f"The moving image {moving} was brought onto the fixed image {fixed}: first by an affine (turn, shift, stretch), then "
-        f"by {len(facts['stages'])} stages of local deformation."
+        f"by {len(facts['stages'])} stage{'s' * (len(facts['stages']) > 1)} of local deformation."
         if facts["stages"]
         else f"The moving image {moving} was brought onto the fixed image {fixed} by an affine (turn, shift, stretch)."
     ]
-    if facts["stages"]:
+    if np.isnan(values["ncc"]):
+        parts.append("There is nothing to compare: no place shows anything in both images.")
+    elif facts["stages"]:
         parts.append(
             f"The correlation of both images went from {values['ncc_affine']:.3f} to {values['ncc']:.3f} (1 is perfect), over "
             f"{100 * values['covered_fraction']:.0f} % of the fixed image, compared at {number_text(values['comparison_spacing_um'])} um."
         )
+    if facts["stages"]:
         parts.append(
             f"Volumes change by factors of {values['jacobian_p1']:.2f} to {values['jacobian_p99']:.2f} (1 % and 99 %); "
             f"{'nothing folds' if not values['jacobian_folded_fraction'] else 'folds: {:.2g} of the field'.format(values['jacobian_folded_fraction'])}."

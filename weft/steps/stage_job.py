@@ -57,6 +57,7 @@ def open_stage_job(
         moving=pick[1],
         affine=affine,
         start=displacements,
+        zeros=planned["zero"],
         background=tuple(planned["background"]),
         intensity=planned["intensity"],
         weights=None if channels["weights"] is None else tuple(channels["weights"]),

@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from weft.grid import Grid
 from weft.transforms.model import Sequence, as_points
+
+# Of how far an image reaches from the origin: points that are all nearer to it are in other units, as in millimetres.
+CLOSEST = 1 / 500
+MANY = 3  # points that tell
 
 
 def warp_points(points: Any, transform: Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -35,3 +40,29 @@ def warp_points(points: Any, transform: Sequence) -> tuple[np.ndarray, np.ndarra
     warped = np.full(points.shape, np.nan)
     warped[inside] = transform.apply(points[inside])
     return warped, inside
+
+
+def check_micrometres(points: np.ndarray, grid: Grid, what: str) -> None:
+    """Refuse points that are in millimetres, as it seems: all of them lie beside the origin of their space.
+
+    Parameters
+    ----------
+    points
+        (n, 3) um, (z, y, x). One or two say nothing.
+    grid
+        The image in whose space they are wanted.
+    what
+        What the error begins with: the file, and the points.
+
+    Raises
+    ------
+    ValueError
+        When all points lie within 1/500 of the way from the origin to the image's farthest face.
+    """
+    reach = float(np.abs([grid.lower, grid.upper]).max())
+    if len(points) < MANY or (farthest := float(np.abs(points).max())) > CLOSEST * reach:
+        return
+    raise ValueError(
+        f"{what} lie within {farthest:.3g} um of the origin, and the image reaches {reach:.4g} um from there; "
+        "wanted micrometres: are they millimetres?"
+    )

@@ -50,8 +50,11 @@ __all__ = [
 
 SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
-IMAGE_BYTES = 4  # per voxel of an image level
+VOXEL_BYTES = 4  # of an image, as read at most and as scaled, and of its weights
 FIELD_BYTES = 12.0  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
+START_BYTES = (
+    2.1  # per voxel of the block: the start field, on every second voxel and somewhat beyond the block
+)
 
 
 def register(
@@ -159,14 +162,17 @@ def register(
 
 
 def predicted_memory(
-    fixed_shape: tuple[int, int, int], moving_shape: tuple[int, int, int], settings: Mapping[str, Any]
+    fixed_shape: tuple[int, ...], moving_shape: tuple[int, ...], settings: Mapping[str, Any]
 ) -> int:
-    """Most bytes that `register` holds at once beside its arguments: arrays, not the interpreter.
+    """Most bytes that `register` and its arguments take at once: arrays, not the interpreter.
+
+    There are weights for both images and a start field: blocks of a stage get weights without a mask too, where voxels
+    are saturated or no tile covers them. Images as read are let go when they are scaled, all channels together.
 
     Parameters
     ----------
     fixed_shape, moving_shape
-        Voxels (z, y, x) of the block with its halo and of the part of the moving image read for it.
+        Voxels (z, y, x), or (c, z, y, x), of the block with its halo and of the part of the moving image read for it.
     settings
         Fields of `NativeSettings`.
 
@@ -176,10 +182,19 @@ def predicted_memory(
         For bad settings.
     """
     options = NativeSettings.from_mapping(settings)
-    fixed, moving = math.prod(fixed_shape), math.prod(moving_shape)
-    finest = 8 ** options.levels[-1]
-    pyramids = 8 / 7 * IMAGE_BYTES * (fixed + moving)
-    return math.ceil(pyramids + FIELD_BYTES * fixed / finest)
+    channels = math.prod(fixed_shape[:-3])
+    fixed, moving = math.prod(fixed_shape[-3:]), math.prod(moving_shape[-3:])
+    plane = 1 in fixed_shape[-3:]
+    if plane:  # held twice, for the kernels to interpolate
+        fixed, moving = 2 * fixed, 2 * moving
+    image = weights = VOXEL_BYTES * (fixed + moving)
+    coarser = 1 / 3 if plane else 1 / 7  # of the voxels of a level
+    start = START_BYTES * fixed
+    read = VOXEL_BYTES * moving if channels == 1 else channels * image
+    scaling = read + channels * image + weights + (channels - 1) * coarser * (image + weights)
+    running = channels * (1 + coarser) * image + (1 + channels * coarser) * weights
+    running += FIELD_BYTES * fixed / 8 ** options.levels[-1]
+    return math.ceil(start + max(scaling, running))
 
 
 def image_statistics(
