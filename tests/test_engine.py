@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from weft.grid import Grid
 from weft.image import Image, Level
+from weft.registration.backend_settings import checked_settings
 from weft.registration.contract import Initial
 from weft.registration.engine import Block, cut_block, register_block
 from weft.transforms.model import Displacements
@@ -320,3 +321,7 @@ def test_bad_backends_are_named(backend, message):
 def test_unknown_settings_of_a_backend_are_refused():
     with pytest.raises(ValueError, match="backend native has no setting sigmma"):
         register(made(texture(), texture()), sigmma=(1.0,))
+    with pytest.raises(
+        ValueError, match=r"setting sigma of backend native is 'wide'; wanted a value like its default, \(1.5"
+    ):
+        checked_settings("native", {"volume": 0.1, "sigma": "wide"})

@@ -20,7 +20,7 @@ from weft.registration.backends.native import (
     predicted_memory,
     register,
 )
-from weft.registration.backends.native_field import compose, gaussian_taps, smooth, upsample
+from weft.registration.backends.native_field import compose, gaussian_taps, rate, smooth, upsample
 from weft.registration.backends.native_solver import solve_with_prior
 from weft.registration.contract import Initial, load_backend
 from weft.registration.contract import backend_version as version_of
@@ -387,6 +387,21 @@ def test_composition_and_upsampling_of_a_linear_map():
     fine = np.moveaxis(points_of(Grid((19, 24, 27), (1.0,) * 3)), -1, 0)
     up = upsample(u, (19, 24, 27), 2.0)
     assert np.allclose(up[inner], (0.2 * fine + 2)[inner], atol=1e-5)
+
+
+@pytest.mark.parametrize("shrinking", [0.0, 0.2, 0.54, 1.0, 1.5])
+def test_rate_of_steps_that_shrink_in_the_same_direction(shrinking):
+    first = np.random.default_rng(0).normal(0, 0.1, (3, 5, 6, 7)).astype(np.float32)
+    assert rate(np.float32(shrinking) * first, first) == pytest.approx(min(shrinking, 1), abs=1e-4)
+
+
+def test_rate_of_steps_that_turn():
+    rng = np.random.default_rng(0)
+    first, other = rng.normal(0, 0.1, (2, 3, 20, 20, 21)).astype(np.float32)
+    assert rate(-first, first) == 0
+    # Half of the first, and half as much of what has nothing to do with it: (r - r^2 - s^2) / (1 - r).
+    assert rate(0.5 * first + 0.5 * other, first) == pytest.approx(0, abs=0.03)
+    assert rate(0.5 * first + 0.25 * other, first) == pytest.approx(0.375, abs=0.03)
 
 
 def test_predicted_memory_is_never_less_than_what_is_held(pair):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from weft.registration.backends.native_prior import narrowing, roughness
-from weft.registration.backends.native_steps import _ends
 
 CELLS = (32, 40, 48)
 
@@ -54,13 +53,3 @@ def test_only_what_is_rough_and_not_explained_narrows_sums():
     assert narrowing(1.5, 0.5) == narrowing(5.0, 0.1) == 1.0
     assert 0.5 < narrowing(1.8, 0.5) < narrowing(1.8, 0.25) < 1.0
     assert narrowing(50.0, 0.5) == 0.5
-
-
-def test_a_finest_level_ends_once_the_bulk_is_found():
-    scores = [0.58, 0.595, 0.602]  # gains of .015 and .007
-    assert _ends(scores, True, False, 5e-4)
-    assert not _ends(scores, False, False, 5e-4)  # of a coarser level
-    assert not _ends([0.58, 0.595, 0.606], True, False, 5e-4)  # short and steady
-    assert not _ends([0.58, 0.78, 0.86], True, False, 5e-4)  # much is still gained
-    assert _ends([0.58, 0.5803], False, False, 5e-4)
-    assert not _ends([0.58], True, True, 5e-4)

@@ -53,6 +53,19 @@ def checked_settings(
     try:
         wanted(**settings)
     except TypeError as error:
-        raise ValueError(f"backend {backend} cannot use {dict(settings)}: {error}") from None
+        raise ValueError(_of_wrong_type(backend, wanted, settings) or str(error)) from None
     with_files = getattr(wanted, "with_files", None)
     return dict(settings) if with_files is None else with_files(settings, path)
+
+
+def _of_wrong_type(backend: str, wanted: type, settings: Mapping[str, Any]) -> str | None:
+    """The sentence about the setting that is of the wrong type; None where each is right by itself."""
+    for name, value in settings.items():
+        try:
+            wanted(**{name: value})
+        except TypeError:
+            default = wanted.__dataclass_fields__[name].default  # type: ignore[attr-defined]
+            return f"setting {name} of backend {backend} is {value!r}; wanted a value like its default, {default!r}"
+        except ValueError:
+            pass  # of the right type, but not alone
+    return None

@@ -3,7 +3,7 @@
 Each level repeats: sum the normal equations of the local affine-intensity fit in one pass over the images
 (`native_pass`), smooth them by a Gaussian, solve them together with a prior on the total displacement (`native_prior`)
 for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). Smoothed equations see beyond single cells, so
-there is no line search; steps are extended by the rate at which they shrink (`native_course`), and a level needs two to ten. A level ends when the mean
+there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
 squared correlation gains less than `NativeSettings.tolerance`, or little while steps are confirmed in parts of the images only.
 What keeps noise from being fitted is the prior, its strength measured on the pair, and that a step is taken only as far as
 cells that it was not made from confirm it (`native_validation`).

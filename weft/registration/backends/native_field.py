@@ -226,6 +226,37 @@ def compose(u, v, out):
                     o[x] = more[x] + p + fz[x] * (r - p)
 
 
+def rate(step: np.ndarray, before: np.ndarray) -> float:
+    """What part of the step before a step is, if they go on shrinking like that; both (3, Z, Y, X) float32.
+
+    With steps of d, r d, r^2 d .. it is r, and all from the second on are r d / (1 - r) together (Anderson, 1965, of depth one;
+    Walker and Ni, 2011). 0 where the step leads elsewhere, 1 where it is longer.
+    """
+    own, both, earlier = _products(step, before)
+    return min(max((both - own) / (earlier - both), 0.0), 1.0) if earlier > both else 1.0
+
+
+@njit(**JIT)
+def _products(a, b):
+    """a.a, a.b and b.b; always summed in the same order, unlike by a library with threads of its own."""
+    _, Z, Y, X = a.shape
+    aa = ab = bb = 0.0
+    for c in range(3):
+        for z in range(Z):
+            for y in range(Y):
+                p = a[c, z, y]
+                q = b[c, z, y]
+                row_aa = row_ab = row_bb = np.float32(0)
+                for x in range(X):
+                    row_aa += p[x] * p[x]
+                    row_ab += p[x] * q[x]
+                    row_bb += q[x] * q[x]
+                aa += float(row_aa)
+                ab += float(row_ab)
+                bb += float(row_bb)
+    return aa, ab, bb
+
+
 @njit(**JIT)
 def upsample(u, shape, factor):
     """u on a grid twice as fine, of `shape` (Z, Y, X), linear (weights 3/4 and 1/4), times `factor`."""

@@ -52,9 +52,9 @@ class NativeSettings:
         and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
         A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least:
-        it also ends with a second step that goes on with less than about half of the first (`native_course`).
+        it also ends with a second step that goes on with less than about half of the first, and stands for all that would follow.
     step_limit
-        Longest step, voxels of the level, extended or not.
+        Longest step, voxels of the level.
     jacobian_floor
         No step may bring a Jacobian determinant of x -> x + u(x) below this.
     channel_weights

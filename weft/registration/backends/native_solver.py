@@ -73,7 +73,7 @@ def solve_with_prior(
     _sweep(equations, reached, u, damping, alpha, tension, volume, scratch, moments)
     a, b, c = _coefficients(moments)
     v = equations[6:]
-    combine(a, b, c, v, scratch, equations[:3], np.float32(longest))
+    _combine(a, b, c, v, scratch, equations[:3], np.float32(longest))
     return v
 
 
@@ -468,7 +468,7 @@ def _precondition(n, B):
 
 
 @njit(**JIT)
-def combine(a, b, c, first, second, third, longest):
+def _combine(a, b, c, first, second, third, longest):
     """first = a first + b second + c third, vectors (3, Z, Y, X) of at most the length `longest`."""
     _, Z, Y, X = first.shape
     B = np.zeros(3 * PITCH, np.float32)

@@ -11,10 +11,10 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from weft.grid import Shape
-from weft.registration.backends.native_course import Course
 from weft.registration.backends.native_field import (
     compose,
     gaussian_taps,
+    rate,
     smooth,
     smooth_within,
     upsample,
@@ -40,7 +40,9 @@ from weft.registration.threads import share_out
 from weft.transforms.folds import find_folds, folds, minimal_jacobian
 
 MOST_NOISE = 0.3  # more white noise than this widens no sums
-BULK = 0.55  # of the first step: at the finest level, a second that goes on with less is the last
+BULK = (
+    0.55  # at the finest level, a second step that goes on with less than this part of the first is the last
+)
 
 
 class Scratch:
@@ -91,7 +93,7 @@ def refine(
     finest = level.number == options.levels[-1]
     in_fields = finest
     sums: _Sums | None = None
-    course = Course()
+    first: np.ndarray | None = None
     scores: list[float] = []
     weakest = 0.0
     iterations = limited = 0
@@ -124,11 +126,16 @@ def refine(
         settled = confirmed_texture(share, equations, sums.spans, sums.edge) < SETTLED
         step = _step(sums, equations, u, alpha, options, moved)
         take_share(step, share, sums.edge * FIELDS)
-        # Where the first step of the finest level finds the bulk of what is left, further ones fit what the model does not
-        # know, at length: the second is the last. Others of that level are not extended: noise is next in their course.
-        last = finest and iterations == 1 and course.rate(step) < BULK
-        if finest and (iterations == 0 or last):
-            course.follow(step, options.step_limit / (2 if in_fields else 1))
+        last = False
+        if finest and iterations == 0:
+            first = step.copy()
+        elif first is not None:
+            # Where the first step of the finest level finds the bulk of what is left, further ones fit what the model does not
+            # know, at length: the second stands for all of them, as long as they would be together.
+            shrinking, first = rate(step, first), None
+            last = shrinking < BULK
+            if last:
+                step *= np.float32(1 / (1 - shrinking))
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
         limited += cuts != 0
         if cuts is None:
