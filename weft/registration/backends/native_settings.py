@@ -52,7 +52,7 @@ class NativeSettings:
         and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
         A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least:
-        it also ends with a second step that goes on with less than about half of the first, and stands for all that would follow.
+        it also ends with a second step that leads elsewhere than the first.
     step_limit
         Longest step, voxels of the level.
     jacobian_floor
@@ -80,7 +80,7 @@ class NativeSettings:
     damping: float = 0.005
     stiffness: tuple[float, ...] = (0.0005,)
     tension: float = 1.0
-    volume: float = 0.04
+    volume: float = 0.045
     noise_floor: float = 0.002
     robustness: tuple[float, ...] = (0.5, 0.2, 0.05)
     tolerance: tuple[float, ...] = (0.0007, 0.0005)

@@ -40,9 +40,7 @@ from weft.registration.threads import share_out
 from weft.transforms.folds import find_folds, folds, minimal_jacobian
 
 MOST_NOISE = 0.3  # more white noise than this widens no sums
-BULK = (
-    0.55  # at the finest level, a second step that goes on with less than this part of the first is the last
-)
+ELSEWHERE = 0.27  # at the finest level, a second step that is less than this part of the first is the last
 
 
 class Scratch:
@@ -130,10 +128,10 @@ def refine(
         if finest and iterations == 0:
             first = step.copy()
         elif first is not None:
-            # Where the first step of the finest level finds the bulk of what is left, further ones fit what the model does not
-            # know, at length: the second stands for all of them, as long as they would be together.
+            # What leads elsewhere than the first step is, at length, what the model does not know: one step stands for all of
+            # it, as long as they would be together.
             shrinking, first = rate(step, first), None
-            last = shrinking < BULK
+            last = shrinking < ELSEWHERE
             if last:
                 step *= np.float32(1 / (1 - shrinking))
         cuts = _compose_unfolded(u, step, moved, options.jacobian_floor)
