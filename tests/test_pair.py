@@ -1,6 +1,7 @@
 """Registration from Python, and blocks that fail: what becomes of them and of the whole."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -248,12 +249,7 @@ def test_the_affine_is_found_or_given():
             {"stages": [{**FINE, "backend": "nowhere:register"}]},
             "backend 'nowhere:register' .* cannot be loaded",
         ),
-        (
-            {"affine": SHIFTED},
-            "the affine sends the middle of the fixed image to .*: is it that of the other direction",
-        ),
         ({"affine": np.diag([0.001, 0.001, 0.001, 1])}, "1000 times as much; wanted at most 32 times"),
-        ({"fixed_mask": np.zeros(GRID.shape, bool)}, "fixed_mask counts nowhere in the fixed image"),
         ({"workers": 0}, "workers is 0; wanted 1 or more"),
         ({"client": "scheduler:8786"}, "client is 'scheduler:8786'; wanted a dask.distributed.Client"),
         ({"stages": [{**FINE, "settings": {"levls": [1]}}]}, "did you mean 'levels'"),
@@ -271,6 +267,29 @@ def test_what_cannot_be_used_is_refused(options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         register(values, values, **arguments)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "status"),
+    [
+        (
+            {"affine": SHIFTED},
+            "the affine sends the middle of the fixed image to .*: is it that of the other direction",
+            "outside_moving",
+        ),
+        (
+            {"fixed_mask": np.zeros(GRID.shape, bool)},
+            "fixed_mask counts nowhere in the fixed image",
+            "empty",
+        ),
+    ],
+)
+def test_what_finds_nothing_is_warned_of_and_each_block_says_why(options, said, status, capsys):
+    fixed, moving = pair()
+    arguments = {"fixed_grid": GRID, "moving_grid": GRID, "affine": np.eye(4), "stages": [FINE], **options}
+    found = register(fixed, moving, inverse=False, **arguments)
+    assert re.search(f"Warning: {said}", capsys.readouterr().err)
+    assert {row["status"] for row in found.blocks["fine"]} == {status}
 
 
 def test_a_level_of_another_shape_than_its_grid_is_refused():

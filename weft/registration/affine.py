@@ -353,7 +353,7 @@ def _check(array: np.ndarray, grid: Grid, counts: np.ndarray | None, name: str) 
 
 
 def check_sizes(fixed_grid: Grid, moving_grid: Grid, affine: np.ndarray | None = None) -> None:
-    """Refuse images of which one is a voxel or two of the search level, or that an affine does not bring together.
+    """Refuse images of which one is a voxel or two of the search level.
 
     Parameters
     ----------
@@ -365,8 +365,7 @@ def check_sizes(fixed_grid: Grid, moving_grid: Grid, affine: np.ndarray | None =
     Raises
     ------
     ValueError
-        When one is more than 32 times as long as the other, or they do not meet: somebody's unit is not um, or the
-        affine is that of the other direction.
+        When one is more than 32 times as long as the other: somebody's unit is not um.
     """
     matrix = np.eye(4) if affine is None else affine
     extents = {"fixed": np.abs(matrix[:3, :3]) @ fixed_grid.extent, "moving": np.asarray(moving_grid.extent)}
@@ -381,19 +380,20 @@ def check_sizes(fixed_grid: Grid, moving_grid: Grid, affine: np.ndarray | None =
             f"the {small} image is {short.rstrip('.')} um long and the {large} image {long.rstrip('.')} um, {ratio:.0f} "
             f"times as much; wanted at most {_LARGEST_RATIO:g} times: are both voxel sizes in um?"
         )
-    if affine is None:
-        return
-    middle = matrix[:3, :3] @ (fixed_grid.lower + fixed_grid.upper) / 2 + matrix[:3, 3]
-    apart = np.abs(middle - (moving_grid.lower + moving_grid.upper) / 2) - sum(extents.values()) / 2
-    if apart.max() >= 0:
-        there, here = (
-            ", ".join(f"{value:.4g}" for value in point)
-            for point in (middle, (moving_grid.lower + moving_grid.upper) / 2)
-        )
-        raise ValueError(
-            f"the affine sends the middle of the fixed image to {there} um (z, y, x), and the moving image, about {here}, lies "
-            "beside it; wanted a matrix on (z, y, x, 1) in um from fixed to moving points: is it that of the other direction?"
-        )
+
+
+def lies_beside(fixed_grid: Grid, moving_grid: Grid, affine: np.ndarray) -> str | None:
+    """What is to be said of an affine (4, 4), um, fixed to moving, that does not bring two images together; None of others."""
+    extents = np.abs(affine[:3, :3]) @ fixed_grid.extent + moving_grid.extent
+    there = affine[:3, :3] @ (fixed_grid.lower + fixed_grid.upper) / 2 + affine[:3, 3]
+    here = (moving_grid.lower + moving_grid.upper) / 2
+    if (np.abs(there - here) < extents / 2).all():
+        return None
+    middles = [", ".join(f"{value:.4g}" for value in point) for point in (there, here)]
+    return (
+        f"the affine sends the middle of the fixed image to {middles[0]} um (z, y, x), and the moving image, about {middles[1]}, "
+        "lies beside it; wanted a matrix on (z, y, x, 1) in um from fixed to moving points: is it that of the other direction?"
+    )
 
 
 def _refine_fine(

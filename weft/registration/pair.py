@@ -17,9 +17,9 @@ from weft.config.registration import Affine as AffineStart
 from weft.config.registration import Invert, Reduce, RegistrationSettings, Stage
 from weft.grid import Grid
 from weft.image import Image, Level
-from weft.logs import log
+from weft.logs import log, warn
 from weft.refusals import parse
-from weft.registration.affine import AffineResult, AffineSettings, check_sizes
+from weft.registration.affine import AffineResult, AffineSettings, check_sizes, lies_beside
 from weft.registration.backend_settings import checked_settings
 from weft.registration.combine import combine_blocks
 from weft.registration.contract import SEVERAL_CHANNELS, load_backend, one_channel
@@ -159,10 +159,9 @@ def register(
     found: AffineResult | None = None
     if affine is not None and not isinstance(affine, Mapping):
         matrix = Affine(np.asarray(affine, float)).matrix
-        # What a search would refuse as well: with them no block would find anything.
         check_sizes(pick_fixed[0].grid, pick_moving[0].grid, matrix)
-        for role, (image, _), mask in zip(("fixed", "moving"), (pick_fixed, pick_moving), masks, strict=True):
-            where_it_counts(role, image, mask, image.levels[-1].grid)
+        if doubt := _doubt(pick_fixed[0], pick_moving[0], masks, matrix):
+            warn(doubt)
     else:
         found = _search(pick_fixed, pick_moving, masks, settings.affine, seed)
         matrix = found.matrix
@@ -281,6 +280,18 @@ def _settings(
     for stage in settings.stages:
         stage.settings = checked_settings(stage.backend, stage.settings)
     return settings
+
+
+def _doubt(
+    fixed: Image, moving: Image, masks: tuple[Image | None, Image | None], matrix: np.ndarray
+) -> str | None:
+    """Why no block can find anything, which a search would refuse: with a given affine, each says so by its status."""
+    try:
+        for role, image, mask in zip(("fixed", "moving"), (fixed, moving), masks, strict=True):
+            where_it_counts(role, image, mask, image.levels[-1].grid)
+    except ValueError as error:
+        return str(error)
+    return lies_beside(fixed.grid, moving.grid, matrix)
 
 
 def _search(
