@@ -156,7 +156,7 @@ def random_rows(given: argparse.Namespace, trials: Trials) -> list[Row]:
     return [
         row(f"{name}.pairs", [len(done)], "pairs"),
         *(row(f"{name}.{what}", [n], "pairs", at_most=0) for what, n in bad.items()),
-        row(f"{name}.refused", [sum("refused" in result for result in done)], "pairs"),
+        row(f"{name}.refused", [sum("refused" in result for result in done)], "pairs", at_most=0),
         *(row(f"{name}.status.{status}", [n], "blocks") for status, n in sorted(statuses.items())),
     ]
 

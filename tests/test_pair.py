@@ -292,6 +292,14 @@ def test_what_finds_nothing_is_warned_of_and_each_block_says_why(options, said, 
     assert {row["status"] for row in found.blocks["fine"]} == {status}
 
 
+def test_an_image_of_a_few_voxels_is_registered_as_far_as_it_goes():
+    """By the default stages, of which the first would leave two voxels."""
+    grid = Grid((7, 8, 6), (5.0,) * 3)
+    image = texture(grid).astype(np.uint16)
+    found = register(image, image, fixed_grid=grid, moving_grid=grid, affine=np.eye(4), inverse=False)
+    assert all(row["status"] for rows in found.blocks.values() for row in rows)
+
+
 def test_a_level_of_another_shape_than_its_grid_is_refused():
     for shape in (GRID.shape, (1, 2, 3, 4)):
         with pytest.raises(ValueError, match=r"level is an array of shape .*; wanted \(channels, z, y, x\)"):
