@@ -42,7 +42,9 @@ SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if pat
 def run(script: str, *options: str, folder: Path) -> str:
     """What a benchmark says, started in ``folder``: it must not matter where."""
     command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{script} ended with {done.returncode}: {done.stderr[-3000:]}"
+    return done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
