@@ -41,7 +41,7 @@ SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if pat
 
 def run(script: str, *options: str, folder: Path) -> str:
     """What a benchmark says, started in ``folder``: it must not matter where."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
+    command = [sys.executable, "-X", "faulthandler", str(ROOT / "benchmarks" / script), *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{script} ended with {done.returncode}: {done.stderr[-3000:]}"
     return done.stdout
