@@ -141,6 +141,11 @@ class Grid:
         return cls(tuple(value["shape"]), tuple(value["spacing"]), tuple(value["origin"]))
 
 
+def breadth_of(shape: tuple[int, ...]) -> int:
+    """Voxels along the second longest axis: a thin slab has as much to compare as the plane of it."""
+    return sorted(shape)[1]
+
+
 def _shape(sizes: Iterable[Any]) -> Shape:
     z, y, x = (int(n) for n in sizes)
     return z, y, x

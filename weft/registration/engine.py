@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.grid import Grid
+from weft.grid import Grid, breadth_of
 from weft.image import Image
 from weft.registration.block_affine import register_block_affine
 from weft.registration.contract import Initial, Masks, Result
@@ -192,7 +192,7 @@ def register_block(
     record = parent_record("ok", seed)
     if _content(block.fixed, block.masks[0], background[0]) < min_content:
         return None, {**record, "status": "empty"}
-    if block.moving is None or block.moving_grid is None or sorted(block.moving_grid.shape)[1] < 2:
+    if block.moving is None or block.moving_grid is None or breadth_of(block.moving_grid.shape) < 2:
         return None, {**record, "status": "outside_moving"}
     if _content(block.moving, block.masks[1], background[1]) < min_content / 8:
         return None, {**record, "status": "no_overlap"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.blocks import cut, region, with_halo
-from weft.grid import Grid
+from weft.grid import Grid, breadth_of
 from weft.image import Region
 from weft.logs import warn
 from weft.registration.contract import OWN_PROCESS_MB
@@ -49,8 +49,8 @@ def plan_stage(
     spacing = stage_spacing(level, image)
     grid = stage_grid(image, spacing)
     # Of an image of few voxels x4, the default's first level, leaves fewer: its blocks say by their status what came of it.
-    fewest = min(FEWEST, -(-_across(image) // 4))
-    if _across(grid) < fewest:
+    fewest = min(FEWEST, -(-breadth_of(image.shape) // 4))
+    if breadth_of(grid.shape) < fewest:
         raise ValueError(
             f"stage {settings['name']!r}: level {level if isinstance(level, str) else f'{level:g}'} leaves {list(grid.shape)} voxels (z, y, x) of the fixed image, "
             f"which has {list(image.shape)} of {', '.join(f'{s:g}' for s in image.spacing)} um; wanted a voxel size in um, or a "
@@ -87,11 +87,6 @@ def plan_stage(
         "ids": ids,
         "skipped": [] if only is None else [name for name in ids if name not in only],
     }
-
-
-def _across(grid: Grid) -> int:
-    """Voxels along the second longest axis: of a single plane, its shorter edge."""
-    return sorted(grid.shape)[1]
 
 
 def stage_spacing(level: float | str, image: Grid) -> float:

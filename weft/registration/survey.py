@@ -38,7 +38,7 @@ def survey_images(
     -------
     ``zero`` of each channel of the fixed and of the moving image, what is taken off their values: see `darkness`;
     ``background`` of both images, as then; and ``intensity``: what the backend's function ``image_statistics`` makes of parts of both, by ``fixed`` and ``moving``. Of several channels
-    the latter two are lists. The last latter is None for a stage of one block, which shows the whole, for a backend without such
+    the latter two are lists. The last is None for a stage of one block, which shows the whole, for a backend without such
     a function and where the settings hold an ``intensity`` already.
     """
     dark = [[darkness(*source) for source in channels] for channels in (fixed, moving)]

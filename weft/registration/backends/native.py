@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from weft.grid import Grid, Triple
+from weft.grid import Grid, Triple, breadth_of
 from weft.registration.backends.native_channels import Channels
 from weft.registration.backends.native_images import Statistics, block_statistics, intensity_statistics
 from weft.registration.backends.native_levels import (
     CELL,
     Level,
-    breadth_of,
     carry_on,
     finer,
     halvings_of,
@@ -52,9 +51,7 @@ SMALLEST_IMAGE = 4  # voxels along it at the finest level
 CHANCE = 0.025  # mean rho^2 of independent noise, .022 in windows of 5^3 of presmoothed voxels, and some more
 VOXEL_BYTES = 4  # of an image, as read at most and as scaled, and of its weights
 FIELD_BYTES = 12.0  # per voxel of the finest level: equations, fields and what kernels hold, on its cells
-START_BYTES = (
-    2.1  # per voxel of the block: the start field, on every second voxel and somewhat beyond the block
-)
+START_BYTES = 2.1  # per voxel of the block: the start field, on every second voxel and somewhat beyond
 
 
 def register(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weft.grid import Grid, Shape
+from weft.grid import Grid, Shape, breadth_of
 from weft.pyramid import halving
 from weft.registration.backends.native_channels import Channels
 from weft.registration.backends.native_field import gaussian_taps, smooth, upsample, widths
@@ -30,11 +30,6 @@ class Level:
     grid: Grid
     field_grid: Grid
     noise: float
-
-
-def breadth_of(shape: tuple[int, ...]) -> int:
-    """Voxels along the second longest axis: a thin slab has as much to compare as the plane of it."""
-    return sorted(shape)[1]
 
 
 def halvings_of(grid: Grid, count: int) -> list[tuple[Grid, Shape]]:
