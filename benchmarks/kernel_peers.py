@@ -28,9 +28,8 @@ def itk_warp(
     linear.SetTranslation(affine[:3, 3][::-1].tolist())
     # A composite applies its last transform first.
     both = sitk.CompositeTransform([linear, displacement])
-    return lambda: sitk.GetArrayViewFromImage(
-        sitk.Resample(moving, moving, both, sitk.sitkLinear, 0.0)
-    ).copy()
+    # Not a view: it would not keep the image, which nothing else holds, and read memory that is given back.
+    return lambda: sitk.GetArrayFromImage(sitk.Resample(moving, moving, both, sitk.sitkLinear, 0.0))
 
 
 def itk_inverses(u: np.ndarray, grid: Grid) -> dict[str, Callable[[], np.ndarray]]:
@@ -51,7 +50,7 @@ def itk_inverses(u: np.ndarray, grid: Grid) -> dict[str, Callable[[], np.ndarray
         )
 
     def dense(filtered: Callable[[], sitk.Image]) -> Callable[[], np.ndarray]:
-        return lambda: itk_displacement(sitk.GetArrayViewFromImage(filtered()), grid.shape)
+        return lambda: itk_displacement(sitk.GetArrayFromImage(filtered()), grid.shape)
 
     return {"simpleitk": dense(invert), "simpleitk_iterative": dense(iterate)}
 
