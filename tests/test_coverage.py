@@ -22,7 +22,7 @@ from weft.registration.candidates import rotation_about
 from weft.registration.engine import cut_block
 from weft.registration.plan import plan_stage
 from weft.registration.start import find_affine
-from weft.registration.survey import background_value
+from weft.registration.survey import overview
 from weft.registration.unseen import seen
 from weft.steps.resample_image import resample_image
 from weft.steps.sources import open_received
@@ -186,7 +186,8 @@ def test_blocks_and_background_leave_out_what_no_tile_covers(rounds):
         assert weights is not None
         assert (weights[image.levels[0].read(0) == 0] == 0).all()
         assert weights.mean() > 0.5
-    assert background_value(fixed, 0) == pytest.approx(200, abs=20)  # half of what lies above the background
+    # Half of what lies above the background.
+    assert overview(fixed, 0).background == pytest.approx(200, abs=20)
 
 
 def test_pictures_leave_out_what_no_tile_covers(rounds):
@@ -219,7 +220,7 @@ def test_statistics_are_taken_of_what_tiles_cover(rounds, monkeypatch):
     plan = plan_stage(GRID, stage)
 
     def told(images):
-        return survey.survey_images(plan, stage, *([(image, 0)] for image in images))["intensity"]
+        return survey.survey_images(plan, stage, *([overview(image, 0)] for image in images))["intensity"]
 
     for found in told(rounds[:2]).values():
         assert found["lowest"] > 0

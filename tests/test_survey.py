@@ -9,7 +9,7 @@ from weft.image import Image, Level
 from weft.registration import register
 from weft.registration.backends.native import intensity_statistics
 from weft.registration.plan import plan_stage
-from weft.registration.survey import survey_images
+from weft.registration.survey import overview, survey_images
 
 GRID = Grid((40, 40, 120), (10.0, 10.0, 10.0))
 STAGE = {"name": "fine", "level": 10.0, "block": 40, "overlap": 8, "backend": "native", "settings": {}}
@@ -56,7 +56,7 @@ def test_a_block_of_noise_stays_as_it_is(noise):
 def test_the_blocks_of_a_stage_share_one_scale():
     images = [Image((Level(image[None], GRID),)) for image in half_empty(5)]
     plan = plan_stage(GRID, STAGE)
-    known = survey_images(plan, STAGE, *([(image, 0)] for image in images))
+    known = survey_images(plan, STAGE, *([overview(image, 0)] for image in images))
     assert all(50 < value < 300 for value in known["background"])
     for role, image in zip(("fixed", "moving"), images, strict=True):
         told = known["intensity"][role]
@@ -67,7 +67,7 @@ def test_the_blocks_of_a_stage_share_one_scale():
 
 
 def test_a_single_block_and_a_given_scale_are_not_measured():
-    images = [[(Image((Level(image[None], GRID),)), 0)] for image in half_empty(5)]
+    images = [[overview(Image((Level(image[None], GRID),)), 0)] for image in half_empty(5)]
     whole = {**STAGE, "block": "whole"}
     assert survey_images(plan_stage(GRID, whole), whole, *images)["intensity"] is None
     given = {**STAGE, "settings": {"intensity": {"fixed": {}, "moving": {}}}}

@@ -101,7 +101,7 @@ def cut_block(
     masks
         Images, in the spaces of the fixed and of the moving image, that say where these count (`read_mask`).
     zeros
-        Of each channel of the fixed and of the moving image, what is taken off its values (`weft.registration.survey.darkness`);
+        Of each channel of the fixed and of the moving image, what is taken off its values (`weft.registration.survey.overview`);
         None for nothing.
     """
     zeros = zeros or ([0.0] * len(fixed), [0.0] * len(moving))

@@ -106,7 +106,7 @@ def finite(array: np.ndarray) -> np.ndarray:
 
 def log_intensity(array: np.ndarray) -> np.ndarray:
     """Logarithm of an image, (z, y, x) float32: 0 for the darkest voxel, the same for any gain and offset."""
-    array = array.view(np.uint8) if array.dtype == bool else array
+    array = np.asarray(array, np.float32)
     lowest = float(array.min())
     scale = float(np.percentile(array, 99.9)) - lowest
     return np.log1p((array - lowest) * np.float32(_DECADES / max(scale, 1e-12)))

@@ -27,7 +27,7 @@ from weft.registration.memory import hold_little
 from weft.registration.plan import plan_stage
 from weft.registration.stage import StageJob
 from weft.registration.start import find_affine, where_it_counts
-from weft.registration.survey import survey_images
+from weft.registration.survey import overview, survey_images
 from weft.registration.workers import further_tries, open_field, run_blocks
 from weft.transforms.invert import find_inverse
 from weft.transforms.model import Affine, Displacements, Sequence
@@ -168,10 +168,11 @@ def register(
     displacements: Displacements | None = None
     residual: float | None = None
     tables = {}
+    seen = [[overview(*source) for source in sources] for sources in channels] if settings.stages else []
     for stage in settings.stages:
         plain = stage.model_dump(mode="json")
         plan = plan_stage(pick_fixed[0].grid, plain, residual, len(channels[0]))
-        known = survey_images(plan, plain, *channels)
+        known = survey_images(plan, plain, *seen)
         job = StageJob(
             plan=plan,
             settings=plain,

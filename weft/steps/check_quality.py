@@ -19,7 +19,7 @@ from weft.quality.likeness import LOCAL, Likeness, compare_images, comparison_gr
 from weft.quality.overlap import LabelOverlap, label_overlap, summarise_overlap
 from weft.quality.volume_change import TILE, VolumeChange, volume_change
 from weft.registration.ledger import read_ledger
-from weft.registration.survey import background_value
+from weft.registration.survey import overview
 from weft.steps.levels import image_facts
 from weft.steps.quality import collect_quality, write_quality
 from weft.steps.sources import channel_of, open_received
@@ -159,7 +159,7 @@ def _measure(
     ]
     affine, transform, inverse = (open_transform(path) for path in transforms)
     grid = comparison_grid(pick[0][0].grid, settings["spacing"])
-    likeness = compare_images(pick[0], pick[1], affine, transform, grid, plan, background_value(*pick[0]))
+    likeness = compare_images(pick[0], pick[1], affine, transform, grid, plan, overview(*pick[0]).background)
     _, displacements, _ = transform.split()
     content = likeness.content, likeness.cells
     change = _write_change(log_jacobian, displacements, likeness.cells, plan, content)

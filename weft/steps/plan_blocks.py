@@ -9,7 +9,7 @@ from weft.grid import Grid
 from weft.registration.contract import backend_version
 from weft.registration.needs import workers
 from weft.registration.plan import plan_stage
-from weft.registration.survey import survey_images
+from weft.registration.survey import overview, survey_images
 from weft.steps.stage_job import open_channels
 
 
@@ -46,6 +46,7 @@ def plan_blocks(
     if blocks_mb:
         workers(settings["name"], planned["memory_mb"], blocks_mb, threads=1)
     pick = open_channels(fixed, moving, channels, (fixed_more, moving_more))
-    known = survey_images(planned, settings, *pick)
+    seen = ([overview(*source) for source in sources] for sources in pick)
+    known = survey_images(planned, settings, *seen)
     receipts.write(plan, {**planned, **known})
     receipts.write_provenance(plan, settings=settings, code=code)

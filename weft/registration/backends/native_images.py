@@ -15,7 +15,7 @@ from weft.pyramid import downsample, halving
 from weft.registration.backends.native_jit import JIT
 
 Contrast = Literal["linear", "root", "log"]
-WINDOWS = 6_000  # looked at for local variance and noise
+WINDOWS = 6_000  # of an image, or of all its parts, that are looked at for local variance and noise
 FAINT = 0.002  # of the local variance: windows with less count alike as background
 
 
@@ -114,7 +114,7 @@ def intensity_statistics(
     for part in parts:
         level, size = scale(part, known), spacing
         for k in range(halvings + 1):
-            v, _ = _local_variance(level)
+            v, _ = _local_variance(level, most=WINDOWS // len(parts))
             sums[k] += v.sum(), (v * v).sum()
             factors = halving(level.shape, size)
             level = reduced(level, factors)
@@ -237,8 +237,10 @@ def _ratio(a: float, b: float) -> float:
     return float(a / b) if b > 0 else 0.0
 
 
-def _local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Variance and white noise of about `WINDOWS` windows of 5^3 voxels, two float64 vectors.
+def _local_variance(
+    image: np.ndarray, weights: np.ndarray | None = None, most: int = WINDOWS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance and white noise of about `most` windows of 5^3 voxels, two float64 vectors.
 
     An axis shorter than a window is padded by its edges to hold one.
     """
@@ -249,7 +251,7 @@ def _local_variance(image: np.ndarray, weights: np.ndarray | None = None) -> tup
         image = np.pad(image, pad, mode="edge")
         weights = None if weights is None else np.pad(weights, pad, mode="edge")
     inner = [n - 4 for n in image.shape]
-    stride = max(1, round((math.prod(inner) / WINDOWS) ** (1 / max(sum(n > 1 for n in inner), 1))))
+    stride = max(1, round((math.prod(inner) / most) ** (1 / max(sum(n > 1 for n in inner), 1))))
     out = np.empty((2, math.prod(-(-n // stride) for n in inner)))
     if weights is None:
         weights = np.ones((1, 1, 1), np.float32)
