@@ -14,7 +14,7 @@ from workflow_project import SIDE, Project, make_project
 
 from weft import readers, receipts
 from weft.grid import Grid
-from weft.plugins import import_plugins
+from weft.plugins import import_plugins, published
 from weft.readers import register_reader, tiled_formats
 from weft.registration import contract, register
 from weft.registration.contract import load_backend, register_backend
@@ -145,10 +145,15 @@ def test_a_package_publishes_a_backend(place):
     (place / "package-1.dist-info/entry_points.txt").write_text(
         "[weft.backends]\ntheirs = brought:register\n"
     )
+    published.cache_clear()
+    assert contract.portable_name("native") == "native"
+    assert contract.backend_module("native") == "weft.registration.backends.native"
+    assert not published.cache_info().misses  # weft's own are found without a look at what is installed
     assert load_backend("theirs").__module__ == "brought"
     assert contract.backend_module("theirs") == "brought"
     with pytest.raises(ValueError, match="did you mean 'theirs'"):
         contract.portable_name("their")
+    assert published.cache_info().misses == 1
 
 
 def test_the_workflow_refuses_a_plugin_that_is_not_there(project):

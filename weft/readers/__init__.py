@@ -7,10 +7,10 @@ import inspect
 import json
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.plugins import published
 from weft.readers.fingerprint import existing
 
 __all__ = [
@@ -87,9 +87,7 @@ def open_source(path: str | Path, format: str | None = "auto", **options: Any) -
 
 def formats() -> tuple[str, ...]:
     """Names of all readers: built in, registered, and of entry points ``weft.readers``."""
-    return tuple(
-        dict.fromkeys([*_BUILT_IN, *_registered, *(entry.name for entry in entry_points(group=ENTRY_POINTS))])
-    )
+    return tuple(dict.fromkeys([*_BUILT_IN, *_registered, *published(ENTRY_POINTS)]))
 
 
 def tiled_formats() -> tuple[str, ...]:
@@ -110,7 +108,7 @@ def reader(name: str) -> Reader:
     if name in _BUILT_IN:
         module, function = _BUILT_IN[name]
         return getattr(import_module(module), function)
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
+    if entry := published(ENTRY_POINTS).get(name):
         return entry.load()
     raise ValueError(f"unknown format {name!r}; wanted one of {', '.join(formats())}")
 

@@ -7,13 +7,13 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from weft.grid import Grid
+from weft.plugins import published
 from weft.refusals import suggest
 
 BUILTIN = {
@@ -211,8 +211,7 @@ def register_backend(name: str, function: Backend) -> None:
 
 def backend_names() -> list[str]:
     """The names of all backends: weft's own, those registered and those of entry points."""
-    found = (entry.name for entry in entry_points(group=ENTRY_POINTS))
-    return list(dict.fromkeys([*BUILTIN, *sorted(_registered), *sorted(found)]))
+    return list(dict.fromkeys([*BUILTIN, *sorted(_registered), *sorted(published(ENTRY_POINTS))]))
 
 
 def one_channel(name: str) -> bool:
@@ -228,9 +227,13 @@ def portable_name(name: str) -> str:
     ValueError
         When there is no such backend.
     """
-    if name not in _registered and ":" not in name and name not in (known := backend_names()):
+    if name in BUILTIN or ":" in name:
+        return name
+    if name in _registered:
+        return _registered[name]
+    if name not in (known := backend_names()):
         raise ValueError(f"there is no backend {name!r}{suggest(name, known)}")
-    return _registered.get(name, name)
+    return name
 
 
 def load_backend(name: str) -> Backend:
@@ -270,9 +273,8 @@ def backend_place(name: str) -> str:
         return BUILTIN[name]
     if ":" in name or name in _registered:
         return _registered.get(name, name)
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            return entry.value
+    if entry := published(ENTRY_POINTS).get(name):
+        return entry.value
     raise ValueError(
         f"backend {name!r} is unknown; known are {', '.join(backend_names())}, or module:function"
     )
