@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, U, prefetch
+from weft.registration.backends.native_jit import INLINED, LANES, U, interpolate, prefetch
 
 TILE_X = 128  # cells of 2 voxels: the longest row
-PITCH = 2 * TILE_X + 16  # floats from row to row of the scratch
+PITCH = 2 * TILE_X + 32  # floats from row to row of the scratch
 PAD = 4  # floats before a row's first voxel
 ASKED = 2  # voxels of a row from one prefetched to the next: with one in a line (16 floats) a fifth of the pass is lost
 AXES = 3  # rows of scratch for the coordinates, and for the displacement on cells
@@ -44,6 +44,7 @@ def warp_row(
     Zm, Ym, Xm = moving.shape
     X = fixed_mask.shape[2] if fixed_mask.size else np.int64(2) * u.shape[3]
     count = 2 * (b - a)
+    padded = (count + LANES - 1) // LANES * LANES
     zero = np.float32(0)
     one = np.float32(1)
     half = np.float32(0.5)
@@ -77,7 +78,8 @@ def warp_row(
     pitch_y = np.int64(Xm)
     pitch_z = np.int64(Xm) * np.int64(Ym)
     start = nz * pitch_z + ny * pitch_y + nx
-    for k in range(count):
+    # Voxels after the last one, up to a multiple of what is interpolated at once, lie anywhere in the image.
+    for k in range(padded):
         x = U(k)
         pz = min(max(B[x], first_z), last_z)
         py = min(max(B[PY + x], first_y), last_y)
@@ -102,7 +104,7 @@ def warp_row(
             R[v + x] *= mask[i + np.int64(B[PX + x] + half)]
     if not values:
         return
-    # The eight corners of a voxel are gathered from four shifted views with the same two offsets.
+    # The eight corners of a voxel are found in four shifted views with the same offset.
     m00 = moving.reshape(-1)
     m01 = m00[Xm:]
     m10 = m00[pitch_z:]
@@ -113,24 +115,8 @@ def warp_row(
     for k in range(0, count, ASKED):
         prefetch(m11, U(offsets[U(k)] + ahead))
     prefetch(m11, U(offsets[U(count - 1)] + ahead))
-    for k in range(count):
-        x = U(k)
-        i = U(offsets[x])
-        j = i + U(1)
-        fz = B[x]
-        fy = B[PY + x]
-        fx = B[PX + x]
-        p = m00[i]
-        q = m01[i]
-        r = m10[i]
-        s = m11[i]
-        p += fx * (m00[j] - p)
-        q += fx * (m01[j] - q)
-        r += fx * (m10[j] - r)
-        s += fx * (m11[j] - s)
-        p += fy * (q - p)
-        r += fy * (s - r)
-        R[m + x] = p + fz * (r - p)
+    for k in range(0, padded, LANES):
+        interpolate(m00, m01, m10, m11, offsets, B, PY, U(k), R, m + U(k))
 
 
 @njit(**INLINED)
