@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,8 +101,6 @@ class Result:
     metric_before, metric_after
         Similarity (larger is better) under the start transform and under the result, measured with the
         same weights on the finest level used. Both 0 when the block holds nothing to compare.
-    minimal_jacobian
-        Smallest Jacobian determinant of x -> x + u(x) on `grid`.
     """
 
     displacement: np.ndarray
@@ -110,7 +109,14 @@ class Result:
     iterations: int = 0
     metric_before: float = 0.0
     metric_after: float = 0.0
-    minimal_jacobian: float = 1.0
+
+    @cached_property
+    def minimal_jacobian(self) -> float:
+        """Smallest Jacobian determinant of x -> x + u(x) on `grid` (`weft.transforms.folds.minimal_jacobian`)."""
+        # Compiled code, which settings alone need not load.
+        from weft.transforms.folds import minimal_jacobian
+
+        return minimal_jacobian(self.displacement, self.grid.spacing)
 
 
 class Backend(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,6 @@ from weft.registration.debug import folder_of_block, write_found, write_seen
 from weft.registration.ledger import FAILED
 from weft.registration.own_process import backend_at_work
 from weft.sampling import read_at, read_mask
-from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import Field, crop_field, resample_field
 from weft.warp import moving_region
 
@@ -190,11 +189,11 @@ def register_block(
         stage before is to be used; and the block's row of the block table.
     """
     record = parent_record("ok", seed)
-    if _content(block.fixed, block.masks[0], background[0]) < min_content:
+    if not _shows(block.fixed, block.masks[0], background[0], min_content):
         return None, {**record, "status": "empty"}
     if block.moving is None or block.moving_grid is None or breadth_of(block.moving_grid.shape) < 2:
         return None, {**record, "status": "outside_moving"}
-    if _content(block.moving, block.masks[1], background[1]) < min_content / 8:
+    if not _shows(block.moving, block.masks[1], background[1], min_content / 8):
         return None, {**record, "status": "no_overlap"}
     record["tries"] = 1
     fixed_grid, moving_grid, initial, masks = block.fixed_grid, block.moving_grid, block.initial, block.masks
@@ -272,20 +271,24 @@ def _affine_instead(
     return (None, record) if u is None else (u, judged)
 
 
-def _content(image: np.ndarray, weights: np.ndarray | None, background: float | Sequence[float]) -> float:
-    """Share of voxels that count and are above the background in some channel."""
+def _shows(
+    image: np.ndarray, weights: np.ndarray | None, background: float | Sequence[float], share: float
+) -> bool:
+    """Whether such a share of the voxels counts and is above the background in some channel."""
     channels = image if image.ndim == 4 else image[None]
     # Whole numbers are compared as such: with a fraction they would all be converted.
     limits = np.atleast_1d(np.floor(background) if image.dtype.kind in "ui" else background).tolist()
-    count = 0
+    count, wanted = 0, share * channels[0].size
     for z in range(channels.shape[1]):  # small enough for the cache
+        if count >= wanted:
+            break
         content = np.zeros(channels.shape[2:], bool)
         for channel, limit in zip(channels, limits, strict=True):
             content |= channel[z] > limit
         if weights is not None:
             content &= weights[z] > 0
         count += int(np.count_nonzero(content))
-    return count / channels[0].size
+    return count >= wanted
 
 
 def parent_record(status: str, seed: int) -> dict[str, Any]:
@@ -324,11 +327,9 @@ def _judge(
     record = {**record, **metrics}
     if result.grid != grid:
         u = resample_field(u, result.grid, grid)
-    start = np.zeros_like(u)
-    if block.initial.field is not None and block.initial.field_grid is not None:
-        start = resample_field(block.initial.field, block.initial.field_grid, grid)
-    moved = float(np.sqrt(((u - start) ** 2).sum(0).max()))
-    smallest = minimal_jacobian(u, grid.spacing)
+        result = replace(result, displacement=u, grid=grid)
+    moved = _largest_change(u, block.initial, grid)
+    smallest = result.minimal_jacobian
     record |= {"largest_displacement_um": moved, "smallest_jacobian": smallest}
     if moved > 0.5 * float(sorted(block.fixed_grid.extent)[1]):
         return None, {**record, "status": "diverged"}
@@ -341,3 +342,15 @@ def _judge(
     if result.metric_after == result.metric_before:
         return None, {**record, "status": "unchanged"}
     return u, {**record, "used": used}
+
+
+def _largest_change(u: np.ndarray, initial: Initial, grid: Grid) -> float:
+    """The largest length of what was added to the start, um."""
+    start = None
+    if initial.field is not None and initial.field_grid is not None:
+        start = resample_field(initial.field, initial.field_grid, grid)
+    largest = np.float32(0)
+    for z in range(grid.shape[0]):  # small enough for the cache
+        change = u[:, z] if start is None else u[:, z] - start[:, z]
+        largest = max(largest, (change * change).sum(0).max())
+    return float(np.sqrt(largest))

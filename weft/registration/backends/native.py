@@ -34,7 +34,6 @@ from weft.registration.backends.native_pair import Pair
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_steps import Scratch, equations_shape, refine
 from weft.registration.contract import Initial, Masks, Result
-from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field
 
 __all__ = [
@@ -145,7 +144,6 @@ def register(
         cells = grid.coarsen((2, 2, 2))
         u = finer(u, coarser, cells, factors)
         coarser = cells
-    jacobian = minimal_jacobian(u, CELL)
     u *= np.asarray(fixed_grid.spacing, np.float32)[:, None, None, None]
     return Result(
         displacement=u,
@@ -154,7 +152,6 @@ def register(
         iterations=sum(record["iterations"] for record in metrics),
         metric_before=before,
         metric_after=after,
-        minimal_jacobian=jacobian,
     )
 
 
@@ -294,5 +291,4 @@ def _unchanged(initial: Initial, grid: Grid) -> Result:
     """The start as result: for a block with nothing to compare."""
     if initial.field is None or initial.field_grid is None:
         return Result(np.zeros((3, *grid.shape), np.float32), grid)
-    u = resample_field(initial.field, initial.field_grid, grid)
-    return Result(u, grid, minimal_jacobian=minimal_jacobian(u, grid.spacing))
+    return Result(resample_field(initial.field, initial.field_grid, grid), grid)

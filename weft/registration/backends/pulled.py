@@ -12,7 +12,6 @@ from scipy.ndimage import map_coordinates, uniform_filter
 from weft.grid import Grid
 from weft.registration.contract import Initial, Masks, Result
 from weft.registration.pull import physical_points, pull
-from weft.transforms.folds import minimal_jacobian
 from weft.transforms.interpolate import resample_field, sample_field
 
 FEWEST_VOXELS = 1000
@@ -253,5 +252,4 @@ def _result(
         iterations=iterations,
         metric_before=before,
         metric_after=after,
-        minimal_jacobian=minimal_jacobian(total, grid.spacing),
     )
