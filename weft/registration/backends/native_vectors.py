@@ -98,7 +98,8 @@ def _load(typing, array, index):
     """The vector that begins at an index (uint64) of a 1-D float32 array."""
 
     def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(context, builder, signature.args[0], *arguments, FLOATS), align=4)
+        array, index = arguments
+        return builder.load(_pointer(context, builder, signature.args[0], array, index, FLOATS), align=4)
 
     return VECTOR(array, types.uint64), generate
 

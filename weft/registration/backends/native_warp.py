@@ -31,9 +31,7 @@ from weft.registration.backends.native_vectors import (
 
 TILE_X = 128  # cells of 2 voxels: the longest row
 PAD = 1  # cells before a tile's first
-PITCH = (
-    TILE_X + LANES
-)  # floats from row to row of the scratch: both neighbours of the tile, and whole vectors
+PITCH = TILE_X + LANES  # floats from row to row: a tile with its neighbours, and whole vectors
 VOXELS = 2 * PITCH
 # Offsets into the scratch: rows of voxels with the coordinates, and of cells with the displacement.
 PLACES = 0
