@@ -21,28 +21,32 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_jit import INLINED, JIT, U
-from weft.registration.backends.native_warp import AXES, PAD, PITCH, warp_row
+from weft.registration.backends.native_vectors import LANES, least, load, load_apart, most, store
+from weft.registration.backends.native_warp import PAD, PITCH, VOXELS, WARP_SCRATCH, warp_row
 
-ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
+ONE = U(1)
 TILE_Y = 16  # cells
 RING = 6  # planes, and rows, that two adjacent windows see
 RING_ROWS = 2 * (TILE_Y + 2)
-# Offsets into the scratch, floats. Window sums over z and y, two rows of voxels at a time:
+# Offsets into the scratch, floats: window sums over z and y, two rows of voxels at a time;
 M, MM, FM, F, FF = range(5)
-SUMS = 5
-WINDOW = AXES * PITCH
-# products on voxels, summed over the rows of a cell: nine equations, the score and its weight;
-PRODUCTS = WINDOW + 2 * SUMS * PITCH
+SUMS = 5 * VOXELS
+WINDOW = WARP_SCRATCH
+# products on cells: nine equations, the score and its weight.
+PRODUCTS = WINDOW + 2 * SUMS
 SCORE, WEIGHT = 9, 10
-# terms of one row: w, e, J.
-TERMS = PRODUCTS + 11 * PITCH
-SCRATCH = TERMS + 5 * PITCH
+SCRATCH = PRODUCTS + 11 * PITCH
 # Offsets into the rings, an array of their own, so that the compiler can tell them apart from the scratch: sums over
-# z, for two planes and six rows; and the warped planes and their weights.
-COLUMNS = 0
-WARPED = COLUMNS + RING * 2 * SUMS * PITCH
-VALID = WARPED + RING * RING_ROWS * PITCH
-RINGS = VALID + RING * RING_ROWS * PITCH
+# z, for two planes and six rows; the rows of both images, the warped one before the fixed; and their weights.
+COLUMNS = PITCH
+IMAGES = COLUMNS + RING * 2 * SUMS
+FIXED = VOXELS
+IMAGE_ROW = 2 * VOXELS
+IMAGE_PLANE = RING_ROWS * IMAGE_ROW
+VALID = IMAGES + RING * IMAGE_PLANE
+VALID_RING = 4
+VALID_PLANE = RING_ROWS * VOXELS
+RINGS = VALID + VALID_RING * VALID_PLANE + PITCH
 
 
 @njit(**JIT)
@@ -86,14 +90,12 @@ def sum_tiles(
     in_fields = equations.shape[1:] != u.shape[1:]
     B = np.zeros(SCRATCH, np.float32)
     R = np.zeros(RINGS, np.float32)
-    C = np.zeros(AXES * PITCH, np.float32)
-    offsets = np.empty(PITCH, np.int64)
+    offsets = np.empty(VOXELS, np.int64)
     floor_f = np.float32(floor_f)
     floor_m = np.float32(floor_m)
     kappa = np.float32(robustness)
     for t in range(tiles.shape[0]):
         cz0, cz1, cy0, cy1, cx0, cx1 = tiles[t]
-        x0 = 2 * cx0
         y0 = 2 * cy0 - 2
         left = max(cx0 - 1, 0)
         right = min(cx1 + 1, u.shape[3])
@@ -111,17 +113,26 @@ def sum_tiles(
                 for y in range(max(y0, 0), min(2 * cy1 + 2, Y)):
                     a = max(needed[k // 2, y // 2, 0], left)
                     b = min(needed[k // 2, y // 2, 1], right)
-                    if a < b:
-                        row = ((k % RING) * RING_ROWS + y - y0) * PITCH + PAD - x0
-                        for pick in range(0 if other.size else 1, 2):
-                            warp_row(
-                                k, y, a, b, u if pick else other, linear, shift, moving, fixed_mask, moving_mask,
-                                pick and other.size, pick, B, C, offsets, R, WARPED + row + 2 * a, VALID + row + 2 * a,
-                            )  # fmt: skip
-                        if a == 0:
-                            R[WARPED + row - 1] = R[WARPED + row]
-                        if 2 * b >= X:
-                            R[WARPED + row + X] = R[WARPED + row + X - 1]
+                    if a >= b:
+                        continue
+                    first = PAD + a - cx0
+                    m = IMAGES + (k % RING) * IMAGE_PLANE + (y - y0) * IMAGE_ROW + first
+                    v = VALID + (k % VALID_RING) * VALID_PLANE + (y - y0) * VOXELS + first
+                    for pick in range(0 if other.size else 1, 2):
+                        warp_row(
+                            k, y, a, b, u if pick else other, linear, shift, moving, fixed_mask, moving_mask,
+                            pick and other.size, pick, B, offsets, R, m, v,
+                        )  # fmt: skip
+                    _copy_row(fixed[k, y], a, b, R, m + FIXED)
+                    # Rows go on by a cell over the edges of the image, without weight.
+                    _extend_row(a, b, X, R, m)
+                    _extend_row(a, b, X, R, m + FIXED)
+                    if 2 * b > X:
+                        R[v + b - a - 1 + PITCH] = np.float32(0)
+                    if y == Y - 1 and Y & 1:
+                        for x in range(b - a):
+                            R[U(v + VOXELS) + U(x)] = np.float32(0)
+                            R[U(v + VOXELS + PITCH) + U(x)] = np.float32(0)
             ready = min(z + 4, Z)
             for cy in range(cy0 - 1, cy1 + 1):
                 # Rows of this cell, for the windows of the cells before, at and after it.
@@ -131,11 +142,11 @@ def sum_tiles(
                     if active[cz, k, 0] < active[cz, k, 1]:
                         a = min(a, active[cz, k, 0])
                         b = max(b, active[cz, k, 1])
-                a = max(a - 1, left)
-                b = min(b + 1, right)
+                a = max(a, cx0)
+                b = min(b, cx1)
                 if 0 <= cy < Yc and a < b:
                     for y in range(2 * cy, min(2 * cy + 2, Y)):
-                        _sum_planes(fixed, z, y, y0, x0, 2 * a, min(2 * b, X), R)
+                        _sum_planes(z, Z, y, y - y0, PAD + a - 1 - cx0, b - a + 2, R)
                 cell = cy - 1
                 if cell < cy0:
                     continue
@@ -143,28 +154,25 @@ def sum_tiles(
                 b = min(active[cz, cell, 1], cx1)
                 if a >= b:
                     continue
-                end = min(2 * b, X)
+                y = 2 * cell
+                first = PAD + a - cx0
                 for k in range(PRODUCTS, PRODUCTS + 11 * PITCH):
                     B[k] = np.float32(0)
                 for p in range(min(2, Z - z)):
-                    _sum_rows(p, 2 * cell, x0, a, b, X, Y, B, R)
-                    y = 2 * cell
-                    _add_voxels(fixed, z + p, y, 0, y0, x0, 2 * a, end, floor_f, floor_m, kappa, B, R)
-                    if y + 1 < Y:
-                        _add_voxels(fixed, z + p, y + 1, 1, y0, x0, 2 * a, end, floor_f, floor_m, kappa, B, R)
+                    _sum_rows(p, y, Y, first - 1, b - a + 2, B, R)
+                    _add_voxels(z + p, Z, y, Y, y0, first, b - a, floor_f, floor_m, kappa, B, R)
                 for k in range(9):
-                    o = U(PRODUCTS + k * PITCH + 2 * (a - cx0))
+                    o = U(PRODUCTS + k * PITCH + first)
                     if in_fields:
                         _add_to_fields(B, o, a, b, equations[k, cz // 2, cell // 2])
                         continue
                     row_out = equations[k, cz, cell, a:b]
                     for x in range(b - a):
-                        i = o + U(2 * x)
-                        row_out[x] = B[i] + B[i + ONE]
+                        row_out[x] = B[o + U(x)]
                 row_score = np.float32(0)
                 row_weight = np.float32(0)
-                o = U(PRODUCTS + 2 * (a - cx0))
-                for x in range(2 * (b - a)):
+                o = U(PRODUCTS + first)
+                for x in range(b - a):
                     i = o + U(x)
                     row_score += B[i + U(SCORE * PITCH)]
                     row_weight += B[i + U(WEIGHT * PITCH)]
@@ -176,198 +184,270 @@ def sum_tiles(
 
 @njit(**INLINED)
 def _add_to_fields(B, o, a, b, out):
-    """Add the voxels of the cells a .. b - 1, in the scratch from `o` on, to a row of fields of two cells."""
+    """Add the cells a .. b - 1, in the scratch from `o` on, to a row of fields of two cells. Overwrites them."""
+    # Cells before and after that share a field with these.
     if a & 1:
-        out[a // 2] += B[o] + B[o + ONE]
-        o += TWO
-        a += 1
-    for x in range((b - a) // 2):
-        i = o + U(4 * x)
-        out[a // 2 + x] += B[i] + B[i + ONE] + B[i + TWO] + B[i + THREE]
-    if (b - a) & 1 and a < b:
-        i = o + U(2 * (b - 1 - a))
-        out[b // 2] += B[i] + B[i + ONE]
+        o -= ONE
+        B[o] = np.float32(0)
+    if b & 1:
+        B[o + U(b - a // 2 * 2)] = np.float32(0)
+    first = a // 2
+    count = (b + 1) // 2 - first
+    for k in range(0, count, LANES):
+        even, odd = load_apart(B, o + U(2 * k))
+        store(B, o + U(k), even + odd)
+    for k in range(count):
+        out[first + k] += B[o + U(k)]
 
 
 @njit(**INLINED)
-def _sum_planes(fixed, z, y, y0, x0, a, b, R):
-    """Sums of M, M^2, F M, F, F^2 over the five planes around z, and around z + 1, voxels a .. b - 1 of row y.
+def _copy_row(row, a, b, R, o):
+    """The voxels of the cells a .. b - 1 of a row of an image -> R[o:], even ones apart from odd ones."""
+    even = U(o)
+    odd = U(o + PITCH)
+    pairs = min(b, row.size // 2) - a
+    voxels = row[2 * a :]
+    for k in range(0, pairs if pairs >= LANES else 0, LANES):
+        i = min(k, pairs - LANES)
+        first, second = load_apart(voxels, U(2 * i))
+        store(R, even + U(i), first)
+        store(R, odd + U(i), second)
+    for k in range(pairs if pairs < LANES else 0):
+        R[even + U(k)] = voxels[U(2 * k)]
+        R[odd + U(k)] = voxels[U(2 * k + 1)]
+    if pairs < b - a:
+        R[even + U(pairs)] = voxels[U(2 * pairs)]
+
+
+@njit(**INLINED)
+def _extend_row(a, b, X, R, o):
+    """Repeat the voxels at the edges of the image in the cells beyond; the cells a .. b - 1 are in R[o:]."""
+    if a == 0:
+        R[o - 1] = R[o]
+        R[o - 1 + PITCH] = R[o]
+    if 2 * b >= X:
+        last = o + b - a
+        if X & 1:
+            R[last - 1 + PITCH] = R[last - 1]
+        R[last] = R[last - 1 + PITCH]
+        R[last + PITCH] = R[last]
+
+
+@njit(**INLINED)
+def _sum_planes(z, Z, y, row, first, count, R):
+    """Sums of M, M^2, F M, F, F^2 over the five planes around z, and around z + 1, of a row of `count` cells.
 
     Planes beyond the image repeat its edge.
     """
-    Z = fixed.shape[0]
-    k0 = max(z - 2, 0)
-    k1 = max(z - 1, 0)
-    k3 = min(z + 1, Z - 1)
-    k4 = min(z + 2, Z - 1)
-    k5 = min(z + 3, Z - 1)
-    o = WARPED + (y - y0) * PITCH + PAD - x0 + a
-    pitch = RING_ROWS * PITCH
-    m0 = U(o + (k0 % RING) * pitch)
-    m1 = U(o + (k1 % RING) * pitch)
-    m2 = U(o + (z % RING) * pitch)
-    m3 = U(o + (k3 % RING) * pitch)
-    m4 = U(o + (k4 % RING) * pitch)
-    m5 = U(o + (k5 % RING) * pitch)
-    F0 = fixed[k0, y, a:b]
-    F1 = fixed[k1, y, a:b]
-    F2 = fixed[z, y, a:b]
-    F3 = fixed[k3, y, a:b]
-    F4 = fixed[k4, y, a:b]
-    F5 = fixed[k5, y, a:b]
-    o = COLUMNS + (y % RING) * 2 * SUMS * PITCH + PAD - x0 + a
-    s = U(o)
-    s_mm = U(o + MM * PITCH)
-    s_fm = U(o + FM * PITCH)
-    s_f = U(o + F * PITCH)
-    s_ff = U(o + FF * PITCH)
-    o += SUMS * PITCH
-    t = U(o)
-    t_mm = U(o + MM * PITCH)
-    t_fm = U(o + FM * PITCH)
-    t_f = U(o + F * PITCH)
-    t_ff = U(o + FF * PITCH)
-    # Few rows in a loop: with more it is not vectorised.
-    for i in range(b - a):
-        x = U(i)
-        common = R[m1 + x] + R[m2 + x] + R[m3 + x] + R[m4 + x]
-        R[s + x] = common + R[m0 + x]
-        R[t + x] = common + R[m5 + x]
-        common = R[m1 + x] * R[m1 + x] + R[m2 + x] * R[m2 + x] + R[m3 + x] * R[m3 + x] + R[m4 + x] * R[m4 + x]
-        R[s_mm + x] = common + R[m0 + x] * R[m0 + x]
-        R[t_mm + x] = common + R[m5 + x] * R[m5 + x]
-    for i in range(b - a):
-        x = U(i)
-        common = F1[x] + F2[x] + F3[x] + F4[x]
-        R[s_f + x] = common + F0[x]
-        R[t_f + x] = common + F5[x]
-        common = F1[x] * F1[x] + F2[x] * F2[x] + F3[x] * F3[x] + F4[x] * F4[x]
-        R[s_ff + x] = common + F0[x] * F0[x]
-        R[t_ff + x] = common + F5[x] * F5[x]
-    for i in range(b - a):
-        x = U(i)
-        common = R[m1 + x] * F1[x] + R[m2 + x] * F2[x] + R[m3 + x] * F3[x] + R[m4 + x] * F4[x]
-        R[s_fm + x] = common
-        R[t_fm + x] = common
-    for i in range(b - a):
-        x = U(i)
-        R[s_fm + x] += R[m0 + x] * F0[x]
-        R[t_fm + x] += R[m5 + x] * F5[x]
+    o = IMAGES + row * IMAGE_ROW + first
+    for side in range(2):
+        m0 = U(o + (max(z - 2, 0) % RING) * IMAGE_PLANE)
+        m1 = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
+        m2 = U(o + (z % RING) * IMAGE_PLANE)
+        m3 = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
+        m4 = U(o + (min(z + 2, Z - 1) % RING) * IMAGE_PLANE)
+        m5 = U(o + (min(z + 3, Z - 1) % RING) * IMAGE_PLANE)
+        f0 = m0 + U(FIXED)
+        f1 = m1 + U(FIXED)
+        f2 = m2 + U(FIXED)
+        f3 = m3 + U(FIXED)
+        f4 = m4 + U(FIXED)
+        f5 = m5 + U(FIXED)
+        s = U(COLUMNS + (y % RING) * 2 * SUMS + side * PITCH + first)
+        t = s + U(SUMS)
+        o += PITCH
+        for k in range(0, count, LANES):
+            x = U(k)
+            M0 = load(R, m0 + x)
+            M1 = load(R, m1 + x)
+            M2 = load(R, m2 + x)
+            M3 = load(R, m3 + x)
+            M4 = load(R, m4 + x)
+            M5 = load(R, m5 + x)
+            F0 = load(R, f0 + x)
+            F1 = load(R, f1 + x)
+            F2 = load(R, f2 + x)
+            F3 = load(R, f3 + x)
+            F4 = load(R, f4 + x)
+            F5 = load(R, f5 + x)
+            common = M1 + M2 + M3 + M4
+            store(R, s + x, common + M0)
+            store(R, t + x, common + M5)
+            common = M1 * M1 + M2 * M2 + M3 * M3 + M4 * M4
+            store(R, s + U(MM * VOXELS) + x, common + M0 * M0)
+            store(R, t + U(MM * VOXELS) + x, common + M5 * M5)
+            common = M1 * F1 + M2 * F2 + M3 * F3 + M4 * F4
+            store(R, s + U(FM * VOXELS) + x, common + M0 * F0)
+            store(R, t + U(FM * VOXELS) + x, common + M5 * F5)
+            common = F1 + F2 + F3 + F4
+            store(R, s + U(F * VOXELS) + x, common + F0)
+            store(R, t + U(F * VOXELS) + x, common + F5)
+            common = F1 * F1 + F2 * F2 + F3 * F3 + F4 * F4
+            store(R, s + U(FF * VOXELS) + x, common + F0 * F0)
+            store(R, t + U(FF * VOXELS) + x, common + F5 * F5)
 
 
 @njit(**INLINED)
-def _sum_rows(p, y, x0, a, b, X, Y, B, R):
-    """Sums over the five rows around y, and around y + 1, of plane p of the column sums; cells a .. b - 1.
+def _sum_rows(p, y, Y, first, count, B, R):
+    """Sums over the five rows around y, and around y + 1, of plane p of the column sums, `count` cells.
 
-    They reach two voxels further to either side; beyond the image they repeat its edge.
+    Rows beyond the image repeat its edge.
     """
-    first = max(2 * a - 2, 0)
-    last = min(2 * b + 2, X)
-    pitch = 2 * SUMS * PITCH
-    for c in range(SUMS):
-        o = COLUMNS + (p * SUMS + c) * PITCH + PAD - x0 + first
-        r0 = U(o + (max(y - 2, 0) % RING) * pitch)
-        r1 = U(o + (max(y - 1, 0) % RING) * pitch)
-        r2 = U(o + (y % RING) * pitch)
-        r3 = U(o + (min(y + 1, Y - 1) % RING) * pitch)
-        r4 = U(o + (min(y + 2, Y - 1) % RING) * pitch)
-        r5 = U(o + (min(y + 3, Y - 1) % RING) * pitch)
-        o = WINDOW + c * PITCH + PAD - x0 + first
-        s = U(o)
-        t = U(o + SUMS * PITCH)
-        for i in range(last - first):
-            x = U(i)
-            common = R[r1 + x] + R[r2 + x] + R[r3 + x] + R[r4 + x]
-            B[s + x] = common + R[r0 + x]
-            B[t + x] = common + R[r5 + x]
-    for c in range(2 * SUMS):
-        o = WINDOW + c * PITCH + PAD - x0
-        if first == 0:
-            B[o - 1] = B[o]
-            B[o - 2] = B[o]
-        if last == X:
-            B[o + X] = B[o + X - 1]
-            B[o + X + 1] = B[o + X - 1]
+    for c in range(0, SUMS, PITCH):
+        o = COLUMNS + p * SUMS + c + first
+        r0 = U(o + (max(y - 2, 0) % RING) * 2 * SUMS)
+        r1 = U(o + (max(y - 1, 0) % RING) * 2 * SUMS)
+        r2 = U(o + (y % RING) * 2 * SUMS)
+        r3 = U(o + (min(y + 1, Y - 1) % RING) * 2 * SUMS)
+        r4 = U(o + (min(y + 2, Y - 1) % RING) * 2 * SUMS)
+        r5 = U(o + (min(y + 3, Y - 1) % RING) * 2 * SUMS)
+        s = U(WINDOW + c + first)
+        t = s + U(SUMS)
+        for k in range(0, count, LANES):
+            x = U(k)
+            common = load(R, r1 + x) + load(R, r2 + x) + load(R, r3 + x) + load(R, r4 + x)
+            store(B, s + x, common + load(R, r0 + x))
+            store(B, t + x, common + load(R, r5 + x))
 
 
 @njit(**INLINED)
-def _add_voxels(fixed, z, y, q, y0, x0, a, b, floor_f, floor_m, kappa, B, R):
-    """Add the products of the voxels a .. b - 1 of row (z, y), the q-th row of its cell.
+def _add_voxels(z, Z, y, Y, y0, first, count, floor_f, floor_m, kappa, B, R):
+    """Add the products of the voxels of rows y and y + 1 of plane z, `count` cells."""
+    o = IMAGES + (y - y0) * IMAGE_ROW + first
+    here = U(o + (z % RING) * IMAGE_PLANE)
+    before = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
+    after = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
+    up = here - U(IMAGE_ROW) if y > 0 else here
+    next_row = here + U(IMAGE_ROW) if y < Y - 1 else here
+    down = here + U(2 * IMAGE_ROW) if y < Y - 2 else next_row
+    v = U(VALID + (z % VALID_RING) * VALID_PLANE + (y - y0) * VOXELS + first)
+    window = U(WINDOW + first)
+    out = U(PRODUCTS + first)
+    for k in range(0, count, LANES):
+        x = U(k)
+        p = _products(
+            window + x,
+            here + x,
+            before + x,
+            after + x,
+            up + x,
+            next_row + x,
+            v + x,
+            floor_f,
+            floor_m,
+            kappa,
+            B,
+            R,
+        )
+        q = _products(
+            window + U(SUMS) + x, here + U(IMAGE_ROW) + x, before + U(IMAGE_ROW) + x, after + U(IMAGE_ROW) + x,
+            here + x, down + x, v + U(VOXELS) + x, floor_f, floor_m, kappa, B, R,
+        )  # fmt: skip
+        _add(B, out + U(0 * PITCH) + x, p[0] + q[0])
+        _add(B, out + U(1 * PITCH) + x, p[1] + q[1])
+        _add(B, out + U(2 * PITCH) + x, p[2] + q[2])
+        _add(B, out + U(3 * PITCH) + x, p[3] + q[3])
+        _add(B, out + U(4 * PITCH) + x, p[4] + q[4])
+        _add(B, out + U(5 * PITCH) + x, p[5] + q[5])
+        _add(B, out + U(6 * PITCH) + x, p[6] + q[6])
+        _add(B, out + U(7 * PITCH) + x, p[7] + q[7])
+        _add(B, out + U(8 * PITCH) + x, p[8] + q[8])
+        _add(B, out + U(9 * PITCH) + x, p[9] + q[9])
+        _add(B, out + U(10 * PITCH) + x, p[10] + q[10])
 
-    For a literal q the rows of the scratch lie at distances known when the loop is compiled.
-    """
-    Z, Y, _ = fixed.shape
+
+@njit(**INLINED)
+def _add(B, i, vector):
+    store(B, i, load(B, i) + vector)
+
+
+@njit(**INLINED)
+def _products(window, m, before, after, up, down, v, floor_f, floor_m, kappa, B, R):
+    """Products of the two voxels of a cell in one row, summed."""
+    odd = U(PITCH)
+    m_even, m_odd = _window_sums(window + U(M * VOXELS), B)
+    mm_even, mm_odd = _window_sums(window + U(MM * VOXELS), B)
+    fm_even, fm_odd = _window_sums(window + U(FM * VOXELS), B)
+    f_even, f_odd = _window_sums(window + U(F * VOXELS), B)
+    ff_even, ff_odd = _window_sums(window + U(FF * VOXELS), B)
+    w, e, gain, s, s_rho2 = _fit(
+        m_even,
+        mm_even,
+        fm_even,
+        f_even,
+        ff_even,
+        load(R, m),
+        load(R, m + U(FIXED)),
+        load(R, v),
+        floor_f,
+        floor_m,
+        kappa,
+    )
+    jz = gain * (load(R, after) - load(R, before))
+    jy = gain * (load(R, down) - load(R, up))
+    jx = gain * (load(R, m + odd) - load(R, m + odd - ONE))
+    wz = w * jz
+    wy = w * jy
+    wx = w * jx
+    w, d, gain, t, t_rho2 = _fit(
+        m_odd,
+        mm_odd,
+        fm_odd,
+        f_odd,
+        ff_odd,
+        load(R, m + odd),
+        load(R, m + U(FIXED) + odd),
+        load(R, v + odd),
+        floor_f,
+        floor_m,
+        kappa,
+    )
+    kz = gain * (load(R, after + odd) - load(R, before + odd))
+    ky = gain * (load(R, down + odd) - load(R, up + odd))
+    kx = gain * (load(R, m + ONE) - load(R, m))
+    vz = w * kz
+    vy = w * ky
+    vx = w * kx
+    return (
+        wz * jz + vz * kz,
+        wz * jy + vz * ky,
+        wz * jx + vz * kx,
+        wy * jy + vy * ky,
+        wy * jx + vy * kx,
+        wx * jx + vx * kx,
+        wz * e + vz * d,
+        wy * e + vy * d,
+        wx * e + vx * d,
+        s_rho2 + t_rho2,
+        s + t,
+    )
+
+
+@njit(**INLINED)
+def _window_sums(i, B):
+    """Sums over the five voxels around the even one of a cell, and around the odd one."""
+    j = i + U(PITCH)
+    common = load(B, j - ONE) + load(B, i) + load(B, j) + load(B, i + ONE)
+    return common + load(B, i - ONE), common + load(B, j + ONE)
+
+
+@njit(**INLINED)
+def _fit(m, mm, fm, f, ff, here_m, here_f, valid, floor_f, floor_m, kappa):
+    """Weight w, residual e, half the gain a, and the score's s and s rho^2, from the sums over a window."""
     tiny = np.float32(1e-12)
     one = np.float32(1)
-    half = np.float32(0.5)
     n = np.float32(1 / 125)
-    kappa1 = kappa + one
-    t_m = U(WINDOW + q * SUMS * PITCH + PAD - 2)
-    t_mm = t_m + U(MM * PITCH)
-    t_fm = t_m + U(FM * PITCH)
-    t_f = t_m + U(F * PITCH)
-    t_ff = t_m + U(FF * PITCH)
-    row = (y - y0) * PITCH + PAD
-    pitch = RING_ROWS * PITCH
-    plane = WARPED + (z % RING) * pitch
-    left = U(plane + row - 1)
-    before = U(WARPED + (max(z - 1, 0) % RING) * pitch + row)
-    after = U(WARPED + (min(z + 1, Z - 1) % RING) * pitch + row)
-    up = U(plane + row + (max(y - 1, 0) - y) * PITCH)
-    down = U(plane + row + (min(y + 1, Y - 1) - y) * PITCH)
-    v = U(VALID + (z % RING) * pitch + row)
-    f = fixed[z, y, x0:]
-    for i in range(a - x0, b - x0):
-        x = U(i)
-        mean_m = _sum_of_five(B, t_m + x) * n
-        var_m = _sum_of_five(B, t_mm + x) * n
-        cov = _sum_of_five(B, t_fm + x) * n
-        mean_f = _sum_of_five(B, t_f + x) * n
-        var_f = _sum_of_five(B, t_ff + x) * n
-        var_m = max(var_m - mean_m * mean_m, tiny) + floor_m
-        var_f = max(var_f - mean_f * mean_f, tiny)
-        held_f = var_f + floor_f
-        cov -= mean_f * mean_m
-        k = one / (var_m * held_f)
-        gain = cov * k * held_f
-        w = R[v + x] * k * var_m
-        rho2 = min(cov * cov * k, one)
-        s = w * var_f
-        w *= kappa / (kappa1 - rho2)
-        e = (f[x] - mean_f) - gain * (R[left + x + ONE] - mean_m)
-        gain *= half
-        jz = gain * (R[after + x] - R[before + x])
-        jy = gain * (R[down + x] - R[up + x])
-        jx = gain * (R[left + x + TWO] - R[left + x])
-        B[U(TERMS) + x] = w
-        B[U(TERMS + PITCH) + x] = e
-        B[U(TERMS + 2 * PITCH) + x] = jz
-        B[U(TERMS + 3 * PITCH) + x] = jy
-        B[U(TERMS + 4 * PITCH) + x] = jx
-        B[U(PRODUCTS + SCORE * PITCH) + x] += s * rho2
-        B[U(PRODUCTS + WEIGHT * PITCH) + x] += s
-    for i in range(a - x0, b - x0):
-        x = U(i)
-        w = B[U(TERMS) + x]
-        e = B[U(TERMS + PITCH) + x]
-        jz = B[U(TERMS + 2 * PITCH) + x]
-        jy = B[U(TERMS + 3 * PITCH) + x]
-        jx = B[U(TERMS + 4 * PITCH) + x]
-        wz = w * jz
-        wy = w * jy
-        wx = w * jx
-        out = U(PRODUCTS) + x
-        B[out] += wz * jz
-        B[out + U(PITCH)] += wz * jy
-        B[out + U(2 * PITCH)] += wz * jx
-        B[out + U(3 * PITCH)] += wy * jy
-        B[out + U(4 * PITCH)] += wy * jx
-        B[out + U(5 * PITCH)] += wx * jx
-        B[out + U(6 * PITCH)] += wz * e
-        B[out + U(7 * PITCH)] += wy * e
-        B[out + U(8 * PITCH)] += wx * e
-
-
-@njit(**INLINED)
-def _sum_of_five(B, i):
-    return B[i] + B[i + ONE] + B[i + TWO] + B[i + THREE] + B[i + FOUR]
+    mean_m = m * n
+    mean_f = f * n
+    var_m = most(mm * n - mean_m * mean_m, tiny) + floor_m
+    var_f = most(ff * n - mean_f * mean_f, tiny)
+    held_f = var_f + floor_f
+    cov = fm * n - mean_f * mean_m
+    k = one / (var_m * held_f)
+    gain = cov * k * held_f
+    w = valid * k * var_m
+    rho2 = least(cov * cov * k, one)
+    s = w * var_f
+    w = w * (kappa / (kappa + one - rho2))
+    e = (here_f - mean_f) - gain * (here_m - mean_m)
+    return w, e, gain * np.float32(0.5), s, s * rho2

@@ -5,7 +5,9 @@ row by row; the affine acts on the coordinates. Coordinates are counted from a v
 that float32 holds them as well in a volume of any size, and offsets into the moving image are of 64 bits.
 
 Rows of intermediates lie in *one* 1-D buffer at the constant pitch `PITCH`: the compiler then proves that
-they do not overlap and vectorises without run-time checks.
+they do not overlap and vectorises without run-time checks. A row of voxels is held as two rows, its even voxels and
+`PITCH` later its odd ones: both are rows of cells, as the displacement and the equations are, and nothing need
+be shuffled between them. Loops run on to whole vectors where they write to such rows alone.
 """
 
 from __future__ import annotations
@@ -13,18 +15,39 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, LANES, U, interpolate, prefetch
+from weft.registration.backends.native_jit import INLINED, U, prefetch
+from weft.registration.backends.native_vectors import (
+    LANES,
+    count_lanes,
+    floor,
+    integers,
+    least,
+    less,
+    load,
+    load_pairs,
+    most,
+    store,
+)
 
 TILE_X = 128  # cells of 2 voxels: the longest row
-PITCH = 2 * TILE_X + 32  # floats from row to row of the scratch
-PAD = 4  # floats before a row's first voxel
-ASKED = 2  # voxels of a row from one prefetched to the next: with one in a line (16 floats) a fifth of the pass is lost
-AXES = 3  # rows of scratch for the coordinates, and for the displacement on cells
+PAD = 1  # cells before a tile's first
+PITCH = TILE_X + LANES  # floats from row to row: a tile with its neighbours, and whole vectors
+VOXELS = 2 * PITCH
+# Offsets into the scratch: rows of voxels with the coordinates, and of cells with the displacement.
+PLACES = 0
+CELLS = 3 * VOXELS
+WARP_SCRATCH = CELLS + 3 * PITCH
+
+
+@njit(**INLINED)
+def whole(n):
+    """n, rounded up to whole vectors."""
+    return (n + LANES - 1) // LANES * LANES
 
 
 @njit(**INLINED)
 def warp_row(
-    z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narrow, values, B, C, offsets, R, m, v
+    z, y, a, b, u, linear, shift, moving, fixed_mask, moving_mask, narrow, values, B, offsets, R, m, v
 ):
     """Pull back the voxels of the cells a .. b - 1 of row (z, y): values -> R[m:], weights -> R[v:].
 
@@ -38,70 +61,69 @@ def warp_row(
         (3, Zc, Yc, Xc) float32 on cells of 2^3 voxels.
     linear, shift
         (3, 3) and (3,) float64: fixed index -> moving index.
-    B, C, offsets
-        Scratch: at least `AXES` rows of `PITCH` floats each, and one row of int64.
+    B, offsets
+        Scratch: at least `WARP_SCRATCH` floats, and `VOXELS` int64.
     """
     Zm, Ym, Xm = moving.shape
-    X = fixed_mask.shape[2] if fixed_mask.size else np.int64(2) * u.shape[3]
-    count = 2 * (b - a)
-    padded = (count + LANES - 1) // LANES * LANES
-    zero = np.float32(0)
-    one = np.float32(1)
+    count = b - a
+    padded = whole(count)
     half = np.float32(0.5)
-    PY = U(PITCH)
-    PX = U(2 * PITCH)
-    nz, ny, nx = _positions(z, y, a, b, u, linear, shift, B, C)
-    # The image's first and last voxel in the row's own coordinates.
+    odd = U(PITCH)
+    PY = U(PLACES + VOXELS)
+    PX = U(PLACES + 2 * VOXELS)
+    _displace(z, y, a, b, u, linear, B)
+    # Coordinates are counted from the voxel (nz, ny, nx); bases are those of the row's first voxel, displaced by nothing.
+    nz, base_z = _origin(0, z, y, a, linear, shift)
+    ny, base_y = _origin(1, z, y, a, linear, shift)
+    nx, base_x = _origin(2, z, y, a, linear, shift)
+    step_z = np.float32(linear[0, 2])
+    step_y = np.float32(linear[1, 2])
+    step_x = np.float32(linear[2, 2])
+    # The image's first and last voxel.
     first_z = np.float32(-nz)
     first_y = np.float32(-ny)
     first_x = np.float32(-nx)
     last_z = np.float32(Zm - 1 - nz)
     last_y = np.float32(Ym - 1 - ny)
     last_x = np.float32(Xm - 1 - nx)
-    m = U(m)
-    v = U(v)
-    if not narrow:
-        for k in range(count):
-            R[v + U(k)] = one
-    for k in range(count):
-        x = U(k)
-        pz = B[x]
-        py = B[PY + x]
-        px = B[PX + x]
-        out = max(first_z - pz, pz - last_z)
-        out = max(out, max(first_y - py, py - last_y))
-        out = max(out, max(first_x - px, px - last_x))
-        R[v + x] *= one if out < half else zero
-    corner_z = np.int32(Zm - 2 - nz)
-    corner_y = np.int32(Ym - 2 - ny)
-    corner_x = np.int32(Xm - 2 - nx)
     pitch_y = np.int64(Xm)
     pitch_z = np.int64(Xm) * np.int64(Ym)
     start = nz * pitch_z + ny * pitch_y + nx
-    # Voxels after the last one, up to a multiple of what is interpolated at once, lie anywhere in the image.
-    for k in range(padded):
+    m = U(m)
+    v = U(v)
+    for k in range(0, padded, LANES):
         x = U(k)
-        pz = min(max(B[x], first_z), last_z)
-        py = min(max(B[PY + x], first_y), last_y)
-        px = min(max(B[PX + x], first_x), last_x)
-        iz = min(np.int32(np.floor(pz)), corner_z)
-        iy = min(np.int32(np.floor(py)), corner_y)
-        ix = min(np.int32(np.floor(px)), corner_x)
-        B[x] = pz - np.float32(iz)
-        B[PY + x] = py - np.float32(iy)
-        B[PX + x] = px - np.float32(ix)
-        offsets[x] = start + np.int64(iz) * pitch_z + np.int64(iy) * pitch_y + np.int64(ix)
+        cell = np.float32(2 * k) + count_lanes() * np.float32(2)
+        even_z, odd_z = _upsample(CELLS, x, base_z + cell * step_z, step_z, B)
+        even_y, odd_y = _upsample(CELLS + PITCH, x, base_y + cell * step_y, step_y, B)
+        even_x, odd_x = _upsample(CELLS + 2 * PITCH, x, base_x + cell * step_x, step_x, B)
+        for side in range(2):
+            x = U(k + side * PITCH)
+            iz, fz, out_z = _split(odd_z if side else even_z, first_z, last_z)
+            iy, fy, out_y = _split(odd_y if side else even_y, first_y, last_y)
+            ix, fx, out_x = _split(odd_x if side else even_x, first_x, last_x)
+            store(B, U(PLACES) + x, fz)
+            store(B, PY + x, fy)
+            store(B, PX + x, fx)
+            store(offsets, x, iz * pitch_z + iy * pitch_y + ix + start)
+            weight = less(most(out_z, most(out_y, out_x)), half)
+            if narrow:
+                weight = weight * load(R, v + x)
+            store(R, v + x, weight)
     if fixed_mask.size:
         mask_row = fixed_mask[z, y]
-        for k in range(min(count, X - 2 * a)):
-            R[v + U(k)] *= mask_row[2 * a + k]
+        for k in range(count):
+            R[v + U(k)] *= mask_row[2 * (a + k)]
+        for k in range(min(count, mask_row.size // 2 - a)):
+            R[v + odd + U(k)] *= mask_row[2 * (a + k) + 1]
     if moving_mask.size:
         mask = moving_mask.reshape(-1)
-        for k in range(count):
-            x = U(k)
-            i = offsets[x] + np.int64(B[x] + half) * pitch_z
-            i += np.int64(B[PY + x] + half) * pitch_y
-            R[v + x] *= mask[i + np.int64(B[PX + x] + half)]
+        for side in range(2):
+            for k in range(count):
+                x = U(k + side * PITCH)
+                i = offsets[x] + np.int64(B[U(PLACES) + x] + half) * pitch_z
+                i += np.int64(B[PY + x] + half) * pitch_y
+                R[v + x] *= mask[i + np.int64(B[PX + x] + half)]
     if not values:
         return
     # The eight corners of a voxel are found in four shifted views with the same offset.
@@ -109,22 +131,35 @@ def warp_row(
     m01 = m00[Xm:]
     m10 = m00[pitch_z:]
     m11 = m00[pitch_z + Xm :]
-    # What the next row is the first to need lies at its last corner: it comes while this one is worked off.
+    # What the next row is the first to need lies at its last corner: it comes while this one is worked off. Asked for
+    # every other voxel: with one in a line (16 floats) a fifth of the pass is lost.
     ahead = np.int64(np.rint(linear[0, 1])) * pitch_z + np.int64(np.rint(linear[1, 1])) * pitch_y
     ahead += np.int64(np.rint(linear[2, 1]))
-    for k in range(0, count, ASKED):
+    for k in range(count):
         prefetch(m11, U(offsets[U(k)] + ahead))
-    prefetch(m11, U(offsets[U(count - 1)] + ahead))
-    for k in range(0, padded, LANES):
-        interpolate(m00, m01, m10, m11, offsets, B, PY, U(k), R, m + U(k))
+    prefetch(m11, U(offsets[U(count - 1) + odd] + ahead))
+    for side in range(0, VOXELS, PITCH):
+        for k in range(side, side + padded, LANES):
+            x = U(k)
+            fz = load(B, U(PLACES) + x)
+            fy = load(B, PY + x)
+            fx = load(B, PX + x)
+            p = _between(load_pairs(m00, offsets, x), fx)
+            q = _between(load_pairs(m01, offsets, x), fx)
+            r = _between(load_pairs(m10, offsets, x), fx)
+            s = _between(load_pairs(m11, offsets, x), fx)
+            store(R, m + x, _between((_between((p, q), fy), _between((r, s), fy)), fz))
 
 
 @njit(**INLINED)
-def _positions(z, y, a, b, u, linear, shift, B, C):
-    """Where the voxels of the cells a .. b - 1 of row (z, y) lie in the moving image.
+def _between(values, fraction):
+    first, second = values
+    return first + fraction * (second - first)
 
-    Writes three rows of float32 to B (and the displacement on cells to C), counted from the voxel (nz, ny, nx), which is returned.
-    """
+
+@njit(**INLINED)
+def _displace(z, y, a, b, u, linear, B):
+    """The displacement at row (z, y) of voxels on the cells a - 1 .. b (edges repeated), in voxels of the moving image."""
     Zc, Yc, Xc = u.shape[1:]
     z0, z1, a0, a1 = neighbours(z, Zc)
     y0, y1, b0, b1 = neighbours(y, Yc)
@@ -132,56 +167,69 @@ def _positions(z, y, a, b, u, linear, shift, B, C):
     w01 = a0 * b1
     w10 = a1 * b0
     w11 = a1 * b1
-    n = b - a
     lower = max(a - 1, 0)
     upper = min(b + 1, Xc)
-    start = 1 + lower - a
     for c in range(3):
         p = u[c, z0, y0, lower:upper]
         q = u[c, z0, y1, lower:upper]
         r = u[c, z1, y0, lower:upper]
         s = u[c, z1, y1, lower:upper]
-        o = U(start + c * PITCH)
-        for k in range(upper - lower):
+        row = CELLS + c * PITCH
+        o = U(row + 1 + lower - a)
+        n = upper - lower
+        for k in range(0, n if n >= LANES else 0, LANES):
+            x = U(min(k, n - LANES))
+            value = w00 * load(p, x) + w01 * load(q, x) + w10 * load(r, x) + w11 * load(s, x)
+            store(B, o + x, value)
+        for k in range(n if n < LANES else 0):
             x = U(k)
-            C[o + x] = w00 * p[x] + w01 * q[x] + w10 * r[x] + w11 * s[x]
-        row = c * PITCH
+            B[o + x] = w00 * p[x] + w01 * q[x] + w10 * r[x] + w11 * s[x]
         if a == 0:
-            C[row] = C[row + 1]
+            B[row] = B[row + 1]
         if b == Xc:
-            C[row + n + 1] = C[row + n]
-    return (
-        _position(0, z, y, a, n, linear, shift, B, C),
-        _position(1, z, y, a, n, linear, shift, B, C),
-        _position(2, z, y, a, n, linear, shift, B, C),
-    )
+            B[row + 1 + b - a] = B[row + b - a]
+    zz, zy, zx = _row(linear, 0)
+    yz, yy, yx = _row(linear, 1)
+    xz, xy, xx = _row(linear, 2)
+    for k in range(0, b - a + 2, LANES):
+        x = U(k)
+        uz = load(B, U(CELLS) + x)
+        uy = load(B, U(CELLS + PITCH) + x)
+        ux = load(B, U(CELLS + 2 * PITCH) + x)
+        store(B, U(CELLS) + x, zz * uz + zy * uy + zx * ux)
+        store(B, U(CELLS + PITCH) + x, yz * uz + yy * uy + yx * ux)
+        store(B, U(CELLS + 2 * PITCH) + x, xz * uz + xy * uy + xx * ux)
 
 
 @njit(**INLINED)
-def _position(axis, z, y, a, n, linear, shift, B, C):
-    """One row of coordinates, from the displacement on cells; the voxel that they are counted from."""
-    first = linear[axis, 0] * z + linear[axis, 1] * y + linear[axis, 2] * (2 * a) + shift[axis]
-    origin = np.floor(first)
-    base = np.float32(first - origin)
-    A0 = np.float32(linear[axis, 0])
-    A1 = np.float32(linear[axis, 1])
-    A2 = np.float32(linear[axis, 2])
-    near = np.float32(0.75)
-    far = np.float32(0.25)
-    o = U(axis * PITCH)
-    p = U(0)
-    q = p + U(PITCH)
-    r = q + U(PITCH)
-    for k in range(n):
-        x = U(k)
-        f = base + A2 * np.float32(2 * k)
-        left = A0 * C[p + x] + A1 * C[q + x] + A2 * C[r + x]
-        here = A0 * C[p + x + U(1)] + A1 * C[q + x + U(1)] + A2 * C[r + x + U(1)]
-        right = A0 * C[p + x + U(2)] + A1 * C[q + x + U(2)] + A2 * C[r + x + U(2)]
-        i = o + x + x
-        B[i] = far * left + near * here + f
-        B[i + U(1)] = near * here + far * right + f + A2
-    return np.int64(origin)
+def _row(linear, axis):
+    return np.float32(linear[axis, 0]), np.float32(linear[axis, 1]), np.float32(linear[axis, 2])
+
+
+@njit(**INLINED)
+def _origin(axis, z, y, a, linear, shift):
+    """Where the first voxel of cell a of row (z, y) comes to lie without displacement: a voxel, and how far beyond it."""
+    place = linear[axis, 0] * z + linear[axis, 1] * y + linear[axis, 2] * (2 * a) + shift[axis]
+    origin = np.floor(place)
+    return np.int64(origin), np.float32(place - origin)
+
+
+@njit(**INLINED)
+def _upsample(row, x, place, step, B):
+    """Coordinates of the two voxels of a cell, from what a row of the scratch holds of the cells around it."""
+    o = U(row) + x
+    quarter = np.float32(0.25)
+    place = place + np.float32(0.75) * load(B, o + U(1))
+    return place + quarter * load(B, o), place + step + quarter * load(B, o + U(2))
+
+
+@njit(**INLINED)
+def _split(place, first, last):
+    """A coordinate, clamped: the voxel before it, how far beyond that it lies; and how far outside first .. last it was."""
+    out = most(first - place, place - last)
+    place = least(most(place, first), last)
+    i = least(floor(place), last - np.float32(1))
+    return integers(i), place - i, out
 
 
 @njit(**INLINED)
