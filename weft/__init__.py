@@ -16,7 +16,7 @@ def _keep_kernels_apart() -> None:
     sha = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         source = path.read_bytes()
-        if b"njit" in source:
+        if b"numba" in source:
             sha.update(source)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weft"
     try:

@@ -240,36 +240,29 @@ def _sum_planes(z, Z, y, row, first, count, R):
     Planes beyond the image repeat its edge.
     """
     o = IMAGES + row * IMAGE_ROW + first
-    for side in range(2):
-        m0 = U(o + (max(z - 2, 0) % RING) * IMAGE_PLANE)
-        m1 = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
-        m2 = U(o + (z % RING) * IMAGE_PLANE)
-        m3 = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
-        m4 = U(o + (min(z + 2, Z - 1) % RING) * IMAGE_PLANE)
-        m5 = U(o + (min(z + 3, Z - 1) % RING) * IMAGE_PLANE)
-        f0 = m0 + U(FIXED)
-        f1 = m1 + U(FIXED)
-        f2 = m2 + U(FIXED)
-        f3 = m3 + U(FIXED)
-        f4 = m4 + U(FIXED)
-        f5 = m5 + U(FIXED)
-        s = U(COLUMNS + (y % RING) * 2 * SUMS + side * PITCH + first)
-        t = s + U(SUMS)
-        o += PITCH
-        for k in range(0, count, LANES):
-            x = U(k)
-            M0 = load(R, m0 + x)
-            M1 = load(R, m1 + x)
-            M2 = load(R, m2 + x)
-            M3 = load(R, m3 + x)
-            M4 = load(R, m4 + x)
-            M5 = load(R, m5 + x)
-            F0 = load(R, f0 + x)
-            F1 = load(R, f1 + x)
-            F2 = load(R, f2 + x)
-            F3 = load(R, f3 + x)
-            F4 = load(R, f4 + x)
-            F5 = load(R, f5 + x)
+    r0 = U(o + (max(z - 2, 0) % RING) * IMAGE_PLANE)
+    r1 = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
+    r2 = U(o + (z % RING) * IMAGE_PLANE)
+    r3 = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
+    r4 = U(o + (min(z + 2, Z - 1) % RING) * IMAGE_PLANE)
+    r5 = U(o + (min(z + 3, Z - 1) % RING) * IMAGE_PLANE)
+    s = U(COLUMNS + (y % RING) * 2 * SUMS + first)
+    t = s + U(SUMS)
+    for k in range(0, count, LANES):
+        for side in range(2):
+            x = U(k + side * PITCH)
+            M0 = load(R, r0 + x)
+            M1 = load(R, r1 + x)
+            M2 = load(R, r2 + x)
+            M3 = load(R, r3 + x)
+            M4 = load(R, r4 + x)
+            M5 = load(R, r5 + x)
+            F0 = load(R, r0 + U(FIXED) + x)
+            F1 = load(R, r1 + U(FIXED) + x)
+            F2 = load(R, r2 + U(FIXED) + x)
+            F3 = load(R, r3 + U(FIXED) + x)
+            F4 = load(R, r4 + U(FIXED) + x)
+            F5 = load(R, r5 + U(FIXED) + x)
             common = M1 + M2 + M3 + M4
             store(R, s + x, common + M0)
             store(R, t + x, common + M5)
@@ -293,18 +286,18 @@ def _sum_rows(p, y, Y, first, count, B, R):
 
     Rows beyond the image repeat its edge.
     """
-    for c in range(0, SUMS, PITCH):
-        o = COLUMNS + p * SUMS + c + first
-        r0 = U(o + (max(y - 2, 0) % RING) * 2 * SUMS)
-        r1 = U(o + (max(y - 1, 0) % RING) * 2 * SUMS)
-        r2 = U(o + (y % RING) * 2 * SUMS)
-        r3 = U(o + (min(y + 1, Y - 1) % RING) * 2 * SUMS)
-        r4 = U(o + (min(y + 2, Y - 1) % RING) * 2 * SUMS)
-        r5 = U(o + (min(y + 3, Y - 1) % RING) * 2 * SUMS)
-        s = U(WINDOW + c + first)
-        t = s + U(SUMS)
-        for k in range(0, count, LANES):
-            x = U(k)
+    o = COLUMNS + p * SUMS + first
+    r0 = U(o + (max(y - 2, 0) % RING) * 2 * SUMS)
+    r1 = U(o + (max(y - 1, 0) % RING) * 2 * SUMS)
+    r2 = U(o + (y % RING) * 2 * SUMS)
+    r3 = U(o + (min(y + 1, Y - 1) % RING) * 2 * SUMS)
+    r4 = U(o + (min(y + 2, Y - 1) % RING) * 2 * SUMS)
+    r5 = U(o + (min(y + 3, Y - 1) % RING) * 2 * SUMS)
+    s = U(WINDOW + first)
+    t = s + U(SUMS)
+    for k in range(0, count, LANES):
+        for c in range(0, SUMS, PITCH):
+            x = U(k + c)
             common = load(R, r1 + x) + load(R, r2 + x) + load(R, r3 + x) + load(R, r4 + x)
             store(B, s + x, common + load(R, r0 + x))
             store(B, t + x, common + load(R, r5 + x))

@@ -187,6 +187,21 @@ def _less(builder, a, b):
     return builder.uitofp(builder.fcmp_ordered("<", a, b, flags=FAST), FLOATS)
 
 
+def _extreme(name: str) -> Any:
+    def function(typing, a):
+        def generate(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.FloatType(), [FLOATS])
+            reduce = cgutils.get_or_insert_function(
+                builder.module, kind, f"llvm.vector.reduce.{name}.v{LANES}f32"
+            )
+            return builder.call(reduce, arguments)
+
+        return types.float32(a), generate
+
+    function.__doc__ = f"The {name[1:]}imum of a vector's numbers."
+    return intrinsic(function)
+
+
 def _floor(typing, a):
     """The greatest whole number that is not above, lane by lane."""
 
@@ -224,6 +239,8 @@ store: Any = intrinsic(_store)
 least: Any = _each(_least)
 most: Any = _each(_most)
 less: Any = _each(_less)
+lowest: Any = _extreme("fmin")
+highest: Any = _extreme("fmax")
 floor: Any = intrinsic(_floor)
 integers: Any = intrinsic(_integers)
 count_lanes: Any = intrinsic(_count)

@@ -20,11 +20,13 @@ from weft.registration.backends.native_vectors import (
     LANES,
     count_lanes,
     floor,
+    highest,
     integers,
     least,
     less,
     load,
     load_pairs,
+    lowest,
     most,
     store,
 )
@@ -36,7 +38,7 @@ VOXELS = 2 * PITCH
 # Offsets into the scratch: rows of voxels with the coordinates, and of cells with the displacement.
 PLACES = 0
 CELLS = 3 * VOXELS
-WARP_SCRATCH = CELLS + 3 * PITCH
+WARP_SCRATCH = CELLS + 3 * PITCH + LANES
 
 
 @njit(**INLINED)
@@ -91,25 +93,43 @@ def warp_row(
     start = nz * pitch_z + ny * pitch_y + nx
     m = U(m)
     v = U(v)
+    inside = (
+        _stays_inside(CELLS, count, base_z, step_z, first_z, last_z, B)
+        and _stays_inside(CELLS + PITCH, count, base_y, step_y, first_y, last_y, B)
+        and _stays_inside(CELLS + 2 * PITCH, count, base_x, step_x, first_x, last_x, B)
+    )
     for k in range(0, padded, LANES):
         x = U(k)
-        cell = np.float32(2 * k) + count_lanes() * np.float32(2)
-        even_z, odd_z = _upsample(CELLS, x, base_z + cell * step_z, step_z, B)
-        even_y, odd_y = _upsample(CELLS + PITCH, x, base_y + cell * step_y, step_y, B)
-        even_x, odd_x = _upsample(CELLS + 2 * PITCH, x, base_x + cell * step_x, step_x, B)
+        # Voxels after the row's last, up to a whole vector, lie where that does.
+        voxel = least(np.float32(2) * count_lanes() + np.float32(2 * k), np.float32(2 * count - 2))
+        even_z, odd_z = _upsample(CELLS, x, base_z + voxel * step_z, step_z, B)
+        even_y, odd_y = _upsample(CELLS + PITCH, x, base_y + voxel * step_y, step_y, B)
+        even_x, odd_x = _upsample(CELLS + 2 * PITCH, x, base_x + voxel * step_x, step_x, B)
         for side in range(2):
             x = U(k + side * PITCH)
-            iz, fz, out_z = _split(odd_z if side else even_z, first_z, last_z)
-            iy, fy, out_y = _split(odd_y if side else even_y, first_y, last_y)
-            ix, fx, out_x = _split(odd_x if side else even_x, first_x, last_x)
-            store(B, U(PLACES) + x, fz)
-            store(B, PY + x, fy)
-            store(B, PX + x, fx)
-            store(offsets, x, iz * pitch_z + iy * pitch_y + ix + start)
-            weight = less(most(out_z, most(out_y, out_x)), half)
-            if narrow:
-                weight = weight * load(R, v + x)
-            store(R, v + x, weight)
+            pz = odd_z if side else even_z
+            py = odd_y if side else even_y
+            px = odd_x if side else even_x
+            if inside:
+                if not narrow:
+                    store(R, v + x, np.float32(1))
+                iz = floor(pz)
+                iy = floor(py)
+                ix = floor(px)
+            else:
+                out = most(most(first_z - pz, pz - last_z), most(first_y - py, py - last_y))
+                weight = less(most(out, most(first_x - px, px - last_x)), half)
+                store(R, v + x, weight * load(R, v + x) if narrow else weight)
+                pz = least(most(pz, first_z), last_z)
+                py = least(most(py, first_y), last_y)
+                px = least(most(px, first_x), last_x)
+                iz = least(floor(pz), last_z - np.float32(1))
+                iy = least(floor(py), last_y - np.float32(1))
+                ix = least(floor(px), last_x - np.float32(1))
+            store(B, U(PLACES) + x, pz - iz)
+            store(B, PY + x, py - iy)
+            store(B, PX + x, px - ix)
+            store(offsets, x, integers(iz) * pitch_z + integers(iy) * pitch_y + integers(ix) + start)
     if fixed_mask.size:
         mask_row = fixed_mask[z, y]
         for k in range(count):
@@ -186,8 +206,8 @@ def _displace(z, y, a, b, u, linear, B):
             B[o + x] = w00 * p[x] + w01 * q[x] + w10 * r[x] + w11 * s[x]
         if a == 0:
             B[row] = B[row + 1]
-        if b == Xc:
-            B[row + 1 + b - a] = B[row + b - a]
+        # Up to whole vectors, and over the edge of the image.
+        store(B, o + U(n), B[o + U(n - 1)])
     zz, zy, zx = _row(linear, 0)
     yz, yy, yx = _row(linear, 1)
     xz, xy, xx = _row(linear, 2)
@@ -224,12 +244,19 @@ def _upsample(row, x, place, step, B):
 
 
 @njit(**INLINED)
-def _split(place, first, last):
-    """A coordinate, clamped: the voxel before it, how far beyond that it lies; and how far outside first .. last it was."""
-    out = most(first - place, place - last)
-    place = least(most(place, first), last)
-    i = least(floor(place), last - np.float32(1))
-    return integers(i), place - i, out
+def _stays_inside(row, count, place, step, first, last, B):
+    """Whether `count` cells lie between the first and last voxel along an axis, by more than what is rounded off."""
+    low = load(B, U(row))
+    high = low
+    for k in range(LANES, count + 2, LANES):
+        here = load(B, U(row) + U(k))
+        low = least(low, here)
+        high = most(high, here)
+    way = step * np.float32(2 * count - 1)
+    margin = np.float32(0.125)
+    before = place + lowest(low) + min(way, np.float32(0))
+    after = place + highest(high) + max(way, np.float32(0))
+    return before > first + margin and after < last - margin
 
 
 @njit(**INLINED)
