@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, JIT, U
+from weft.registration.backends.native_jit import INLINED, JIT, U, prefetch
 from weft.registration.backends.native_vectors import LANES, least, load, load_apart, most, store
 from weft.registration.backends.native_warp import PAD, PITCH, VOXELS, WARP_SCRATCH, warp_row
 
@@ -28,18 +28,21 @@ ONE = U(1)
 TILE_Y = 16  # cells
 RING = 6  # planes, and rows, that two adjacent windows see
 RING_ROWS = 2 * (TILE_Y + 2)
-# Offsets into the scratch, floats: window sums over z and y, two rows of voxels at a time;
-M, MM, FM, F, FF = range(5)
+# Offsets into the scratch, floats: window sums over z and y, for two planes of two rows of voxels;
+M, MM, FM, F, FF = (k * VOXELS for k in range(5))
 SUMS = 5 * VOXELS
 WINDOW = WARP_SCRATCH
 # products on cells: nine equations, the score and its weight.
-PRODUCTS = WINDOW + 2 * SUMS
+PRODUCTS = WINDOW + 4 * SUMS
 SCORE, WEIGHT = 9, 10
 SCRATCH = PRODUCTS + 11 * PITCH
 # Offsets into the rings, an array of their own, so that the compiler can tell them apart from the scratch: sums over
-# z, for two planes and six rows; the rows of both images, the warped one before the fixed; and their weights.
+# z, for two planes and two rows of cells, of both rows of voxels and of the latter; the rows of both images, the warped
+# one before the fixed; and their weights.
 COLUMNS = PITCH
-IMAGES = COLUMNS + RING * 2 * SUMS
+LATTER = 2 * SUMS
+CELL_SUMS = 2 * LATTER
+IMAGES = COLUMNS + 2 * CELL_SUMS
 FIXED = VOXELS
 IMAGE_ROW = 2 * VOXELS
 IMAGE_PLANE = RING_ROWS * IMAGE_ROW
@@ -86,7 +89,6 @@ def sum_tiles(
         axis, added to those of the fields of 2^3 cells.
     """
     Z, Y, X = fixed.shape
-    Yc = active.shape[1]
     in_fields = equations.shape[1:] != u.shape[1:]
     B = np.zeros(SCRATCH, np.float32)
     R = np.zeros(RINGS, np.float32)
@@ -144,9 +146,8 @@ def sum_tiles(
                         b = max(b, active[cz, k, 1])
                 a = max(a, cx0)
                 b = min(b, cx1)
-                if 0 <= cy < Yc and a < b:
-                    for y in range(2 * cy, min(2 * cy + 2, Y)):
-                        _sum_planes(z, Z, y, y - y0, PAD + a - 1 - cx0, b - a + 2, R)
+                if a < b:
+                    _sum_windows(z, Z, cy, Y, y0, PAD + a - 1 - cx0, b - a + 2, B, R)
                 cell = cy - 1
                 if cell < cy0:
                     continue
@@ -159,8 +160,7 @@ def sum_tiles(
                 for k in range(PRODUCTS, PRODUCTS + 11 * PITCH):
                     B[k] = np.float32(0)
                 for p in range(min(2, Z - z)):
-                    _sum_rows(p, y, Y, first - 1, b - a + 2, B, R)
-                    _add_voxels(z + p, Z, y, Y, y0, first, b - a, floor_f, floor_m, kappa, B, R)
+                    _add_voxels(p, z + p, Z, y, Y, y0, first, b - a, floor_f, floor_m, kappa, B, R)
                 for k in range(9):
                     o = U(PRODUCTS + k * PITCH + first)
                     if in_fields:
@@ -209,6 +209,9 @@ def _copy_row(row, a, b, R, o):
     voxels = row[2 * a :]
     for k in range(0, pairs if pairs >= LANES else 0, LANES):
         i = min(k, pairs - LANES)
+        # The next row is asked for as this one is read.
+        prefetch(voxels, U(2 * i + row.size))
+        prefetch(voxels, U(2 * i + row.size + LANES))
         first, second = load_apart(voxels, U(2 * i))
         store(R, even + U(i), first)
         store(R, odd + U(i), second)
@@ -234,77 +237,87 @@ def _extend_row(a, b, X, R, o):
 
 
 @njit(**INLINED)
-def _sum_planes(z, Z, y, row, first, count, R):
-    """Sums of M, M^2, F M, F, F^2 over the five planes around z, and around z + 1, of a row of `count` cells.
+def _sum_windows(z, Z, cy, Y, y0, first, count, B, R):
+    """Window sums over z and y for the row of cells before row cy, planes z and z + 1: `count` cells.
 
-    Planes beyond the image repeat its edge.
+    Rows and planes beyond the image repeat its edge.
     """
-    o = IMAGES + row * IMAGE_ROW + first
-    r0 = U(o + (max(z - 2, 0) % RING) * IMAGE_PLANE)
-    r1 = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
-    r2 = U(o + (z % RING) * IMAGE_PLANE)
-    r3 = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
-    r4 = U(o + (min(z + 2, Z - 1) % RING) * IMAGE_PLANE)
-    r5 = U(o + (min(z + 3, Z - 1) % RING) * IMAGE_PLANE)
-    s = U(COLUMNS + (y % RING) * 2 * SUMS + first)
-    t = s + U(SUMS)
+    o = IMAGES + first
+    row = U(o + (min(max(2 * cy, 0), Y - 1) - y0) * IMAGE_ROW)
+    next_row = U(o + (min(max(2 * cy + 1, 0), Y - 1) - y0) * IMAGE_ROW)
+    p0 = U((max(z - 2, 0) % RING) * IMAGE_PLANE)
+    p1 = U((max(z - 1, 0) % RING) * IMAGE_PLANE)
+    p2 = U((z % RING) * IMAGE_PLANE)
+    p3 = U((min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
+    p4 = U((min(z + 2, Z - 1) % RING) * IMAGE_PLANE)
+    p5 = U((min(z + 3, Z - 1) % RING) * IMAGE_PLANE)
+    before = U(COLUMNS + (cy & 1) * CELL_SUMS + first)
+    here = U(COLUMNS + (~cy & 1) * CELL_SUMS + first)
+    window = U(WINDOW + first)
     for k in range(0, count, LANES):
         for side in range(2):
             x = U(k + side * PITCH)
-            M0 = load(R, r0 + x)
-            M1 = load(R, r1 + x)
-            M2 = load(R, r2 + x)
-            M3 = load(R, r3 + x)
-            M4 = load(R, r4 + x)
-            M5 = load(R, r5 + x)
-            F0 = load(R, r0 + U(FIXED) + x)
-            F1 = load(R, r1 + U(FIXED) + x)
-            F2 = load(R, r2 + U(FIXED) + x)
-            F3 = load(R, r3 + U(FIXED) + x)
-            F4 = load(R, r4 + U(FIXED) + x)
-            F5 = load(R, r5 + U(FIXED) + x)
-            common = M1 + M2 + M3 + M4
-            store(R, s + x, common + M0)
-            store(R, t + x, common + M5)
-            common = M1 * M1 + M2 * M2 + M3 * M3 + M4 * M4
-            store(R, s + U(MM * VOXELS) + x, common + M0 * M0)
-            store(R, t + U(MM * VOXELS) + x, common + M5 * M5)
-            common = M1 * F1 + M2 * F2 + M3 * F3 + M4 * F4
-            store(R, s + U(FM * VOXELS) + x, common + M0 * F0)
-            store(R, t + U(FM * VOXELS) + x, common + M5 * F5)
-            common = F1 + F2 + F3 + F4
-            store(R, s + U(F * VOXELS) + x, common + F0)
-            store(R, t + U(F * VOXELS) + x, common + F5)
-            common = F1 * F1 + F2 * F2 + F3 * F3 + F4 * F4
-            store(R, s + U(FF * VOXELS) + x, common + F0 * F0)
-            store(R, t + U(FF * VOXELS) + x, common + F5 * F5)
+            upper = _sum_planes(row + x, p0, p1, p2, p3, p4, p5, R)
+            lower = _sum_planes(next_row + x, p0, p1, p2, p3, p4, p5, R)
+            _slide(M, upper[0], lower[0], before + x, here + x, window + x, B, R)
+            _slide(M + SUMS, upper[1], lower[1], before + x, here + x, window + x, B, R)
+            _slide(MM, upper[2], lower[2], before + x, here + x, window + x, B, R)
+            _slide(MM + SUMS, upper[3], lower[3], before + x, here + x, window + x, B, R)
+            _slide(FM, upper[4], lower[4], before + x, here + x, window + x, B, R)
+            _slide(FM + SUMS, upper[5], lower[5], before + x, here + x, window + x, B, R)
+            _slide(F, upper[6], lower[6], before + x, here + x, window + x, B, R)
+            _slide(F + SUMS, upper[7], lower[7], before + x, here + x, window + x, B, R)
+            _slide(FF, upper[8], lower[8], before + x, here + x, window + x, B, R)
+            _slide(FF + SUMS, upper[9], lower[9], before + x, here + x, window + x, B, R)
 
 
 @njit(**INLINED)
-def _sum_rows(p, y, Y, first, count, B, R):
-    """Sums over the five rows around y, and around y + 1, of plane p of the column sums, `count` cells.
+def _slide(which, upper, lower, before, here, window, B, R):
+    """From sums over z in the rows of voxels of a cell, and those kept of the two cells before: window sums of the latter.
 
-    Rows beyond the image repeat its edge.
+    Its first window ends, and its second one, in the rows of this cell. This cell's sums take the place of the first one's.
     """
-    o = COLUMNS + p * SUMS + first
-    r0 = U(o + (max(y - 2, 0) % RING) * 2 * SUMS)
-    r1 = U(o + (max(y - 1, 0) % RING) * 2 * SUMS)
-    r2 = U(o + (y % RING) * 2 * SUMS)
-    r3 = U(o + (min(y + 1, Y - 1) % RING) * 2 * SUMS)
-    r4 = U(o + (min(y + 2, Y - 1) % RING) * 2 * SUMS)
-    r5 = U(o + (min(y + 3, Y - 1) % RING) * 2 * SUMS)
-    s = U(WINDOW + first)
-    t = s + U(SUMS)
-    for k in range(0, count, LANES):
-        for c in range(0, SUMS, PITCH):
-            x = U(k + c)
-            common = load(R, r1 + x) + load(R, r2 + x) + load(R, r3 + x) + load(R, r4 + x)
-            store(B, s + x, common + load(R, r0 + x))
-            store(B, t + x, common + load(R, r5 + x))
+    k = U(which)
+    both = upper + lower
+    middle = load(R, here + k)
+    store(B, window + k, load(R, before + k) + middle + upper)
+    store(B, window + k + U(2 * SUMS), load(R, before + k + U(LATTER)) + middle + both)
+    store(R, before + k, both)
+    store(R, before + k + U(LATTER), lower)
 
 
 @njit(**INLINED)
-def _add_voxels(z, Z, y, Y, y0, first, count, floor_f, floor_m, kappa, B, R):
+def _sum_planes(x, p0, p1, p2, p3, p4, p5, R):
+    """Sums of M, M^2, F M, F, F^2, each over the first and over the last five of six planes."""
+    M0 = load(R, x + p0)
+    M1 = load(R, x + p1)
+    M2 = load(R, x + p2)
+    M3 = load(R, x + p3)
+    M4 = load(R, x + p4)
+    M5 = load(R, x + p5)
+    x += U(FIXED)
+    F0 = load(R, x + p0)
+    F1 = load(R, x + p1)
+    F2 = load(R, x + p2)
+    F3 = load(R, x + p3)
+    F4 = load(R, x + p4)
+    F5 = load(R, x + p5)
+    m = M1 + M2 + M3 + M4
+    mm = M1 * M1 + M2 * M2 + M3 * M3 + M4 * M4
+    fm = M1 * F1 + M2 * F2 + M3 * F3 + M4 * F4
+    f = F1 + F2 + F3 + F4
+    ff = F1 * F1 + F2 * F2 + F3 * F3 + F4 * F4
+    return (
+        m + M0, m + M5,
+        mm + M0 * M0, mm + M5 * M5,
+        fm + M0 * F0, fm + M5 * F5,
+        f + F0, f + F5,
+        ff + F0 * F0, ff + F5 * F5,
+    )  # fmt: skip
+
+
+@njit(**INLINED)
+def _add_voxels(p, z, Z, y, Y, y0, first, count, floor_f, floor_m, kappa, B, R):
     """Add the products of the voxels of rows y and y + 1 of plane z, `count` cells."""
     o = IMAGES + (y - y0) * IMAGE_ROW + first
     here = U(o + (z % RING) * IMAGE_PLANE)
@@ -314,11 +327,11 @@ def _add_voxels(z, Z, y, Y, y0, first, count, floor_f, floor_m, kappa, B, R):
     next_row = here + U(IMAGE_ROW) if y < Y - 1 else here
     down = here + U(2 * IMAGE_ROW) if y < Y - 2 else next_row
     v = U(VALID + (z % VALID_RING) * VALID_PLANE + (y - y0) * VOXELS + first)
-    window = U(WINDOW + first)
+    window = U(WINDOW + p * SUMS + first)
     out = U(PRODUCTS + first)
     for k in range(0, count, LANES):
         x = U(k)
-        p = _products(
+        upper = _products(
             window + x,
             here + x,
             before + x,
@@ -332,21 +345,21 @@ def _add_voxels(z, Z, y, Y, y0, first, count, floor_f, floor_m, kappa, B, R):
             B,
             R,
         )
-        q = _products(
-            window + U(SUMS) + x, here + U(IMAGE_ROW) + x, before + U(IMAGE_ROW) + x, after + U(IMAGE_ROW) + x,
+        lower = _products(
+            window + U(2 * SUMS) + x, here + U(IMAGE_ROW) + x, before + U(IMAGE_ROW) + x, after + U(IMAGE_ROW) + x,
             here + x, down + x, v + U(VOXELS) + x, floor_f, floor_m, kappa, B, R,
         )  # fmt: skip
-        _add(B, out + U(0 * PITCH) + x, p[0] + q[0])
-        _add(B, out + U(1 * PITCH) + x, p[1] + q[1])
-        _add(B, out + U(2 * PITCH) + x, p[2] + q[2])
-        _add(B, out + U(3 * PITCH) + x, p[3] + q[3])
-        _add(B, out + U(4 * PITCH) + x, p[4] + q[4])
-        _add(B, out + U(5 * PITCH) + x, p[5] + q[5])
-        _add(B, out + U(6 * PITCH) + x, p[6] + q[6])
-        _add(B, out + U(7 * PITCH) + x, p[7] + q[7])
-        _add(B, out + U(8 * PITCH) + x, p[8] + q[8])
-        _add(B, out + U(9 * PITCH) + x, p[9] + q[9])
-        _add(B, out + U(10 * PITCH) + x, p[10] + q[10])
+        _add(B, out + U(0 * PITCH) + x, upper[0] + lower[0])
+        _add(B, out + U(1 * PITCH) + x, upper[1] + lower[1])
+        _add(B, out + U(2 * PITCH) + x, upper[2] + lower[2])
+        _add(B, out + U(3 * PITCH) + x, upper[3] + lower[3])
+        _add(B, out + U(4 * PITCH) + x, upper[4] + lower[4])
+        _add(B, out + U(5 * PITCH) + x, upper[5] + lower[5])
+        _add(B, out + U(6 * PITCH) + x, upper[6] + lower[6])
+        _add(B, out + U(7 * PITCH) + x, upper[7] + lower[7])
+        _add(B, out + U(8 * PITCH) + x, upper[8] + lower[8])
+        _add(B, out + U(9 * PITCH) + x, upper[9] + lower[9])
+        _add(B, out + U(10 * PITCH) + x, upper[10] + lower[10])
 
 
 @njit(**INLINED)
@@ -358,11 +371,11 @@ def _add(B, i, vector):
 def _products(window, m, before, after, up, down, v, floor_f, floor_m, kappa, B, R):
     """Products of the two voxels of a cell in one row, summed."""
     odd = U(PITCH)
-    m_even, m_odd = _window_sums(window + U(M * VOXELS), B)
-    mm_even, mm_odd = _window_sums(window + U(MM * VOXELS), B)
-    fm_even, fm_odd = _window_sums(window + U(FM * VOXELS), B)
-    f_even, f_odd = _window_sums(window + U(F * VOXELS), B)
-    ff_even, ff_odd = _window_sums(window + U(FF * VOXELS), B)
+    m_even, m_odd = _window_sums(window + U(M), B)
+    mm_even, mm_odd = _window_sums(window + U(MM), B)
+    fm_even, fm_odd = _window_sums(window + U(FM), B)
+    f_even, f_odd = _window_sums(window + U(F), B)
+    ff_even, ff_odd = _window_sums(window + U(FF), B)
     w, e, gain, s, s_rho2 = _fit(
         m_even,
         mm_even,
