@@ -11,6 +11,8 @@ from numba import njit
 
 from weft.jit import INLINED, JIT, U
 
+PART = 48  # samples of a row that are looked at together
+
 
 def minimal_jacobian(u: np.ndarray, spacing: tuple[float, float, float]) -> float:
     """Smallest Jacobian determinant of x -> x + u(x) on the grid of u.
@@ -41,6 +43,8 @@ def folds(u: np.ndarray, spacing: tuple[float, float, float], limit: float) -> b
 def find_folds(u: np.ndarray, spacing: tuple[float, float, float], limit: float) -> np.ndarray:
     """The samples, bool (z, y, x), at which a determinant of `minimal_jacobian` is below `limit`."""
     v, v_spacing = _with_cells(u, spacing)
+    if not _jacobian_below(v, v_spacing, np.float32(limit)) < limit:
+        return np.zeros(u.shape[1:], np.bool_)
     rows = np.argwhere(_jacobian_of_rows(v, v_spacing) < limit)
     out = np.zeros(v.shape[1:], np.bool_)
     _mark_folds(v, v_spacing, rows, np.float32(limit), out)
@@ -57,56 +61,67 @@ def _with_cells(u: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.
 
 @njit(**JIT)
 def _jacobian_below(u, scale, limit):
-    """The smallest determinant, if it is below `limit`; rows that cannot hold such a one are not looked at closely.
+    """The smallest determinant, if it is below `limit`; where u is too flat to hold such a one it is not looked at closely.
 
-    With |G| the largest Frobenius norm of a gradient of u in the row, no determinant there is below
-    (1 - |G|)^3: the singular values of I + G are at least 1 - |G|.
+    Where a gradient G of u has the singular values g < 1, log det(I + G) is the sum of +-tr(G^k) / k, of which none is
+    larger than the sum of g^k / k (Weyl 1949): the determinant is no less than the product of 1 - g.
     """
     _, Z, Y, X = u.shape
     lowest = np.float32(np.inf)
-    one = np.float32(1)
-    # The largest |difference|^2 to the rows behind: of the next plane, at z - 1 and at z, and of the next row.
-    below = np.zeros(Y, np.float32)
-    above = np.zeros(Y, np.float32)
-    beside = np.zeros(Y + 1, np.float32)
-    B = np.empty(15 * X, np.float32)
+    # |du/dz|^2 before and behind a plane, |du/dy|^2 before and behind a row, |du/dx|^2 before and behind its samples.
+    before_z, behind_z = np.zeros((Y, X), np.float32), np.zeros((Y, X), np.float32)
+    before_y, behind_y = np.zeros(X, np.float32), np.zeros(X, np.float32)
+    along_x = np.zeros(X + 1, np.float32)
+    B = np.empty(15 * (PART + 2), np.float32)
     for z in range(Z):
         for y in range(Y):
-            if z < Z - 1:
-                above[y] = _steepest(u, z, z + 1, y, y, scale[0])
-            if y < Y - 1:
-                beside[y + 1] = _steepest(u, z, z, y, y + 1, scale[1])
-        beside[Y] = np.float32(0)
-        for y in range(Y):
-            along_x = np.float32(0)
-            for x in range(X - 1):
-                a = u[0, z, y, x + 1] - u[0, z, y, x]
-                b = u[1, z, y, x + 1] - u[1, z, y, x]
-                c = u[2, z, y, x + 1] - u[2, z, y, x]
-                along_x = max(along_x, a * a + b * b + c * c)
-            steepest = max(below[y], above[y]) + max(beside[y], beside[y + 1])
-            norm = np.sqrt(steepest + along_x * scale[2] * scale[2])
-            # Somewhat less, as all this is rounded.
-            if not (norm < one and (one - norm) ** 3 * np.float32(0.999) > min(limit, lowest)):
-                lowest = min(lowest, _jacobian_of_row(u, z, y, scale, B))
-        below, above = above, below
-        if z == Z - 2:
-            above[:] = np.float32(0)
+            _squares(u, z, y, 0, min(z + 1, Z - 1), y, scale[0], behind_z[y])
+            _squares(u, z, y, 0, z, min(y + 1, Y - 1), scale[1], behind_y)
+            _squares(u, z, y, 1, z, y, scale[2], along_x[1:X])
+            if y == 0:
+                before_y[:] = np.float32(0)
+            flat = _flat(min(limit, lowest))
+            for first in range(0, X, PART):
+                n = min(PART, X - first)
+                za, zb = before_z[y, first : first + n], behind_z[y, first : first + n]
+                ya, yb = before_y[first : first + n], behind_y[first : first + n]
+                xa, xb = along_x[first : first + n], along_x[first + 1 : first + 1 + n]
+                steep = np.int32(0)
+                for x in range(n):
+                    square = max(za[x], zb[x]) + max(ya[x], yb[x]) + max(xa[x], xb[x])
+                    steep += np.int32(not square < flat)
+                if steep:
+                    start, stop = max(first - 1, 0), min(first + n + 1, X)
+                    lowest = min(lowest, _jacobian_of_row(u, z, y, start, stop - start, scale, B))
+            before_y, behind_y = behind_y, before_y
+        before_z, behind_z = behind_z, before_z
     return lowest
 
 
 @njit(**INLINED)
-def _steepest(u, z0, z1, y0, y1, scale):
-    """Largest |difference|^2 between two rows of u, over the square of their distance."""
-    p0, p1, p2 = u[0, z0, y0], u[1, z0, y0], u[2, z0, y0]
+def _squares(u, z0, y0, x0, z1, y1, scale, out):
+    """|difference|^2 of the vectors of two rows of u, one from x0 on, times scale^2."""
+    p0, p1, p2 = u[0, z0, y0, x0:], u[1, z0, y0, x0:], u[2, z0, y0, x0:]
     q0, q1, q2 = u[0, z1, y1], u[1, z1, y1], u[2, z1, y1]
-    largest = np.float32(0)
-    for x in range(u.shape[3]):
+    for x in range(out.size):
         a = q0[x] - p0[x]
         b = q1[x] - p1[x]
         c = q2[x] - p2[x]
-        largest = max(largest, a * a + b * b + c * c)
-    return largest * scale * scale
+        out[x] = (a * a + b * b + c * c) * (scale * scale)
+
+
+@njit(**INLINED)
+def _flat(limit):
+    """The sum of squares of a, b, c from 0 to 1 below which (1 - a) (1 - b) (1 - c) is above `limit`.
+
+    With s = a + b + c the product is 1 - s + (s^2 - the sum of squares) / 2 - a b c, and a b c is at most (s / 3)^3.
+    That falls with s up to (9 - 3 sqrt 5) / 2, and s^2 is at most three times the sum of squares.
+    """
+    # By somewhat more, as all this is rounded.
+    limit = min(max(limit + np.float32(1e-4), np.float32(0)), np.float32(1))
+    if limit > np.float32(0.2361):
+        return np.float32(3) * (np.float32(1) - limit ** np.float32(1 / 3)) ** 2
+    return np.float32((13 - 5 * 5**0.5) / 2) - np.float32(2) * limit
 
 
 @njit(**JIT)
@@ -117,29 +132,29 @@ def _jacobian_of_rows(u, scale):
     B = np.empty(15 * X, np.float32)
     for z in range(Z):
         for y in range(Y):
-            out[z, y] = _jacobian_of_row(u, z, y, scale, B)
+            out[z, y] = _jacobian_of_row(u, z, y, 0, X, scale, B)
     return out
 
 
 @njit(**INLINED)
-def _jacobian_of_row(u, z, y, scale, B):
-    """The smallest determinant at the samples of one row; B is scratch of 15 rows.
+def _jacobian_of_row(u, z, y, first, X, scale, B):
+    """The smallest determinant at X samples of one row, from x = first on; B is scratch of 15 X.
 
     First the columns of I + grad u, from the differences to either side along z and y, and along x; then the
     determinants at both ends of every step along x.
     """
-    _, Z, Y, X = u.shape
+    _, Z, Y, _ = u.shape
     for c in range(3):
-        p = u[c, z, y]
+        p = u[c, z, y, first:]
         for side in range(2):
             own = np.float32(1) if c == 0 else np.float32(0)
-            q = u[c, min(max(z + 2 * side - 1, 0), Z - 1), y]
+            q = u[c, min(max(z + 2 * side - 1, 0), Z - 1), y, first:]
             sign = scale[0] if side else -scale[0]
             o = U((3 * side + c) * X)
             for x in range(X):
                 B[o + U(x)] = own + sign * (q[x] - p[x])
             own = np.float32(1) if c == 1 else np.float32(0)
-            q = u[c, z, min(max(y + 2 * side - 1, 0), Y - 1)]
+            q = u[c, z, min(max(y + 2 * side - 1, 0), Y - 1), first:]
             sign = scale[1] if side else -scale[1]
             o = U((6 + 3 * side + c) * X)
             for x in range(X):
@@ -168,7 +183,8 @@ def _jacobian_of_row(u, z, y, scale, B):
                     az, ay, ax = B[a + n], B[a + row + n], B[a + row + row + n]
                     bz, by, bx = B[b + n], B[b + row + n], B[b + row + row + n]
                     other = cz * (ay * bx - ax * by) + cy * (ax * bz - az * bx) + cx * (az * by - ay * bz)
-                    lowest = min(lowest, min(one, other))
+                    one = one if one < other else other
+                    lowest = one if one < lowest else lowest
     return lowest
 
 

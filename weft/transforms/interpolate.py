@@ -104,17 +104,20 @@ def resample_field(field: Field, grid: Grid, new_grid: Grid) -> np.ndarray:
     (3, z, y, x) float32, um, of the shape of ``new_grid``.
     """
     check_field(field, grid)
-    if grid == new_grid:
-        return np.array(field[:], np.float32)
     steps = [axis_steps(grid, new_grid, axis) for axis in range(3)]
+    # A weight of 1 is the upper sample itself, whatever the rounding.
+    steps = [(lower + (weight == 1), np.where(weight == 1, np.float32(0), weight)) for lower, weight in steps]
+    if all(
+        not weight.any() and (np.diff(lower) == 1).all() for lower, weight in steps
+    ):  # samples of the field
+        whole = tuple(slice(lower[0], lower[-1] + 1) for lower, _ in steps)
+        return np.array(field[(slice(None), *whole)], np.float32)
     part = box(
         [lower[0] for lower, _ in steps],
         [min(lower[-1] + 2, n) for (lower, _), n in zip(steps, grid.shape, strict=True)],
     )
-    # A weight of 1 is the upper sample itself, whatever the rounding.
     z_steps, y_steps, x_steps = (
-        (lower - p.start + (weight == 1), np.where(weight == 1, np.float32(0), weight))
-        for (lower, weight), p in zip(steps, part, strict=True)
+        (lower - p.start, weight) for (lower, weight), p in zip(steps, part, strict=True)
     )
     out = np.empty((3, *new_grid.shape), np.float32)
     _resample(_read(field, part), z_steps, y_steps, x_steps, out)
