@@ -38,8 +38,8 @@ class Combined:
     blocks
         The rows of the block table, in the order of the plan.
     facts
-        ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), and of `FieldSurvey` ``folded``,
-        ``jacobian`` and ``seam_ratio``; ``residual_um`` is what the next stage has to expect.
+        ``unfolded`` (samples that were smoothed), ``still_folded`` (samples), ``residual_um``, what the next stage has to
+        expect, and where they were asked for ``folded``, ``jacobian`` and ``seam_ratio`` of `FieldSurvey`.
     """
 
     displacements: Displacements
@@ -55,6 +55,7 @@ def combine_blocks(
     settings: Mapping[str, Any],
     attempt: Attempts | None = None,
     out: WritableField | None = None,
+    measured: bool = True,
 ) -> Combined:
     """Reject blocks that disagree with their neighbours, repair what failed, reduce all fields to one, and unfold it.
 
@@ -84,6 +85,8 @@ def combine_blocks(
     out
         Where the field is written to, shard by shard (`weft.transforms.formats.ngff.shard_regions`); None for an
         array in memory.
+    measured
+        Whether the field's change of volume and its seams are asked for.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def combine_blocks(
     target = field_grid(plan, settings["field_factor"])
     with tempfile.TemporaryDirectory(prefix="weft-") as folder:
         rows, chosen = _choose(plan, load, records, before, settings, attempt, Path(folder))
-        return _write(plan, chosen, rows, before, settings, target, out)
+        return _write(plan, chosen, rows, before, settings, target, out, measured)
 
 
 def _choose(
@@ -152,12 +155,14 @@ def _write(
     settings: Mapping[str, Any],
     target: Grid,
     out: WritableField | None,
+    measured: bool,
 ) -> Combined:
     """Blend, write, measure and unfold the field."""
     blended = _blended(plan, load, target, before, settings)
     field: WritableField = np.empty(blended.shape, np.float32) if out is None else out
     shards = shard_regions(target)
-    survey = FieldSurvey(target, blended.seams)
+    new_survey = partial(FieldSurvey, target, blended.seams, detail_only=not measured)
+    survey = new_survey()
     folds: list[np.ndarray] = []
     for shard in shards:
         # One sample more on every side is blended again: less work than to read it back.
@@ -175,15 +180,14 @@ def _write(
     folded, left = np.concatenate(folds) if folds else np.zeros((0, 3), np.int64), 0
     if len(folded):
         left = unfold_parts(field, target, folded)
-        survey = FieldSurvey(target, blended.seams).survey(field, shards)
-    facts = {
+        survey = new_survey().survey(field, shards)
+    facts: dict[str, Any] = {
         "unfolded": len(folded),
-        "folded": survey.folded,
         "still_folded": left,
-        "jacobian": survey.jacobian,
-        "seam_ratio": survey.seam_ratio,
         "residual_um": expected_residual(survey.detail.percentile99, Grid.from_json(plan["grid"]).finest),
     }
+    if measured:
+        facts |= {"folded": survey.folded, "jacobian": survey.jacobian, "seam_ratio": survey.seam_ratio}
     return Combined(Displacements(field, target), rows, facts)
 
 

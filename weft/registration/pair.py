@@ -197,6 +197,7 @@ def register(
                 displacements,
                 settings.reduce.model_dump(),
                 further_tries(job, records),
+                measured=False,
             )
         displacements, residual = combined.displacements, combined.facts["residual_um"]
         tables[stage.name] = combined.blocks
