@@ -71,7 +71,7 @@ def test_equations_against_their_definition():
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 9), (5, 6, 31), (6, 5, 33), (7, 36, 64), (4, 7, 262)])
-@pytest.mark.parametrize("shift", [(0.3, -0.4, 0.6), (-1.2, 1.7, -3.3)])
+@pytest.mark.parametrize("shift", [(0.3, -0.4, 0.6), (-0.4, 1.7, -3.3)])
 def test_every_cell_against_the_definition(shape, shift):
     """Borders, odd numbers of voxels, ends of whole vectors and more than one tile; some of it outside the moving image."""
     fixed, moving = noise(shape), noise((shape[0] + 1, *shape[1:]), 1)
