@@ -6,7 +6,8 @@ for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). 
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
 squared correlation gains less than `NativeSettings.tolerance`, or little while steps are confirmed in parts of the images only.
 What keeps noise from being fitted is the prior, its strength measured on the pair, and that a step is taken only as far as
-cells that it was not made from confirm it (`native_validation`).
+cells that it was not made from confirm it (`native_validation`). Where the level before the finest shows that these follow what the
+images do not have in common, the finest is left out.
 """
 
 from __future__ import annotations

@@ -120,23 +120,19 @@ def roughness(equations: np.ndarray, spans: np.ndarray, u: np.ndarray) -> float:
     Parameters
     ----------
     equations
-        (9, ceil(Z / 2), ceil(Y / 2), ceil(X / 2)) float32 of fields of 2^3 cells, or (9, Z, Y, X) of cells: without texture they
-        do not count.
+        (9, ceil(Z / 2), ceil(Y / 2), ceil(X / 2)) float32, of fields of 2^3 cells: without texture they do not count.
     spans
         (Z, Y, 2) int64: first and last + 1 cell of each row that they are known of.
     u
         (3, Z, Y, X) float32.
     """
-    of_cells = equations.shape[1:] == u.shape[1:]
-    known = spans if of_cells else spans_of_fields(spans)
+    known = spans_of_fields(spans)
     x = np.arange(equations.shape[3])
     inside = (known[..., :1] <= x) & (x < known[..., 1:])
-    # What is not known holds anything.
+    # Fields that are not known hold anything.
     trace = np.zeros(equations.shape[1:], np.float32)
     for c in (0, 3, 5):
         np.add(trace, equations[c], out=trace, where=inside)
-    if of_cells:
-        trace = np.float32(8) * halve(trace)
     texture = trace / (trace + np.float32(64 * TEXTURED))
     bent = []
     for weight in (texture, halve(texture)):

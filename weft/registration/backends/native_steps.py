@@ -42,7 +42,7 @@ from weft.transforms.folds import find_folds, folds, minimal_jacobian
 MOST_NOISE = 0.3  # more white noise than this widens no sums
 LONGER = 1.4  # times its length, at most, that cells which a step was not made from ask for on coarser levels
 UNCONFIRMED = 2e-3  # of the mean of rho^2: what a step gains, though little of the texture confirms it, where nothing finer is found
-ROUGH = 3.0  # roughness of the displacement from which that is so
+UNEXPLAINED = 0.22  # mean of 1 - rho^2, beside white noise, from which that is so
 NARROWER = 0.7  # of the usual width: sums that then stand for those of the finest level
 ELSEWHERE = 0.27  # at the finest level, a second step that is less than this part of the first is the last
 
@@ -125,7 +125,7 @@ def refine(
                 level.pair.normal_equations(u, robustness, equations)
             sums = _sums(level, in_fields, options.at(options.sigma, level.number) * wider)
         elif settled and not resolved and level.number == options.levels[-1] + 1:
-            resolved = _nothing_finer(scores, equations, level, u)
+            resolved = _nothing_finer(scores, level.noise)
             if resolved:
                 sums = _sums(level, in_fields, options.at(options.sigma, level.number) * wider * NARROWER)
         whole, half = sum_fields(equations, sums.spans, sums.edge)
@@ -175,14 +175,13 @@ def equations_shape(level: Level, in_fields: bool) -> Shape:
     return (-(-z // 2), -(-y // 2), -(-x // 2)) if in_fields else (z, y, x)
 
 
-def _nothing_finer(scores: Sequence[float], equations: np.ndarray, level: Level, u: np.ndarray) -> bool:
-    """Whether steps of a level that has settled gain as if there were much to find, on a displacement that is rough already.
+def _nothing_finer(scores: Sequence[float], noise: float) -> bool:
+    """Whether steps of a level that has settled gain as if there were much to find, where much stays unexplained.
 
-    They fit what the images do not have in common, and so would the finest level: what it could add to a rough
-    displacement is found by narrower sums of this one.
+    They fit what the images do not have in common, and so would those of finer levels.
     """
-    much = len(scores) > 2 and scores[-1] - scores[-2] > UNCONFIRMED
-    return much and roughness(equations, level.pair.spans, u) > ROUGH
+    gains = len(scores) > 2 and scores[-1] - scores[-2] > UNCONFIRMED
+    return gains and 1 - scores[-1] - 2 * noise > UNEXPLAINED
 
 
 def _ends(scores: Sequence[float], settled: bool, tolerance: float) -> bool:
