@@ -10,7 +10,7 @@ import zarr
 
 from weft.grid import Grid
 from weft.transforms import Affine, Displacements, Sequence, open_transform
-from weft.transforms.folds import find_folds
+from weft.transforms.folds import find_folds, folds, minimal_jacobian
 from weft.transforms.formats.ngff import data_digest, open_field, save_field
 from weft.transforms.formats.scene import read_scene, write_scene
 from weft.transforms.interpolate import resample_field
@@ -332,6 +332,23 @@ def test_folds_are_where_the_smallest_determinant_says():
         smallest = smallest_determinant(size * field, GRID)
         np.testing.assert_array_equal(find_folds(size * field, GRID.spacing, 0.02), smallest <= 0.02)
         assert size < 0.5 or 0 < (smallest <= 0.02).mean() < 1
+
+
+@pytest.mark.parametrize("length", [2, 49, 50, 130])
+@pytest.mark.parametrize("slope", [0.1, 0.3, 0.37, 0.39, 0.5, 0.56])
+def test_the_steepest_cell_of_a_field_is_found_wherever_it_lies(length, slope):
+    """Parts of rows that cannot hold a determinant below the limit are left out. What shrinks alike along all axes is the limiting case."""
+    grid = Grid((3, 4, length), (2.0, 3.0, 4.0))
+    for place in {0, (length - 2) // 2, length - 2}:
+        steps = [np.clip(np.arange(n) - at, 0, 1) for n, at in zip(grid.shape, (1, 2, place), strict=True)]
+        field = -slope * np.stack(np.meshgrid(*steps, indexing="ij")) * np.reshape(grid.spacing, (3, 1, 1, 1))
+        smallest = (1 - slope) ** 3
+        assert minimal_jacobian(field, grid.spacing) == pytest.approx(smallest, abs=1e-5)
+        assert folds(field, grid.spacing, smallest + 1e-3)
+        assert not folds(field, grid.spacing, smallest - 1e-3)
+        cell = np.zeros(grid.shape, bool)
+        cell[1:, 2:, place : place + 2] = True
+        np.testing.assert_array_equal(find_folds(field, grid.spacing, smallest + 1e-3), cell)
 
 
 def test_determinant_of_a_sequence_is_of_the_displacement_unless_the_affine_is_asked_for():

@@ -260,9 +260,10 @@ def _sample_rows(values, lower, count, weights):
         for y in range(out.shape[1]):
             row = values[z, y]
             for k in range(len(lower)):
+                part, weight = row[lower[k] : lower[k] + count[k]], weights[k]
                 total = np.float32(0)
-                for t in range(count[k]):
-                    total += weights[k, t] * row[lower[k] + t]
+                for t in range(part.size):
+                    total += weight[t] * part[t]
                 out[z, y, k] = total
     return out
 

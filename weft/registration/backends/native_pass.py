@@ -10,9 +10,9 @@ The sign of `a` follows the data, so inverted contrast needs no care. This is th
 of Lucas and Kanade (1981) with the local gain and offset projected out.
 
 Layout. An image level has shape (Z, Y, X); the equations belong to cells of 2^3 voxels, (Zc, Yc, Xc) =
-ceil(half). The level is worked off in tiles (`native_tiles`) whose rings of six warped planes and six rows of
-sums stay in the second-level cache; two planes and two rows are summed into their cells before these are
-stored. Only the span of cells with something to compare is visited in a row of cells.
+ceil(half). The level is worked off in tiles (`native_tiles`) whose rings of six planes of both images, and of
+two rows of cells of sums, stay in the second-level cache; two planes and two rows are summed into their cells before
+these are stored. Only the span of cells with something to compare is visited in a row of cells.
 """
 
 from __future__ import annotations
@@ -20,33 +20,27 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weft.registration.backends.native_jit import INLINED, JIT, U
-from weft.registration.backends.native_vectors import LANES, least, load, load_apart, most, store
-from weft.registration.backends.native_warp import PAD, PITCH, VOXELS, WARP_SCRATCH, warp_row
-
-ONE = U(1)
-TILE_Y = 16  # cells
-RING = 6  # planes, and rows, that two adjacent windows see
-RING_ROWS = 2 * (TILE_Y + 2)
-# Offsets into the scratch, floats: window sums over z and y, two rows of voxels at a time;
-M, MM, FM, F, FF = range(5)
-SUMS = 5 * VOXELS
-WINDOW = WARP_SCRATCH
-# products on cells: nine equations, the score and its weight.
-PRODUCTS = WINDOW + 2 * SUMS
-SCORE, WEIGHT = 9, 10
-SCRATCH = PRODUCTS + 11 * PITCH
-# Offsets into the rings, an array of their own, so that the compiler can tell them apart from the scratch: sums over
-# z, for two planes and six rows; the rows of both images, the warped one before the fixed; and their weights.
-COLUMNS = PITCH
-IMAGES = COLUMNS + RING * 2 * SUMS
-FIXED = VOXELS
-IMAGE_ROW = 2 * VOXELS
-IMAGE_PLANE = RING_ROWS * IMAGE_ROW
-VALID = IMAGES + RING * IMAGE_PLANE
-VALID_RING = 4
-VALID_PLANE = RING_ROWS * VOXELS
-RINGS = VALID + VALID_RING * VALID_PLANE + PITCH
+from weft.registration.backends.native_jit import INLINED, JIT, U, prefetch
+from weft.registration.backends.native_vectors import LANES, apart, load, load_first, store, store_first
+from weft.registration.backends.native_warp import PAD, PITCH, VOXELS, warp_row
+from weft.registration.backends.native_windows import (
+    FIXED,
+    IMAGE_PLANE,
+    IMAGE_ROW,
+    IMAGES,
+    ONE,
+    PRODUCTS,
+    RING,
+    RINGS,
+    SCORE,
+    SCRATCH,
+    VALID,
+    VALID_PLANE,
+    VALID_RING,
+    WEIGHT,
+    add_voxels,
+    sum_windows,
+)  # fmt: skip
 
 
 @njit(**JIT)
@@ -86,10 +80,9 @@ def sum_tiles(
         axis, added to those of the fields of 2^3 cells.
     """
     Z, Y, X = fixed.shape
-    Yc = active.shape[1]
     in_fields = equations.shape[1:] != u.shape[1:]
-    B = np.zeros(SCRATCH, np.float32)
-    R = np.zeros(RINGS, np.float32)
+    B = _aligned(SCRATCH)
+    R = _aligned(RINGS)
     offsets = np.empty(VOXELS, np.int64)
     floor_f = np.float32(floor_f)
     floor_m = np.float32(floor_m)
@@ -144,9 +137,8 @@ def sum_tiles(
                         b = max(b, active[cz, k, 1])
                 a = max(a, cx0)
                 b = min(b, cx1)
-                if 0 <= cy < Yc and a < b:
-                    for y in range(2 * cy, min(2 * cy + 2, Y)):
-                        _sum_planes(z, Z, y, y - y0, PAD + a - 1 - cx0, b - a + 2, R)
+                if a < b:
+                    sum_windows(z, Z, cy, Y, y0, PAD + a - 1 - cx0, b - a + 2, B, R)
                 cell = cy - 1
                 if cell < cy0:
                     continue
@@ -159,8 +151,7 @@ def sum_tiles(
                 for k in range(PRODUCTS, PRODUCTS + 11 * PITCH):
                     B[k] = np.float32(0)
                 for p in range(min(2, Z - z)):
-                    _sum_rows(p, y, Y, first - 1, b - a + 2, B, R)
-                    _add_voxels(z + p, Z, y, Y, y0, first, b - a, floor_f, floor_m, kappa, B, R)
+                    add_voxels(p, z + p, Z, y, Y, y0, first, b - a, floor_f, floor_m, kappa, B, R)
                 for k in range(9):
                     o = U(PRODUCTS + k * PITCH + first)
                     if in_fields:
@@ -183,6 +174,14 @@ def sum_tiles(
 
 
 @njit(**INLINED)
+def _aligned(size):
+    """Zeros that begin with a line of the cache, as rows then do: vectors across two lines take a twentieth longer."""
+    line = 16
+    a = np.zeros(size + line, np.float32)
+    return a[-(np.int64(a.ctypes.data) // 4) % line :]
+
+
+@njit(**INLINED)
 def _add_to_fields(B, o, a, b, out):
     """Add the cells a .. b - 1, in the scratch from `o` on, to a row of fields of two cells. Overwrites them."""
     # Cells before and after that share a field with these.
@@ -194,10 +193,10 @@ def _add_to_fields(B, o, a, b, out):
     first = a // 2
     count = (b + 1) // 2 - first
     for k in range(0, count, LANES):
-        even, odd = load_apart(B, o + U(2 * k))
-        store(B, o + U(k), even + odd)
-    for k in range(count):
-        out[first + k] += B[o + U(k)]
+        i = o + U(2 * k)
+        even, odd = apart(load(B, i), load(B, i + U(LANES)))
+        x = U(first + k)
+        store_first(out, x, count - k, load_first(out, x, count - k) + even + odd)
 
 
 @njit(**INLINED)
@@ -205,18 +204,18 @@ def _copy_row(row, a, b, R, o):
     """The voxels of the cells a .. b - 1 of a row of an image -> R[o:], even ones apart from odd ones."""
     even = U(o)
     odd = U(o + PITCH)
-    pairs = min(b, row.size // 2) - a
-    voxels = row[2 * a :]
-    for k in range(0, pairs if pairs >= LANES else 0, LANES):
-        i = min(k, pairs - LANES)
-        first, second = load_apart(voxels, U(2 * i))
-        store(R, even + U(i), first)
-        store(R, odd + U(i), second)
-    for k in range(pairs if pairs < LANES else 0):
-        R[even + U(k)] = voxels[U(2 * k)]
-        R[odd + U(k)] = voxels[U(2 * k + 1)]
-    if pairs < b - a:
-        R[even + U(pairs)] = voxels[U(2 * pairs)]
+    voxels = row[2 * a : 2 * b]
+    count = voxels.size
+    for k in range(0, count, 2 * LANES):
+        i = U(k)
+        j = U(k + LANES)
+        # The next row is asked for as this one is read.
+        prefetch(voxels, i + U(row.size))
+        prefetch(voxels, j + U(row.size))
+        first, second = apart(load_first(voxels, i, count - k), load_first(voxels, j, count - k - LANES))
+        x = U(k // 2)
+        store(R, even + x, first)
+        store(R, odd + x, second)
 
 
 @njit(**INLINED)
@@ -231,216 +230,3 @@ def _extend_row(a, b, X, R, o):
             R[last - 1 + PITCH] = R[last - 1]
         R[last] = R[last - 1 + PITCH]
         R[last + PITCH] = R[last]
-
-
-@njit(**INLINED)
-def _sum_planes(z, Z, y, row, first, count, R):
-    """Sums of M, M^2, F M, F, F^2 over the five planes around z, and around z + 1, of a row of `count` cells.
-
-    Planes beyond the image repeat its edge.
-    """
-    o = IMAGES + row * IMAGE_ROW + first
-    r0 = U(o + (max(z - 2, 0) % RING) * IMAGE_PLANE)
-    r1 = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
-    r2 = U(o + (z % RING) * IMAGE_PLANE)
-    r3 = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
-    r4 = U(o + (min(z + 2, Z - 1) % RING) * IMAGE_PLANE)
-    r5 = U(o + (min(z + 3, Z - 1) % RING) * IMAGE_PLANE)
-    s = U(COLUMNS + (y % RING) * 2 * SUMS + first)
-    t = s + U(SUMS)
-    for k in range(0, count, LANES):
-        for side in range(2):
-            x = U(k + side * PITCH)
-            M0 = load(R, r0 + x)
-            M1 = load(R, r1 + x)
-            M2 = load(R, r2 + x)
-            M3 = load(R, r3 + x)
-            M4 = load(R, r4 + x)
-            M5 = load(R, r5 + x)
-            F0 = load(R, r0 + U(FIXED) + x)
-            F1 = load(R, r1 + U(FIXED) + x)
-            F2 = load(R, r2 + U(FIXED) + x)
-            F3 = load(R, r3 + U(FIXED) + x)
-            F4 = load(R, r4 + U(FIXED) + x)
-            F5 = load(R, r5 + U(FIXED) + x)
-            common = M1 + M2 + M3 + M4
-            store(R, s + x, common + M0)
-            store(R, t + x, common + M5)
-            common = M1 * M1 + M2 * M2 + M3 * M3 + M4 * M4
-            store(R, s + U(MM * VOXELS) + x, common + M0 * M0)
-            store(R, t + U(MM * VOXELS) + x, common + M5 * M5)
-            common = M1 * F1 + M2 * F2 + M3 * F3 + M4 * F4
-            store(R, s + U(FM * VOXELS) + x, common + M0 * F0)
-            store(R, t + U(FM * VOXELS) + x, common + M5 * F5)
-            common = F1 + F2 + F3 + F4
-            store(R, s + U(F * VOXELS) + x, common + F0)
-            store(R, t + U(F * VOXELS) + x, common + F5)
-            common = F1 * F1 + F2 * F2 + F3 * F3 + F4 * F4
-            store(R, s + U(FF * VOXELS) + x, common + F0 * F0)
-            store(R, t + U(FF * VOXELS) + x, common + F5 * F5)
-
-
-@njit(**INLINED)
-def _sum_rows(p, y, Y, first, count, B, R):
-    """Sums over the five rows around y, and around y + 1, of plane p of the column sums, `count` cells.
-
-    Rows beyond the image repeat its edge.
-    """
-    o = COLUMNS + p * SUMS + first
-    r0 = U(o + (max(y - 2, 0) % RING) * 2 * SUMS)
-    r1 = U(o + (max(y - 1, 0) % RING) * 2 * SUMS)
-    r2 = U(o + (y % RING) * 2 * SUMS)
-    r3 = U(o + (min(y + 1, Y - 1) % RING) * 2 * SUMS)
-    r4 = U(o + (min(y + 2, Y - 1) % RING) * 2 * SUMS)
-    r5 = U(o + (min(y + 3, Y - 1) % RING) * 2 * SUMS)
-    s = U(WINDOW + first)
-    t = s + U(SUMS)
-    for k in range(0, count, LANES):
-        for c in range(0, SUMS, PITCH):
-            x = U(k + c)
-            common = load(R, r1 + x) + load(R, r2 + x) + load(R, r3 + x) + load(R, r4 + x)
-            store(B, s + x, common + load(R, r0 + x))
-            store(B, t + x, common + load(R, r5 + x))
-
-
-@njit(**INLINED)
-def _add_voxels(z, Z, y, Y, y0, first, count, floor_f, floor_m, kappa, B, R):
-    """Add the products of the voxels of rows y and y + 1 of plane z, `count` cells."""
-    o = IMAGES + (y - y0) * IMAGE_ROW + first
-    here = U(o + (z % RING) * IMAGE_PLANE)
-    before = U(o + (max(z - 1, 0) % RING) * IMAGE_PLANE)
-    after = U(o + (min(z + 1, Z - 1) % RING) * IMAGE_PLANE)
-    up = here - U(IMAGE_ROW) if y > 0 else here
-    next_row = here + U(IMAGE_ROW) if y < Y - 1 else here
-    down = here + U(2 * IMAGE_ROW) if y < Y - 2 else next_row
-    v = U(VALID + (z % VALID_RING) * VALID_PLANE + (y - y0) * VOXELS + first)
-    window = U(WINDOW + first)
-    out = U(PRODUCTS + first)
-    for k in range(0, count, LANES):
-        x = U(k)
-        p = _products(
-            window + x,
-            here + x,
-            before + x,
-            after + x,
-            up + x,
-            next_row + x,
-            v + x,
-            floor_f,
-            floor_m,
-            kappa,
-            B,
-            R,
-        )
-        q = _products(
-            window + U(SUMS) + x, here + U(IMAGE_ROW) + x, before + U(IMAGE_ROW) + x, after + U(IMAGE_ROW) + x,
-            here + x, down + x, v + U(VOXELS) + x, floor_f, floor_m, kappa, B, R,
-        )  # fmt: skip
-        _add(B, out + U(0 * PITCH) + x, p[0] + q[0])
-        _add(B, out + U(1 * PITCH) + x, p[1] + q[1])
-        _add(B, out + U(2 * PITCH) + x, p[2] + q[2])
-        _add(B, out + U(3 * PITCH) + x, p[3] + q[3])
-        _add(B, out + U(4 * PITCH) + x, p[4] + q[4])
-        _add(B, out + U(5 * PITCH) + x, p[5] + q[5])
-        _add(B, out + U(6 * PITCH) + x, p[6] + q[6])
-        _add(B, out + U(7 * PITCH) + x, p[7] + q[7])
-        _add(B, out + U(8 * PITCH) + x, p[8] + q[8])
-        _add(B, out + U(9 * PITCH) + x, p[9] + q[9])
-        _add(B, out + U(10 * PITCH) + x, p[10] + q[10])
-
-
-@njit(**INLINED)
-def _add(B, i, vector):
-    store(B, i, load(B, i) + vector)
-
-
-@njit(**INLINED)
-def _products(window, m, before, after, up, down, v, floor_f, floor_m, kappa, B, R):
-    """Products of the two voxels of a cell in one row, summed."""
-    odd = U(PITCH)
-    m_even, m_odd = _window_sums(window + U(M * VOXELS), B)
-    mm_even, mm_odd = _window_sums(window + U(MM * VOXELS), B)
-    fm_even, fm_odd = _window_sums(window + U(FM * VOXELS), B)
-    f_even, f_odd = _window_sums(window + U(F * VOXELS), B)
-    ff_even, ff_odd = _window_sums(window + U(FF * VOXELS), B)
-    w, e, gain, s, s_rho2 = _fit(
-        m_even,
-        mm_even,
-        fm_even,
-        f_even,
-        ff_even,
-        load(R, m),
-        load(R, m + U(FIXED)),
-        load(R, v),
-        floor_f,
-        floor_m,
-        kappa,
-    )
-    jz = gain * (load(R, after) - load(R, before))
-    jy = gain * (load(R, down) - load(R, up))
-    jx = gain * (load(R, m + odd) - load(R, m + odd - ONE))
-    wz = w * jz
-    wy = w * jy
-    wx = w * jx
-    w, d, gain, t, t_rho2 = _fit(
-        m_odd,
-        mm_odd,
-        fm_odd,
-        f_odd,
-        ff_odd,
-        load(R, m + odd),
-        load(R, m + U(FIXED) + odd),
-        load(R, v + odd),
-        floor_f,
-        floor_m,
-        kappa,
-    )
-    kz = gain * (load(R, after + odd) - load(R, before + odd))
-    ky = gain * (load(R, down + odd) - load(R, up + odd))
-    kx = gain * (load(R, m + ONE) - load(R, m))
-    vz = w * kz
-    vy = w * ky
-    vx = w * kx
-    return (
-        wz * jz + vz * kz,
-        wz * jy + vz * ky,
-        wz * jx + vz * kx,
-        wy * jy + vy * ky,
-        wy * jx + vy * kx,
-        wx * jx + vx * kx,
-        wz * e + vz * d,
-        wy * e + vy * d,
-        wx * e + vx * d,
-        s_rho2 + t_rho2,
-        s + t,
-    )
-
-
-@njit(**INLINED)
-def _window_sums(i, B):
-    """Sums over the five voxels around the even one of a cell, and around the odd one."""
-    j = i + U(PITCH)
-    common = load(B, j - ONE) + load(B, i) + load(B, j) + load(B, i + ONE)
-    return common + load(B, i - ONE), common + load(B, j + ONE)
-
-
-@njit(**INLINED)
-def _fit(m, mm, fm, f, ff, here_m, here_f, valid, floor_f, floor_m, kappa):
-    """Weight w, residual e, half the gain a, and the score's s and s rho^2, from the sums over a window."""
-    tiny = np.float32(1e-12)
-    one = np.float32(1)
-    n = np.float32(1 / 125)
-    mean_m = m * n
-    mean_f = f * n
-    var_m = most(mm * n - mean_m * mean_m, tiny) + floor_m
-    var_f = most(ff * n - mean_f * mean_f, tiny)
-    held_f = var_f + floor_f
-    cov = fm * n - mean_f * mean_m
-    k = one / (var_m * held_f)
-    gain = cov * k * held_f
-    w = valid * k * var_m
-    rho2 = least(cov * cov * k, one)
-    s = w * var_f
-    w = w * (kappa / (kappa + one - rho2))
-    e = (here_f - mean_f) - gain * (here_m - mean_m)
-    return w, e, gain * np.float32(0.5), s, s * rho2

@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_jit import INLINED, JIT
-from weft.registration.backends.native_pass import TILE_Y
 from weft.registration.backends.native_warp import TILE_X
+from weft.registration.backends.native_windows import TILE_Y
 
 TILE_Z = 32  # cells: a slab of 64 planes, whatever the number of threads
 MERE_NOISE = 2.0  # times the noise's variance: cells with less hold nothing else

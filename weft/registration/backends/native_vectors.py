@@ -117,21 +117,53 @@ def _store(typing, array, index, vector):
     return types.void(array, types.uint64, vector), generate
 
 
-def _load_apart(typing, array, index):
-    """Of the 2 `LANES` numbers from an index (uint64) of a 1-D float32 array on: those at even places, and at odd ones."""
+def _masked(context, builder, signature, arguments):
+    """What the masked loads and stores of LLVM ask for: a place in an array, and the lanes below a count."""
+    array, index, count = arguments
+    place = _pointer(context, builder, signature.args[0], array, index, FLOATS)
+    shorts = ir.VectorType(ir.IntType(32), LANES)
+    count = _widen(builder, builder.trunc(count, ir.IntType(32)), shorts)
+    mask = builder.icmp_signed("<", ir.Constant(shorts, list(range(LANES))), count)
+    return place, ir.IntType(32)(4), mask
+
+
+def _masked_function(builder, name: str, *arguments):
+    returned = FLOATS if name == "load" else ir.VoidType()
+    kind = ir.FunctionType(returned, [a.type for a in arguments])
+    full = f"llvm.masked.{name}.v{LANES}f32.p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), arguments)
+
+
+def _load_first(typing, array, index, count):
+    """The vector that begins at an index (uint64) of a 1-D float32 array; 0 from lane `count` (int64) on."""
 
     def generate(context, builder, signature, arguments):
-        array, index = arguments
-        first, second = (
-            builder.load(
-                _pointer(context, builder, signature.args[0], array, place, FLOATS), align=4
-            )
-            for place in (index, builder.add(index, index.type(LANES)))
-        )  # fmt: skip
+        place, align, mask = _masked(context, builder, signature, arguments)
+        return _masked_function(builder, "load", place, align, mask, ir.Constant(FLOATS, [0.0] * LANES))
+
+    return VECTOR(array, types.uint64, types.int64), generate
+
+
+def _store_first(typing, array, index, count, vector):
+    """Write the first `count` (int64) lanes of a vector to a 1-D float32 array, from an index (uint64) on."""
+
+    def generate(context, builder, signature, arguments):
+        place, align, mask = _masked(context, builder, signature, arguments[:3])
+        _masked_function(builder, "store", arguments[3], place, align, mask)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, types.int64, vector), generate
+
+
+def _apart(typing, first, second):
+    """Of the numbers of two vectors, one after the other: those at even places, and those at odd ones."""
+
+    def generate(context, builder, signature, arguments):
+        first, second = arguments
         sides = [_lanes(builder, first, second, list(range(side, 2 * LANES, 2))) for side in (0, 1)]
         return context.make_tuple(builder, signature.return_type, sides)
 
-    return types.UniTuple(VECTOR, 2)(array, types.uint64), generate
+    return types.UniTuple(VECTOR, 2)(first, second), generate
 
 
 def _load_pairs(typing, array, offsets, index):
@@ -233,9 +265,11 @@ def _count(typing):
 
 
 load: Any = intrinsic(_load)
-load_apart: Any = intrinsic(_load_apart)
+apart: Any = intrinsic(_apart)
 load_pairs: Any = intrinsic(_load_pairs)
+load_first: Any = intrinsic(_load_first)
 store: Any = intrinsic(_store)
+store_first: Any = intrinsic(_store_first)
 least: Any = _each(_least)
 most: Any = _each(_most)
 less: Any = _each(_less)

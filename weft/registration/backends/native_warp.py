@@ -25,6 +25,7 @@ from weft.registration.backends.native_vectors import (
     least,
     less,
     load,
+    load_first,
     load_pairs,
     lowest,
     most,
@@ -33,12 +34,12 @@ from weft.registration.backends.native_vectors import (
 
 TILE_X = 128  # cells of 2 voxels: the longest row
 PAD = 1  # cells before a tile's first
-PITCH = TILE_X + LANES  # floats from row to row: a tile with its neighbours, and whole vectors
+PITCH = TILE_X + 2 * LANES  # floats from row to row: a tile with its neighbours, and up to whole vectors
 VOXELS = 2 * PITCH
 # Offsets into the scratch: rows of voxels with the coordinates, and of cells with the displacement.
 PLACES = 0
 CELLS = 3 * VOXELS
-WARP_SCRATCH = CELLS + 3 * PITCH + LANES
+WARP_SCRATCH = CELLS + 3 * PITCH
 
 
 @njit(**INLINED)
@@ -197,13 +198,10 @@ def _displace(z, y, a, b, u, linear, B):
         row = CELLS + c * PITCH
         o = U(row + 1 + lower - a)
         n = upper - lower
-        for k in range(0, n if n >= LANES else 0, LANES):
-            x = U(min(k, n - LANES))
-            value = w00 * load(p, x) + w01 * load(q, x) + w10 * load(r, x) + w11 * load(s, x)
-            store(B, o + x, value)
-        for k in range(n if n < LANES else 0):
+        for k in range(0, n, LANES):
             x = U(k)
-            B[o + x] = w00 * p[x] + w01 * q[x] + w10 * r[x] + w11 * s[x]
+            value = w00 * load_first(p, x, n - k) + w01 * load_first(q, x, n - k)
+            store(B, o + x, value + w10 * load_first(r, x, n - k) + w11 * load_first(s, x, n - k))
         if a == 0:
             B[row] = B[row + 1]
         # Up to whole vectors, and over the edge of the image.
