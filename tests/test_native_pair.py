@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from weft.__main__ import main
 from weft.grid import Grid
@@ -67,6 +68,41 @@ def test_equations_against_their_definition():
         outer = weight * np.outer(gradient, gradient)
         wanted += [*outer[np.triu_indices(3)], *(weight * error * gradient)]
     assert np.allclose(found[:, 4, 4, 4], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 9), (5, 6, 31), (6, 5, 33), (7, 36, 64), (4, 7, 262)])
+@pytest.mark.parametrize("shift", [(0.3, -0.4, 0.6), (-0.4, 1.7, -3.3)])
+def test_every_cell_against_the_definition(shape, shift):
+    """Borders, odd numbers of voxels, ends of whole vectors and more than one tile; some of it outside the moving image."""
+    fixed, moving = noise(shape), noise((shape[0] + 1, *shape[1:]), 1)
+    found, _ = equations_of(make_pair(fixed, moving, shift))
+    places = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")) + np.reshape(
+        shift, (3, 1, 1, 1)
+    )
+    last = np.reshape(moving.shape, (3, 1, 1, 1)) - 1
+    counts = ((places > -0.5) & (places < last + 0.5)).all(0)
+    f = fixed.astype(float)
+    m = map_coordinates(moving.astype(float), places, order=1, mode="nearest")
+
+    def mean(a):
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, 2, "edge"), (5, 5, 5))
+        return windows.mean((3, 4, 5))
+
+    gain = (mean(f * m) - mean(f) * mean(m)) / (mean(m * m) - mean(m) ** 2 + 0.01)
+    held = mean(f * f) - mean(f) ** 2 + 0.01
+    weight = counts * 0.1 / (1.1 - gain * (mean(f * m) - mean(f) * mean(m)) / held) / held
+    error = f - mean(f) - gain * (m - mean(m))
+    around = np.pad(m, 1, "edge")
+    inner = np.s_[1:-1]
+    J = gain / 2 * np.stack([
+        (around[2:] - around[:-2])[:, inner, inner],
+        (around[:, 2:] - around[:, :-2])[inner, :, inner],
+        (around[:, :, 2:] - around[:, :, :-2])[inner, inner],
+    ])  # fmt: skip
+    terms = [weight * J[i] * J[j] for i in range(3) for j in range(i, 3)] + [weight * error * g for g in J]
+    cells = np.pad(terms, [(0, 0)] + [(0, n % 2) for n in shape])
+    wanted = sum(cells[:, z::2, y::2, x::2] for z, y, x in np.ndindex(2, 2, 2))
+    assert 0 < np.abs(wanted).max() > 1e4 * np.abs(found - wanted).max()
 
 
 def test_offsets_beyond_two_to_the_31(tmp_path):
