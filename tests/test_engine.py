@@ -204,7 +204,7 @@ def test_the_start_is_part_of_the_total():
     )
     assert record["status"] == "ok"
     # At its farthest: what the block adds to the start, not the total.
-    assert record["largest_displacement_um"] < 0.8 * np.linalg.norm(SHIFT)
+    assert record["largest_displacement_um"] < 0.9 * np.linalg.norm(SHIFT)
     assert np.abs(u[:, 4:-4, 4:-4, 4:-4].reshape(3, -1).mean(1) - SHIFT).max() < 1
 
 

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from weft.grid import Grid
+from weft.registration.backends.native import register
 from weft.registration.backends.native_field import gaussian_taps, smooth
 from weft.registration.backends.native_validation import (
     BLOCK,
@@ -13,11 +16,12 @@ from weft.registration.backends.native_validation import (
     sum_fields,
     take_share,
 )
+from weft.registration.contract import Initial
 
 SHAPE = (24, 24, 64)
 
 
-def share_of(residuals, spans=None):
+def share_of(residuals, spans=None, most=1.0):
     """The shares for equations whose H is the unit matrix in every cell."""
     equations = np.zeros((9, *SHAPE), np.float32)
     equations[[0, 3, 5]] = 8
@@ -27,7 +31,7 @@ def share_of(residuals, spans=None):
     whole, half = sum_fields(equations, spans, FIELD)
     taps = gaussian_taps(1.5)
     smooth(equations, taps)
-    return confirmed_share(equations, spans, taps, whole, half, 0.01, FIELD)
+    return confirmed_share(equations, spans, taps, whole, half, 0.01, FIELD, most)
 
 
 def test_where_chance_was_followed_no_step_is_taken():
@@ -77,6 +81,22 @@ def test_shares_are_linear_between_blocks():
     np.testing.assert_allclose(step, np.broadcast_to((z + 2 * y + 3 * x) / 300, step.shape), atol=1e-5)
 
 
+def test_a_step_that_sums_left_too_short_is_taken_further_up_to_a_bound():
+    """A wave of 10 cells passes a Gaussian of 1.5 cells by .64, so that both halves ask for more of the step than of a shift."""
+    shift = np.full((3, *SHAPE), 0.5, np.float32)
+    wave = np.zeros_like(shift)
+    wave[2] = np.cos(2 * np.pi * np.arange(SHAPE[2]) / 10)
+    asked = share_of(wave, most=3.0)
+    assert asked.min() > 1.3
+    # More than 1 of a shift, too: the half that a field does not lie in is farther away.
+    assert share_of(shift, most=3.0).max() < 1.25
+    assert share_of(wave, most=1.2).max() == np.float32(1.2)
+    assert share_of(wave).max() == 1
+    step = np.ones_like(shift)
+    take_share(step, asked, BLOCK)
+    assert step.mean() == pytest.approx(asked.mean(), rel=0.01)
+
+
 @pytest.mark.parametrize("shape", [(9, 8, 13), (1, 9, 12)])
 def test_odd_and_flat_grids_are_judged_as_whole_ones(shape):
     """A shift that every cell tells of is confirmed up to the last, single cell of a row."""
@@ -88,7 +108,7 @@ def test_odd_and_flat_grids_are_judged_as_whole_ones(shape):
     np.testing.assert_allclose(whole.sum((1, 2, 3)), 0.5 * np.prod(shape))
     taps = gaussian_taps([1.5 if n > 1 else 0.0 for n in shape])
     smooth(equations, taps)
-    assert confirmed_share(equations, spans, taps, whole, half, 0.01, FIELD).min() == 1
+    assert confirmed_share(equations, spans, taps, whole, half, 0.01, FIELD, 1.0).min() == 1
 
 
 def test_equations_of_fields_are_judged_as_those_of_cells_that_are_alike():
@@ -106,7 +126,7 @@ def test_equations_of_fields_are_judged_as_those_of_cells_that_are_alike():
     whole, half = sum_fields(equations, spans, 1)
     taps = gaussian_taps(1.5 / 2) / 2
     smooth(equations, taps)
-    share = confirmed_share(equations, spans, taps, whole, half, 0.01, 1)
+    share = confirmed_share(equations, spans, taps, whole, half, 0.01, 1, 1.0)
     assert 0.4 < share.mean() < 0.6
     assert abs(share - of_cells).mean() < 0.02
 
@@ -125,3 +145,25 @@ def test_texture_is_what_shares_are_averaged_over(edge):
     assert confirmed_texture(share, equations, spans, edge) == pytest.approx(2 / 3, abs=1e-3)
     spans[..., 1] = 0
     assert confirmed_texture(share, equations, spans, edge) == 1
+
+
+def texture(rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """Blurred noise of standard deviation 1 in 56^3 voxels."""
+    found = ndimage.gaussian_filter(rng.normal(size=(56,) * 3), sigma)
+    return found / found.std()
+
+
+@pytest.mark.parametrize(("unrelated", "finest", "error"), [(0.0, 0, 0.05), (0.6, 1, 0.85)])
+def test_the_finest_level_is_left_out_where_the_images_differ_in_texture(unrelated, finest, error):
+    """Displacements of 2.6 voxels in the mean; of the latter images a quarter of the variance is each one's own."""
+    rng = np.random.default_rng(0)
+    moving = texture(rng, 1.5)
+    u = np.stack([2 * texture(rng, 10.0) for _ in range(3)])
+    fixed = ndimage.map_coordinates(moving, np.indices(moving.shape) + u, order=1, mode="nearest")
+    images = [1000 + 100 * (v + unrelated * texture(rng, 1.5)).astype(np.float32) for v in (fixed, moving)]
+    grid = Grid(moving.shape, (1.0,) * 3)
+    found = register(images[0], grid, images[1], grid, Initial(np.eye(4)), (None, None), {})
+    assert found.metrics[-1]["level"] == finest
+    wanted = u.reshape(3, 28, 2, 28, 2, 28, 2).mean((2, 4, 6))
+    inner = (slice(2, -2),) * 3
+    assert np.sqrt(((found.displacement - wanted) ** 2).sum(0))[inner].mean() < error

@@ -6,7 +6,8 @@ for a step v (`native_solver`), compose u <- v + u o (id + v) (`native_field`). 
 there is no step length and no line search, and a level needs two to twelve steps. A level ends when the mean
 squared correlation gains less than `NativeSettings.tolerance`, or little while steps are confirmed in parts of the images only.
 What keeps noise from being fitted is the prior, its strength measured on the pair, and that a step is taken only as far as
-cells that it was not made from confirm it (`native_validation`).
+cells that it was not made from confirm it (`native_validation`). Where the level before the finest shows that these follow what the
+images do not have in common, the finest is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,6 @@ from weft.registration.backends.native_levels import (
     pyramid,
     start_field,
 )
-from weft.registration.backends.native_pair import Pair
 from weft.registration.backends.native_settings import NativeSettings
 from weft.registration.backends.native_steps import Scratch, equations_shape, refine
 from weft.registration.contract import Initial, Masks, Result
@@ -112,22 +113,21 @@ def register(
         images = [one, other]
         del one, other
         levels = pyramid(images, fixed_grid, moving_grid, initial.affine, masks, statistics, options)
-        pair = levels[-1].pair
-        if isinstance(pair, Pair) and min(pair.floor_fixed, pair.floor_moving) > 0:
+        if min(levels[-1].floors) > 0:
             found.append((levels, weight))
     if not found:
         return _unchanged(initial, result_grid)
     levels = _together(found)
-    del found, pair
+    del found
     level, scratch = levels[0], Scratch(levels[-1])
-    u, record = refine(level, start_field(initial, level), options, scratch)
+    u, record, resolved = refine(level, start_field(initial, level), options, scratch)
     metrics = [record]
-    while len(levels) > 1:
+    while len(levels) > 1 and not resolved:
         # The images of a level are let go when it has ended.
         coarse, level = levels.pop(0), levels[0]
         u = carry_on(u, initial, coarse, level, options.jacobian_floor)
         del coarse
-        u, record = refine(level, u, options, scratch)
+        u, record, resolved = refine(level, u, options, scratch)
         metrics.append(record)
     equations = scratch.equations(equations_shape(level, in_fields=True))
     before, after = level.pair.similarity(start_field(initial, level), u, equations)
@@ -264,9 +264,14 @@ def _together(found: list[tuple[list[Level], float]]) -> list[Level]:
         return found[0][0]
     weights = [weight for _, weight in found]
     return [
-        replace(level, pair=Channels([levels[n].pair for levels, _ in found], weights))  # type: ignore[misc]
+        replace(level, prepare=partial(_side_by_side, [levels[n] for levels, _ in found], weights))
         for n, level in enumerate(found[0][0])
     ]
+
+
+def _side_by_side(levels: list[Level], weights: list[float]) -> Channels:
+    """What the channels compare at one level."""
+    return Channels([level.pair for level in levels], weights)  # type: ignore[misc]
 
 
 def _statistics(fixed, moving, channel: int, options: NativeSettings) -> tuple[Statistics, Statistics]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -22,14 +24,36 @@ CELL = (2.0, 2.0, 2.0)  # spacing of a displacement grid in voxels of its level
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the block: what is compared; `halved` are the factors from it to the next."""
+    """One resolution of the block.
+
+    Parameters
+    ----------
+    number
+        Halvings of the block's own resolution.
+    halved
+        Factors from the level to the next coarser one.
+    grid, field_grid
+        Of the fixed image and of the displacement.
+    noise
+        Share of white noise in both images' local variance.
+    floors
+        Noise floors of the fixed and of the moving image.
+    prepare
+        Makes what is compared. Only when the level is reached: the finest, which costs most, may not be.
+    """
 
     number: int
     halved: Shape
-    pair: Pair | Channels
     grid: Grid
     field_grid: Grid
     noise: float
+    floors: tuple[float, float]
+    prepare: Callable[[], Pair | Channels]
+
+    @cached_property
+    def pair(self) -> Pair | Channels:
+        """What is compared."""
+        return self.prepare()
 
 
 def halvings_of(grid: Grid, count: int) -> list[tuple[Grid, Shape]]:
@@ -70,7 +94,7 @@ def pyramid(images, fixed_grid, moving_grid, affine, masks, statistics, options)
 
 
 def _level(number, images, weights, grids, affine, statistics, options) -> Level:
-    """One level; the images are smoothed in place."""
+    """One level."""
     (grid, halved), (from_grid, _) = (halvings[number] for halvings in grids)
     # Fixed index -> um -> moving um -> moving index.
     to_index = np.linalg.inv(from_grid.matrix()) @ affine @ grid.matrix()
@@ -83,22 +107,29 @@ def _level(number, images, weights, grids, affine, statistics, options) -> Level
         ],
         strict=True,
     )
-    if not number and options.presmoothing:
+    floors = options.noise_floor * variances[0], options.noise_floor * variances[1]
+    width = 0.0 if number else options.presmoothing
+    prepare = partial(_prepare, images, weights, to_index, floors, background, width)
+    return Level(number, halved, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2, floors, prepare)
+
+
+def _prepare(images, weights, to_index, floors, background, width) -> Pair:
+    """What a level compares; the images are smoothed in place, if a width is given."""
+    if width:
         for image in images:
-            left = _presmooth(image, options.presmoothing)
+            left = _presmooth(image, width)
         background *= left
-    pair = Pair(
+    return Pair(
         fixed=images[0],
         moving=_at_least_two(images[1]),
         fixed_mask=weights[0],
         moving_mask=_at_least_two(weights[1]),
         linear=np.ascontiguousarray(to_index[:3, :3]),
         shift=np.ascontiguousarray(to_index[:3, 3]),
-        floor_fixed=options.noise_floor * variances[0],
-        floor_moving=options.noise_floor * variances[1],
+        floor_fixed=floors[0],
+        floor_moving=floors[1],
         background=background,
     )
-    return Level(number, halved, pair, grid, grid.coarsen((2, 2, 2)), sum(noises) / 2)
 
 
 def _at_least_two(image: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ class NativeSettings:
         and lenient at level 0, where images of different kinds never fit well; white noise makes it stricter.
     tolerance
         A level ends when a step raised the mean of rho^2 by less. Steps of the finest level cost most and move least:
-        it also ends with a second step that leads elsewhere than the first.
+        it also ends with a second step that leads elsewhere than the first, and is left out where the level before it settled
+        on what the images do not have in common.
     step_limit
         Longest step, voxels of the level.
     jacobian_floor

@@ -40,6 +40,10 @@ from weft.registration.threads import share_out
 from weft.transforms.folds import find_folds, folds, minimal_jacobian
 
 MOST_NOISE = 0.3  # more white noise than this widens no sums
+LONGER = 1.4  # times its length, at most, that cells which a step was not made from ask for on coarser levels
+UNCONFIRMED = 2e-3  # of the mean of rho^2: what a step gains, though little of the texture confirms it, where nothing finer is found
+UNEXPLAINED = 0.22  # mean of 1 - rho^2, beside white noise, from which that is so
+NARROWER = 0.7  # of the usual width: sums that then stand for those of the finest level
 ELSEWHERE = 0.27  # at the finest level, a second step that is less than this part of the first is the last
 
 
@@ -81,8 +85,14 @@ class _Sums:
 
 def refine(
     level: Level, u: np.ndarray, options: NativeSettings, scratch: Scratch
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Run one level from u; returns the new u, which may lie in the scratch, and the level's record."""
+) -> tuple[np.ndarray, dict[str, Any], bool]:
+    """Run one level from u.
+
+    Returns
+    -------
+    u, record, resolved
+        The new u, which may lie in the scratch; the level's record; and whether finer levels would find nothing more.
+    """
     moved = scratch.vectors(level.field_grid.shape)
     # The more of the images is white noise, the stricter on windows that fit badly.
     robustness = options.at(options.robustness, level.number) / (1 + 20 * level.noise)
@@ -94,6 +104,7 @@ def refine(
     first: np.ndarray | None = None
     scores: list[float] = []
     weakest = 0.0
+    settled = resolved = False
     iterations = limited = 0
     for _ in range(options.at(options.iterations, level.number)):
         equations = scratch.equations(equations_shape(level, in_fields))
@@ -113,6 +124,10 @@ def refine(
                 equations = scratch.equations(equations_shape(level, in_fields))
                 level.pair.normal_equations(u, robustness, equations)
             sums = _sums(level, in_fields, options.at(options.sigma, level.number) * wider)
+        elif settled and not resolved and level.number == options.levels[-1] + 1:
+            resolved = _nothing_finer(scores, level.noise)
+            if resolved:
+                sums = _sums(level, in_fields, options.at(options.sigma, level.number) * wider * NARROWER)
         whole, half = sum_fields(equations, sums.spans, sums.edge)
         _smooth_each(equations, sums)
         alpha = max(uncertainty.prior_strength(stiffness), weakest)
@@ -120,7 +135,8 @@ def refine(
             # The first step may start from a u that does not bend at all.
             weakest = alpha / MOST_FALL
         own = options.damping + 6 * alpha
-        share = confirmed_share(equations, sums.spans, sums.taps, whole, half, own, sums.edge)
+        most = 1.0 if finest else LONGER
+        share = confirmed_share(equations, sums.spans, sums.taps, whole, half, own, sums.edge, most)
         settled = confirmed_texture(share, equations, sums.spans, sums.edge) < SETTLED
         step = _step(sums, equations, u, alpha, options, moved)
         take_share(step, share, sums.edge * FIELDS)
@@ -141,21 +157,31 @@ def refine(
         u, moved = moved, u
         iterations += 1
         # The step was paid for when its equations were summed: it is taken, and then the level ends.
-        if last or _ends(scores, settled, tolerance):
+        if last or _ends(scores, settled, max(tolerance, UNCONFIRMED) if resolved else tolerance):
             break
-    return u, {
+    record = {
         "level": level.number,
         "iterations": iterations,
         "before": scores[0] if scores else 0.0,
         "after": scores[-1] if scores else 0.0,
         "limited": limited,
     }
+    return u, record, resolved
 
 
 def equations_shape(level: Level, in_fields: bool) -> Shape:
     """How many normal equations there are: one for each cell, or for each field of 2^3 cells."""
     z, y, x = level.field_grid.shape
     return (-(-z // 2), -(-y // 2), -(-x // 2)) if in_fields else (z, y, x)
+
+
+def _nothing_finer(scores: Sequence[float], noise: float) -> bool:
+    """Whether steps of a level that has settled gain as if there were much to find, where much stays unexplained.
+
+    They fit what the images do not have in common, and so would those of finer levels.
+    """
+    gains = len(scores) > 2 and scores[-1] - scores[-2] > UNCONFIRMED
+    return gains and 1 - scores[-1] - 2 * noise > UNEXPLAINED
 
 
 def _ends(scores: Sequence[float], settled: bool, tolerance: float) -> bool:
