@@ -154,4 +154,6 @@ def _pieces(seen: Overview, grid: Grid) -> list[np.ndarray]:
         )
         parts = [parts[best[n]] for n in np.unique(np.linspace(0, len(best) - 1, PIECES).astype(int))]
     read = (read_at(image, seen.channel, part) for part in parts)
+    if seen.values.dtype.kind != "f":
+        return list(read)
     return [np.where(np.isfinite(values), values, values.dtype.type(background)) for values in read]
