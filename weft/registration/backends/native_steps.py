@@ -40,7 +40,6 @@ from weft.registration.threads import share_out
 from weft.transforms.folds import find_folds, folds, minimal_jacobian
 
 MOST_NOISE = 0.3  # more white noise than this widens no sums
-LONGER = 1.4  # times its length, at most, that cells which a step was not made from ask for on coarser levels
 UNCONFIRMED = 2e-3  # of the mean of rho^2: what a step gains, though little of the texture confirms it, where nothing finer is found
 UNEXPLAINED = 0.22  # mean of 1 - rho^2, beside white noise, from which that is so
 NARROWER = 0.7  # of the usual width: sums that then stand for those of the finest level
@@ -135,8 +134,7 @@ def refine(
             # The first step may start from a u that does not bend at all.
             weakest = alpha / MOST_FALL
         own = options.damping + 6 * alpha
-        most = 1.0 if finest else LONGER
-        share = confirmed_share(equations, sums.spans, sums.taps, whole, half, own, sums.edge, most)
+        share = confirmed_share(equations, sums.spans, sums.taps, whole, half, own, sums.edge)
         settled = confirmed_texture(share, equations, sums.spans, sums.edge) < SETTLED
         step = _step(sums, equations, u, alpha, options, moved)
         take_share(step, share, sums.edge * FIELDS)

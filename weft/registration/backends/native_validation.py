@@ -11,8 +11,7 @@ Summed over the cells of a neighbourhood of about `WIDTH` cells, r'v / v'Hv is t
 there is a displacement to be found, and below 0 where u follows chance already: what one half has added to u stands against the other
 half's residuals. That is so from the first steps on a little, as u is made from all cells and not from the other half alone: hence the
 real step, of all cells, is taken in full down to a share of `FULL`, and not at all from `NONE`, where the other half would
-rather go back all the way. Where both halves would go further than the step, as at a level's start, when smoothing has left out what
-is finer than the sums, it is taken as many times as far, up to a bound. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must
+rather go back all the way. So steps come to rest by themselves, region by region, and neither noise nor the kind of the images must
 be known.
 
 What does not match at all, as tissue that one image lacks, is no chance: both halves agree on it, and steps go on there when all else
@@ -102,9 +101,8 @@ def confirmed_share(
     half: np.ndarray,
     own: float,
     edge: int,
-    most: float,
 ) -> np.ndarray:
-    """How much of a step is to be taken, from 0 to `most`, for every block of `BLOCK`^3 cells.
+    """How much of a step is to be taken, from 0 to 1, for every block of `BLOCK`^3 cells.
 
     Parameters
     ----------
@@ -120,8 +118,6 @@ def confirmed_share(
         What damping and prior add to the diagonal, per voxel.
     edge
         As of `sum_fields`.
-    most
-        How many times as far, at most, a step is taken: 1 or more.
 
     Returns
     -------
@@ -135,12 +131,11 @@ def confirmed_share(
     sums[1] *= cells
     smooth(sums, gaussian_taps(WIDTH / BLOCK))
     share = np.divide(sums[0], sums[1], out=np.full_like(sums[0], NONE), where=sums[1] > 0)
-    part = np.clip((share - NONE) / (FULL - NONE), 0, 1)
-    return np.where(share > 1, np.minimum(share, most), part).astype(np.float32)
+    return np.clip((share - NONE) / (FULL - NONE), 0, 1).astype(np.float32)
 
 
 def confirmed_texture(share: np.ndarray, equations: np.ndarray, spans: np.ndarray, edge: int) -> float:
-    """The mean of the shares, 1 at most, weighted by texture as the prior weighs cells, from one cell of every block; 1 without any.
+    """The mean of the shares, weighted by texture as the prior weighs cells, from one cell of every block; 1 without any.
 
     Parameters
     ----------
@@ -160,7 +155,7 @@ def confirmed_texture(share: np.ndarray, equations: np.ndarray, spans: np.ndarra
     trace = np.sum([np.where(known, equations[c][np.ix_(z, y, x)], 0) for c in (0, 3, 5)], axis=0)
     weight = trace / (trace + 8 * TEXTURED)
     total = float(weight.sum())
-    return float((weight * np.minimum(share, 1)).sum()) / total if total > 0 else 1.0
+    return float((weight * share).sum()) / total if total > 0 else 1.0
 
 
 def _between_fields(taps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -305,14 +300,13 @@ def take_share(step, share, edge):
         z0, z1, wz = _between(z, share.shape[0], edge)
         for y in range(Y):
             y0, y1, wy = _between(y, share.shape[1], edge)
-            least = most = one
+            least = one
             for x in range(share.shape[2]):
                 near = share[z0, y0, x] + wy * (share[z0, y1, x] - share[z0, y0, x])
                 far = share[z1, y0, x] + wy * (share[z1, y1, x] - share[z1, y0, x])
                 rows[x] = near + wz * (far - near)
                 least = min(least, rows[x])
-                most = max(most, rows[x])
-            if least == one and most == one:
+            if least >= one:
                 continue
             rows[share.shape[2]] = rows[share.shape[2] - 1]
             for x in range(X):
