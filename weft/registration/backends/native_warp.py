@@ -209,7 +209,8 @@ def _displace(z, y, a, b, u, linear, B):
     zz, zy, zx = _row(linear, 0)
     yz, yy, yx = _row(linear, 1)
     xz, xy, xx = _row(linear, 2)
-    for k in range(0, b - a + 2, LANES):
+    # The cells after the row's last too, up to a whole vector of voxels: what lies there is read, though not used.
+    for k in range(0, whole(b - a) + 2, LANES):
         x = U(k)
         uz = load(B, U(CELLS) + x)
         uy = load(B, U(CELLS + PITCH) + x)
