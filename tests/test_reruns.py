@@ -264,9 +264,9 @@ def test_an_edit_of_the_engines_formula_finds_no_stale_blocks(whole_run: WholeRu
     before, blocks = project.folder.joinpath(fine).read_bytes(), len(ledger.read_text().splitlines()) - 1
     assert blocks > 1
 
-    kernels = project.folder / "weft" / "registration" / "backends" / "native_pass.py"
+    kernels = project.folder / "weft" / "registration" / "backends" / "native_windows.py"
     with kept(kernels):
-        replace(kernels, "kappa1 = kappa + one", "kappa1 = kappa + np.float32(1.2)")
+        replace(kernels, "(kappa + one - rho2)", "(kappa + np.float32(1.2) - rho2)")
         project.run(fine)
         assert made(project, "coarse") == (1, 1)
         assert made(project, "fine") == (blocks, blocks)
