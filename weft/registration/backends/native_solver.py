@@ -15,13 +15,13 @@ import numpy as np
 from numba import njit
 
 from weft.registration.backends.native_jit import INLINED, JIT, U
+from weft.registration.backends.native_vectors import whole
 
 FLATTEST = 0.05  # Jacobians below count as this one when volumes are held
 STEEPEST = 4.0  # g^2 counts as at most this in the weight
 SOLVER_STEPS = 3
 SOLVED = 1e-4  # share of the residual's energy at which the solver is content
 CHUNK = 256  # cells of a row worked off at once
-VECTOR = 16  # floats that loops over padded rows are rounded up to
 LEFT = 16  # floats before the first cell of a row of a ring
 # Rows of the scratch: a constant pitch lets the compiler vectorise.
 PITCH = CHUNK + 16
@@ -118,7 +118,7 @@ def _sweep(equations, reached, u, damping, alpha, tension, volume, second, momen
     B = np.zeros(SCRATCH, np.float32)
     # Rings of planes; u and its Laplacian and volumes come last. Rows have room for a cell more at either end, and are
     # filled up so that loops end with whole vectors.
-    pitch = _whole(X) + LEFT + 2
+    pitch = whole(X) + LEFT + 2
     weights = np.zeros((7, Y, pitch), np.float32)
     vectors = np.zeros((4, 3, 3, Y, pitch), np.float32)
     bent = np.zeros((4, 3, 3, Y, pitch), np.float32)
@@ -148,7 +148,7 @@ def _sweep(equations, reached, u, damping, alpha, tension, volume, second, momen
                     moments[0] += _first_residual(n, B)
                     for c in range(3):
                         _copy_from(U(P + c * PITCH), B, n, first[c, z, y, x:])
-                        _copy_from(U(P + c * PITCH), B, _whole(n), vectors[0, z % 3, c, y, LEFT + x :])
+                        _copy_from(U(P + c * PITCH), B, whole(n), vectors[0, z % 3, c, y, LEFT + x :])
                 for c in range(3):
                     _repeat_ends(vectors[0, z % 3, c, y], X)
         for k in range(SOLVER_STEPS):
@@ -167,7 +167,7 @@ def _sweep(equations, reached, u, damping, alpha, tension, volume, second, momen
                         first_cell, last_cell = reached[z, y]
                         _load(equations, first_cell, last_cell, weights[z % 7, y], own, z, y, x, n, B)
                         for c in range(3):
-                            _copy_to(p[z % 3, c, y, LEFT:], x, _whole(n), U(P + c * PITCH), B)
+                            _copy_to(p[z % 3, c, y, LEFT:], x, whole(n), U(P + c * PITCH), B)
                         if k + 1 == SOLVER_STEPS:
                             # Nothing looks at the matrix here any more.
                             for c in range(3):
@@ -180,17 +180,11 @@ def _sweep(equations, reached, u, damping, alpha, tension, volume, second, momen
                                 if k == 0:
                                     _copy_from(U(P + c * PITCH), B, n, second[c, z, y, x:])
                                 _copy_from(
-                                    U(P + c * PITCH), B, _whole(n), vectors[k + 1, z % 3, c, y, LEFT + x :]
+                                    U(P + c * PITCH), B, whole(n), vectors[k + 1, z % 3, c, y, LEFT + x :]
                                 )
                     if k + 1 < SOLVER_STEPS:
                         for c in range(3):
                             _repeat_ends(vectors[k + 1, z % 3, c, y], X)
-
-
-@njit(**INLINED)
-def _whole(n):
-    """n, rounded up to whole vectors."""
-    return (n + VECTOR - 1) // VECTOR * VECTOR
 
 
 @njit(**INLINED)
@@ -238,7 +232,7 @@ def _bend(p, c, z, y, Z, X, out):
     e = p[here, c, min(y + 1, Y - 1), LEFT:]
     o = out[LEFT:]
     six = np.float32(6)
-    for x in range(_whole(X)):
+    for x in range(whole(X)):
         o[x] = six * m[x] - left[x] - right[x] - a[x] - b[x] - d[x] - e[x]
     _repeat_ends(out, X)
 
@@ -252,7 +246,7 @@ def _hold_volumes(u, z, y, Z, X, strength, w, wg, B):
     half = np.float32(0.5)
     one = np.float32(1)
     for x0 in range(0, X, CHUNK):
-        n = _whole(min(CHUNK, X - x0))
+        n = whole(min(CHUNK, X - x0))
         for c in range(3):
             a = u[max(z - 1, 0) % 3, c, y, LEFT + x0 :]
             b = u[min(z + 1, Z - 1) % 3, c, y, LEFT + x0 :]
@@ -312,7 +306,7 @@ def _weigh_divergence(p, z, y, Z, X, w, out):
     right = p[here, 2, y, LEFT + 1 :]
     v = w[LEFT:]
     o = out[LEFT:]
-    for x in range(_whole(X)):
+    for x in range(whole(X)):
         o[x] = k * v[x] * (b[x] - a[x] + e[x] - d[x] + right[x] - left[x])
     _negate_ends(out, X)
 
@@ -353,7 +347,7 @@ def _load(equations, first, last, w, own, z, y, x0, n, B):
             B[x + U(PITCH)] = eighth * h1[i]
             B[x + U(2 * PITCH)] = eighth * h2[i]
     v = w[LEFT + x0 :]
-    for i in range(_whole(n)):
+    for i in range(whole(n)):
         B[U(OWN) + U(i)] = own + eighth * v[i]
 
 
@@ -365,7 +359,7 @@ def _hold(bent, held, z, y, x0, n, Z, alpha, tension, B):
     below = max(z - 1, 0) % 3
     above = min(z + 1, Z - 1) % 3
     x0 += LEFT
-    n = _whole(n)
+    n = whole(n)
     k = np.float32(0.25)
     middle = np.float32(6) + tension
     for c in range(3):

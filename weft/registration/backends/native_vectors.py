@@ -12,9 +12,12 @@ import operator
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from weft.jit import INLINED
 
 LANES = 16
 FAST = ("fast",)  # as `fastmath` has everything else compiled
@@ -278,3 +281,9 @@ highest: Any = _extreme("fmax")
 floor: Any = intrinsic(_floor)
 integers: Any = intrinsic(_integers)
 count_lanes: Any = intrinsic(_count)
+
+
+@njit(**INLINED)
+def whole(n):
+    """n, rounded up to whole vectors."""
+    return (n + LANES - 1) // LANES * LANES

@@ -30,6 +30,7 @@ from weft.registration.backends.native_vectors import (
     lowest,
     most,
     store,
+    whole,
 )
 
 TILE_X = 128  # cells of 2 voxels: the longest row
@@ -40,12 +41,6 @@ VOXELS = 2 * PITCH
 PLACES = 0
 CELLS = 3 * VOXELS
 WARP_SCRATCH = CELLS + 3 * PITCH
-
-
-@njit(**INLINED)
-def whole(n):
-    """n, rounded up to whole vectors."""
-    return (n + LANES - 1) // LANES * LANES
 
 
 @njit(**INLINED)

@@ -94,19 +94,8 @@ def _slide(which, upper, lower, before, here, window, B, R):
 @njit(**INLINED)
 def _sum_planes(x, p0, p1, p2, p3, p4, p5, R):
     """Sums of M, M^2, F M, F, F^2, each over the first and over the last five of six planes."""
-    M0 = load(R, x + p0)
-    M1 = load(R, x + p1)
-    M2 = load(R, x + p2)
-    M3 = load(R, x + p3)
-    M4 = load(R, x + p4)
-    M5 = load(R, x + p5)
-    x += U(FIXED)
-    F0 = load(R, x + p0)
-    F1 = load(R, x + p1)
-    F2 = load(R, x + p2)
-    F3 = load(R, x + p3)
-    F4 = load(R, x + p4)
-    F5 = load(R, x + p5)
+    M0, M1, M2, M3, M4, M5 = _six_planes(x, p0, p1, p2, p3, p4, p5, R)
+    F0, F1, F2, F3, F4, F5 = _six_planes(x + U(FIXED), p0, p1, p2, p3, p4, p5, R)
     m = M1 + M2 + M3 + M4
     mm = M1 * M1 + M2 * M2 + M3 * M3 + M4 * M4
     fm = M1 * F1 + M2 * F2 + M3 * F3 + M4 * F4
@@ -119,6 +108,19 @@ def _sum_planes(x, p0, p1, p2, p3, p4, p5, R):
         f + F0, f + F5,
         ff + F0 * F0, ff + F5 * F5,
     )  # fmt: skip
+
+
+@njit(**INLINED)
+def _six_planes(x, p0, p1, p2, p3, p4, p5, R):
+    """One vector of each of six planes of an image."""
+    return (
+        load(R, x + p0),
+        load(R, x + p1),
+        load(R, x + p2),
+        load(R, x + p3),
+        load(R, x + p4),
+        load(R, x + p5),
+    )
 
 
 @njit(**INLINED)
