@@ -161,7 +161,7 @@ def _write(
     blended = _blended(plan, load, target, before, settings)
     field: WritableField = np.empty(blended.shape, np.float32) if out is None else out
     shards = shard_regions(target)
-    new_survey = partial(FieldSurvey, target, blended.seams, detail_only=not measured)
+    new_survey = partial(FieldSurvey, target, blended.seams, measured=measured)
     survey = new_survey()
     folds: list[np.ndarray] = []
     for shard in shards:

@@ -28,15 +28,15 @@ class FieldSurvey:
         Where the field's samples lie.
     seams
         Where seams would lie: see `weft.transforms.reduce.BlendedField.seams`.
-    detail_only
-        Collect nothing but `detail`: a third of the work.
+    measured
+        False: nothing but `detail` is collected, a third of the work.
     """
 
     def __init__(
-        self, grid: Grid, seams: Sequence[Sequence[Sequence[int]]] = (), *, detail_only: bool = False
+        self, grid: Grid, seams: Sequence[Sequence[Sequence[int]]] = (), *, measured: bool = True
     ) -> None:
         self.grid = grid
-        self.detail_only = detail_only
+        self.measured = measured
         self.seams = seams
         self.determinants = Histogram(LOWEST, BIN, BINS)
         self.detail = LostDetail(grid)
@@ -59,7 +59,7 @@ class FieldSurvey:
         inner = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wide, strict=True))
         values = np.ascontiguousarray(values, np.float32)
         self.detail.add(part, values[(slice(None), *inner)])
-        if self.detail_only:
+        if not self.measured:
             return
         changes = determinant(values, self.grid.crop(wide))[inner]
         self.determinants.add(changes)

@@ -178,16 +178,18 @@ def _nothing_finer(scores: Sequence[float], noise: float) -> bool:
 
     They fit what the images do not have in common, and so would those of finer levels.
     """
-    gains = len(scores) > 2 and scores[-1] - scores[-2] > UNCONFIRMED
+    gains = len(scores) > 2 and _gain(scores) > UNCONFIRMED
     return gains and 1 - scores[-1] - 2 * noise > UNEXPLAINED
 
 
 def _ends(scores: Sequence[float], settled: bool, tolerance: float) -> bool:
     """Whether a level is over, by the scores that its steps began with."""
-    if len(scores) < 2:
-        return False
-    gain = scores[-1] - scores[-2]
-    return gain < tolerance or (settled and gain < SETTLED_GAIN)
+    return _gain(scores) < (max(tolerance, SETTLED_GAIN) if settled else tolerance)
+
+
+def _gain(scores: Sequence[float]) -> float:
+    """What the last step but one gained; without bound before there are two."""
+    return scores[-1] - scores[-2] if len(scores) > 1 else math.inf
 
 
 def _sums(level: Level, in_fields: bool, sigma: float) -> _Sums:
