@@ -120,17 +120,23 @@ def register(
     levels = _together(found)
     del found
     level, scratch = levels[0], Scratch(levels[-1])
-    u, record, resolved = refine(level, start_field(initial, level), options, scratch)
+    start = start_field(initial, level)
+    u, record, resolved = refine(level, start.copy(), options, scratch)
     metrics = [record]
     while len(levels) > 1 and not resolved:
         # The images of a level are let go when it has ended.
         coarse, level = levels.pop(0), levels[0]
-        u = carry_on(u, initial, coarse, level, options.jacobian_floor)
-        del coarse
+        grids = coarse.field_grid, level.field_grid, level.halved
+        coarse_start, start = start, start_field(initial, level)
+        if initial.field is None:
+            u = finer(u, *grids)
+        else:
+            u = carry_on(u, coarse_start, start, *grids, options.jacobian_floor)
+        del coarse, coarse_start
         u, record, resolved = refine(level, u, options, scratch)
         metrics.append(record)
     equations = scratch.equations(equations_shape(level, in_fields=True))
-    before, after = level.pair.similarity(start_field(initial, level), u, equations)
+    before, after = level.pair.similarity(start, u, equations)
     if not any(record["iterations"] for record in metrics):
         return _unchanged(initial, result_grid)
     if after <= max(before, CHANCE):

@@ -161,16 +161,27 @@ def start_field(initial: Initial, level: Level) -> np.ndarray:
     return u
 
 
-def carry_on(u: np.ndarray, initial: Initial, coarse: Level, level: Level, floor: float) -> np.ndarray:
-    """What one level found, on the displacement grid of the next.
+def carry_on(
+    u: np.ndarray,
+    start: np.ndarray,
+    fine_start: np.ndarray,
+    coarse: Grid,
+    fine: Grid,
+    factors: Shape,
+    floor: float,
+) -> np.ndarray:
+    """What one level found from a start field, on the displacement grid of the next, as `finer`.
 
     What was added to the start is carried on, to the start as the finer grid shows it: its detail must not be
-    lost. Where both together come near a fold, all of u is carried on.
+    lost. Where both together come near a fold, a Jacobian determinant of `floor`, all of u is carried on.
+
+    Parameters
+    ----------
+    u, start
+        (3, Z, Y, X) float32, in voxels of the level: what it found, and the start field on its grid.
+    fine_start
+        The start field on the next level's grid, in voxels of that.
     """
-    grids = coarse.field_grid, level.field_grid, level.halved
-    if initial.field is not None:
-        both = finer(u - start_field(initial, coarse), *grids)
-        both += start_field(initial, level)
-        if not folds(both, CELL, floor):
-            return both
-    return finer(u, *grids)
+    both = finer(u - start, coarse, fine, factors)
+    both += fine_start
+    return finer(u, coarse, fine, factors) if folds(both, CELL, floor) else both
