@@ -8,7 +8,7 @@ from weft.code_digest import code_digest
 from weft.project import DARKS, Project
 from weft.readers.fingerprint import fingerprint
 from weft.refusals import ConfigError
-from weft.registration.contract import PROCESS_MB, backend_module
+from weft.registration.contract import backend_module
 from snakemake.exceptions import WorkflowError
 
 if not config and Path("config/config.yaml").is_file():
@@ -181,8 +181,8 @@ def stage_backend(wildcards):
 
 def memory_of_blocks(wildcards, input, threads):
     """MB for as many planned blocks beside each other as there are threads; known once the plan is there."""
-    block = json.loads(Path(input.plan).read_text())["memory_mb"]
-    return max(2000, ceil(PROCESS_MB + 1.25 * threads * block))
+    plan = json.loads(Path(input.plan).read_text())
+    return max(2000, ceil(plan["process_mb"] + 1.25 * threads * plan["memory_mb"]))
 
 
 def memory_given_to_blocks(wildcards):

@@ -12,11 +12,12 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from weft.grid import Grid
 from weft.registration import own_process
-from weft.registration.backends.elastix import backend_version, register
+from weft.registration.backends.elastix import backend_version, engine_mb, register
 from weft.registration.candidates import rotation_about
 from weft.registration.contract import Initial
 from weft.registration.elastix_affine import refine_with_elastix
 from weft.registration.itk_elastix import elastix_version, run_elastix
+from weft.registration.plan import plan_stage
 from weft.registration.pull import physical_points
 
 pytest.importorskip("itk", reason="itk-elastix is not installed")
@@ -74,6 +75,17 @@ def test_known_displacements_are_recovered_and_composed(pair):
     half = Initial(AFFINE, 0.5 * first.displacement, first.grid)
     second = register(fixed, FIXED_GRID, moving, MOVING_GRID, half, (None, None), SETTINGS, 3)
     assert mean_error(second) < 2.0
+
+
+def test_a_job_asks_for_the_memory_of_the_process_that_holds_elastix(pair):
+    fixed, moving = pair
+    register(fixed, FIXED_GRID, moving, MOVING_GRID, Initial(AFFINE), (None, None), {"iterations": 1}, 3)
+    server = psutil.Process(own_process._servers["weft.registration.itk_elastix"].process.pid)
+    taken = sum(process.memory_full_info().pss for process in (server, *server.children(recursive=True)))
+    assert 0.6 * engine_mb < taken / 1e6 < engine_mb
+    plans = [plan_stage(FIXED_GRID, {"name": "s", "level": 10.0, "backend": name, "overlap": 4, "block": 32})
+             for name in ("elastix", "native")]  # fmt: skip
+    assert plans[0]["process_mb"] - plans[1]["process_mb"] == engine_mb
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(pair):

@@ -9,8 +9,7 @@ import pytest
 
 from weft.blocks import cut, region
 from weft.grid import Grid
-from weft.registration.contract import PROCESS_MB
-from weft.registration.needs import block_memory, expected_residual, halo, workers
+from weft.registration.needs import block_memory, expected_residual, halo, process_memory, workers
 from weft.registration.plan import plan_stage
 from weft.transforms.detail import LostDetail
 
@@ -158,13 +157,14 @@ def test_a_backend_that_says_nothing_is_counted_by_voxels():
 
 
 def test_blocks_run_side_by_side_as_memory_holds():
-    assert workers("fine", 100, PROCESS_MB + 1000, 4) == 4
-    assert workers("fine", 400, PROCESS_MB + 1000, 4) == 2
+    process = process_memory("native")
+    assert workers("fine", {"memory_mb": 100, "process_mb": process}, process + 1000, 4) == 4
+    assert workers("fine", {"memory_mb": 400, "process_mb": process}, process + 1000, 4) == 2
     with pytest.raises(
         ValueError,
         match=r"stage 'fine': a block takes about 1200 MB .* has mem_mb 1000; wanted mem_mb of at least 1600",
     ):
-        workers("fine", 1200, 1000, 4)
+        workers("fine", {"memory_mb": 1200, "process_mb": process}, 1000, 4)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")

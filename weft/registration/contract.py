@@ -153,6 +153,7 @@ class Backend(Protocol):
       its block alone when it dies, and blocks of several threads do not share Python's global lock;
     - ``load_engine()``, with `own_process`, where the engine takes long to load: called once, in a process that the workers
       are forked from. It must start no threads, as none survives a fork;
+    - ``engine_mb``: what that process takes, MB, once for all blocks of a job, which a job asks for beside its blocks;
     - ``smoothing_radius(settings) -> int``: voxels around a voxel that its finest step sees; without it 8. A halo is
       that wide, and as much wider as displacements are still expected.
     """

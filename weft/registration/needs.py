@@ -97,19 +97,25 @@ def block_memory(
     return math.ceil(predicted(tuple(fixed), tuple(moving), settings)) + GAPS
 
 
-def workers(stage: str, block_mb: float, memory_mb: float, threads: int) -> int:
-    """How many blocks may run beside each other in a job's memory.
+def process_memory(backend: str) -> int:
+    """MB that a job takes beside its blocks: the process, and the backend's engine where one process holds it for all blocks."""
+    return PROCESS_MB + (of_backend(backend, "engine_mb") or 0)
+
+
+def workers(stage: str, plan: Mapping[str, Any], memory_mb: float, threads: int) -> int:
+    """How many blocks of a plan may run beside each other in a job's memory.
 
     Raises
     ------
     ValueError
         When not even one does.
     """
-    room = int((memory_mb - PROCESS_MB) // max(block_mb, 1))
+    block_mb, process_mb = plan["memory_mb"], plan["process_mb"]
+    room = int((memory_mb - process_mb) // max(block_mb, 1))
     if room < 1:
         raise ValueError(
-            f"stage {stage!r}: a block takes about {block_mb:.0f} MB beside {PROCESS_MB} MB for the process, but the job has "
-            f"mem_mb {memory_mb:.0f}; wanted mem_mb of at least {block_mb + PROCESS_MB:.0f} for register_blocks, or a smaller "
+            f"stage {stage!r}: a block takes about {block_mb:.0f} MB beside {process_mb:.0f} MB for the process, but the job has "
+            f"mem_mb {memory_mb:.0f}; wanted mem_mb of at least {block_mb + process_mb:.0f} for register_blocks, or a smaller "
             "`block` (or `memory_mb`, where it is `auto`)"
         )
     return min(room, threads)

@@ -11,7 +11,7 @@ from weft.grid import Grid, breadth_of
 from weft.image import Region
 from weft.logs import warn
 from weft.registration.contract import OWN_PROCESS_MB
-from weft.registration.needs import block_memory, first_displacement, halo, of_backend
+from weft.registration.needs import block_memory, first_displacement, halo, of_backend, process_memory
 from weft.sampling import stage_grid
 
 LARGEST = 256  # edge of a block, voxels, that is chosen where memory allows it; a smaller volume is one block
@@ -27,7 +27,7 @@ def plan_stage(
     image: Grid, settings: Mapping[str, Any], residual: float | None = None, channels: int = 1
 ) -> dict[str, Any]:
     """The plan of a stage of `weft.config.registration.Stage`: ``grid``, ``block`` (edges, voxels), ``overlap``, ``memory_mb`` (of a
-    block, predicted, with its backend's process where that has its own), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
+    block, predicted, with its backend's process where that has its own), ``process_mb`` (what a job takes beside its blocks), ``ids`` and ``skipped`` (the ids that ``only`` does not name).
 
     Parameters
     ----------
@@ -84,6 +84,7 @@ def plan_stage(
         "block": block,
         "overlap": overlap,
         "memory_mb": math.ceil(_memory_mb(grid, block, overlap, backend, options, channels) + process),
+        "process_mb": process_memory(backend),
         "ids": ids,
         "skipped": [] if only is None else [name for name in ids if name not in only],
     }

@@ -44,7 +44,7 @@ def plan_blocks(
     residual = receipts.read(start).get("residual_um") if isinstance(start, str) else None
     planned = plan_stage(image, settings, residual, channels=1 + len(fixed_more))
     if blocks_mb:
-        workers(settings["name"], planned["memory_mb"], blocks_mb, threads=1)
+        workers(settings["name"], planned, blocks_mb, threads=1)
     pick = open_channels(fixed, moving, channels, (fixed_more, moving_more))
     seen = ([overview(*source) for source in sources] for sources in pick)
     known = survey_images(planned, settings, *seen)

@@ -57,7 +57,7 @@ def register_blocks(
     read_in(threads)
     masks, more = (fixed_mask, moving_mask), (fixed_more, moving_more)
     job = open_stage_job(plan, fixed, moving, start, channels, settings, masks, more, log_file)
-    side_by_side = workers(Path(plan).parent.name, job.plan["memory_mb"], memory_mb, threads)
+    side_by_side = workers(Path(plan).parent.name, job.plan, memory_mb, threads)
     mine = deal(job.plan["ids"], batch, batches)
     share = max(1, threads // max(1, min(side_by_side, len(mine))))  # a whole volume is one block
     kept = KeptBlocks(cache, job, code, tuple(rerun_status))
