@@ -1,13 +1,16 @@
 """The parts of the affine search, each by itself."""
 
+import re
+
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from test_affine import GRID, error, moved, specimen, truth
 
+from weft import logs
 from weft.grid import Grid
 from weft.registration.affine import finest_level, register_affine, search_level
-from weft.registration.candidates import moment_rotations, rotation_about, rotation_set
+from weft.registration.candidates import moment_rotations, resample_both, rotation_about, rotation_set
 from weft.registration.features import (
     Feature,
     finite,
@@ -89,6 +92,88 @@ def test_masked_correlation_finds_the_shift_despite_what_is_outside():
     # Identical where they overlap, which is a part of the smaller mask.
     assert found[0][0] == pytest.approx(np.sqrt(19 * 17 * 21 / (24 * 19 * 24)), abs=1e-3)
     assert found[1][0] < 0.5
+
+
+def overlap_scores(fixed, fixed_mask, moving, moving_mask):
+    """Common voxels and score of every shift, one by one: ``fixed[i]`` goes with ``moving[i - shift]``."""
+    reach = [range(1 - b, a) for a, b in zip(fixed.shape, moving.shape, strict=True)]
+    smaller = min(fixed_mask.sum(), moving_mask.sum())
+    found = {}
+    for shift in np.array(np.meshgrid(*reach, indexing="ij")).reshape(3, -1).T:
+        low, high = np.maximum(shift, 0), np.minimum(shift + moving.shape, fixed.shape)
+        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        there = tuple(slice(a, b) for a, b in zip(low - shift, high - shift, strict=True))
+        both = fixed_mask[here] & moving_mask[there]
+        values = fixed[here][both].astype(float), moving[there][both].astype(float)
+        if both.sum() > 2:
+            score = np.corrcoef(*values)[0, 1] * np.sqrt(both.sum() / smaller)
+            found[tuple(shift.tolist())] = (int(both.sum()), float(score))
+    return found
+
+
+@pytest.mark.parametrize("min_overlap", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize(
+    ("shape", "moving_shape"), [((9, 12, 8), (13, 7, 10)), ((10, 9, 9), (4, 5, 3)), ((1, 15, 11), (1, 9, 10))]
+)
+def test_masked_correlation_is_that_of_every_shift_by_itself(shape, moving_shape, min_overlap):
+    rng = np.random.default_rng(6)
+    images = [rng.normal(size=s).astype(np.float32) for s in (shape, moving_shape)]
+    masks = [gaussian_filter(rng.normal(size=s), 1) > -0.3 for s in (shape, moving_shape)]
+    masks[0][:, :2] = masks[0][:, :, -1:] = masks[1][:, -1:] = False
+    smaller = min(mask.sum() for mask in masks)
+    every = overlap_scores(images[0], masks[0], images[1], masks[1])
+    allowed = {shift: score for shift, (n, score) in every.items() if n > min_overlap * smaller}
+    found = TranslationSearch(images[0], masks[0], min_overlap)(images[1], masks[1], peaks=3, distance=1)
+    assert len(found) == 3
+    for score, shift in found:
+        assert score == pytest.approx(max(allowed.values()), abs=1e-5)
+        assert allowed[tuple(shift.tolist())] == pytest.approx(score, abs=1e-5)
+        allowed = {s: v for s, v in allowed.items() if np.abs(np.subtract(s, shift)).max() > 1}
+
+
+def test_masked_correlation_of_what_cannot_overlap_enough_is_empty():
+    long, tall = np.zeros((3, 4, 30), bool), np.zeros((3, 30, 4), bool)
+    long[1, 1:3], tall[1, :, 1:3] = True, True
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=mask.shape).astype(np.float32) for mask in (long, tall)]
+    assert TranslationSearch(images[0], long, 0.5)(images[1], tall) == []
+    assert TranslationSearch(images[0], long, 0.5)(images[1], np.zeros(tall.shape, bool)) == []
+    assert TranslationSearch(images[0], long, 0.05)(images[1], tall) != []
+
+
+@pytest.mark.parametrize("depth", [1, 7])
+def test_an_image_and_its_mask_are_resampled_as_scipy_does(depth):
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(depth, 12, 9)).astype(np.float32)
+    mask = rng.random(values.shape) < 0.7
+    linear = 0.9 * rotation_about((1, 0, 0) if depth == 1 else (1, -2, 3), 25)
+    shift = np.array([0.0 if depth == 1 else -1.3, 2.2, -0.7])
+    out, inside = np.zeros((depth, 14, 13), np.float32), np.zeros((depth, 14, 13), bool)
+    resample_both(values, mask, linear, shift, out, inside)
+    expected = [
+        affine_transform(v, linear, shift, out.shape, order=1, mode="constant")
+        for v in (values, mask.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(out, expected[0])
+    np.testing.assert_array_equal(inside, expected[1] > 0.5)
+    assert 0.1 < inside.mean() < 0.9
+
+
+def test_a_search_says_how_far_it_is(monkeypatch, capsys, caplog):
+    monkeypatch.setattr(logs, "QUIET", -1.0)
+    rng = np.random.default_rng(5)
+    fixed, moving = (gaussian_filter(rng.normal(size=(16, 16, 16)), 1.5) for _ in range(2))
+    grid = Grid(fixed.shape, (10.0,) * 3)
+    codes = {"fixed_orientation": "sar", "moving_orientation": "sar"}
+    with caplog.at_level("INFO", "weft"):
+        result = register_affine(fixed, grid, moving, grid, **codes)
+    assert result.accepted == "refuse"
+    said = capsys.readouterr().err
+    assert re.search(
+        r"affine, effort 2 of at most 4: rotations and scales: 30 of \d\d, about \d+ s left", said
+    )
+    assert "affine, effort 4 of at most 4: starts refined: 20 of 40, about " in said
+    assert re.search(r"affine, effort 4 of at most 4: rotations and scales: all \d+ done", caplog.text)
 
 
 @pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])

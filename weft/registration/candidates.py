@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from weft.grid import Grid
+from weft.logs import progress
 from weft.registration.features import Feature
 from weft.registration.linear_model import LinearModel
 from weft.registration.refine import AffineRefiner, Fit
 from weft.registration.translation import TranslationSearch
 
 _THIN = 0.4  # thickness of the tissue over its width, from which the normal is known better than the rest
-_LARGEST_TURN = 45.0  # degrees: more belongs to another orientation
+LARGEST_TURN = 45.0  # degrees: more belongs to another orientation
 _SAME_TURN = 4.0  # degrees
 UNCHANGED = np.eye(3)  # what the linear part that is looked for may not be too far from
 _GOLDEN = (1 + 5**0.5) / 2
@@ -72,6 +74,7 @@ class CandidateSearch:
         scales: Sequence[float],
         peaks: int = 2,
         moments: bool = False,
+        what: str = "affine",
     ) -> list[Candidate]:
         """Every combination with its best shifts, the most significant first.
 
@@ -87,21 +90,24 @@ class CandidateSearch:
             Shifts kept of each combination.
         moments
             Try the rotations that `moment_rotations` gives as well; they are numbered on.
+        what
+            Name of the step that lines of progress are about.
         """
-        found = []
+        tried = []
         for number, orientation in orientations:
             more = moment_rotations(self.reference, self.other, orientation) if moments else ()
             for turn, rotation in enumerate((*rotations, *more)):
-                for scale in scales:
-                    linear = self._model.scaled(orientation @ rotation, scale)
-                    for score, matrix in self._translations(linear, peaks):
-                        found.append(Candidate(number, turn, scale, score, Fit(matrix, score, 1.0)))
+                tried += [(number, turn, scale, orientation @ rotation) for scale in scales]
+        found = []
+        for number, turn, scale, turned in progress(tried, len(tried), f"{what}: rotations and scales"):
+            for score, matrix in self._translations(self._model.scaled(turned, scale), peaks):
+                found.append(Candidate(number, turn, scale, score, Fit(matrix, score, 1.0)))
         return sorted(found, key=lambda c: -c.translation_score)
 
-    def refine(self, starts: Iterable[Candidate]) -> list[Candidate]:
-        """The starts after Levenberg-Marquardt, similarity first, best score first."""
+    def refine(self, starts: Sequence[Candidate], what: str = "affine") -> list[Candidate]:
+        """The starts after Levenberg-Marquardt, similarity first, best score first; `what` as in `starts`."""
         refined = []
-        for start in starts:
+        for start in progress(starts, len(starts), f"{what}: starts refined"):
             fit = self._smooth.run(start.fit.matrix, self._model.at_most_similarity.kind, about=UNCHANGED)
             refined.append(replace(start, fit=self._sharp.run(fit.matrix, self._model.kind, about=UNCHANGED)))
         return sorted(refined, key=lambda c: -c.fit.score)
@@ -114,18 +120,11 @@ class CandidateSearch:
         box = self._box(start)
         # Index of the other image's voxel grid as a function of the index in the box.
         to_other = np.linalg.inv(self.other.grid.matrix()) @ start @ box.matrix()
-
-        def pull(values: np.ndarray) -> np.ndarray:
-            if len(values) == box.shape[0] == 1:  # a plane stays one, at a third of the cost
-                linear, shift = to_other[1:3, 1:3], to_other[1:3, 3]
-                return affine_transform(values[0], linear, shift, box.shape[1:], order=1, mode="constant")[
-                    None
-                ]
-            return affine_transform(
-                values, to_other[:3, :3], to_other[:3, 3], box.shape, order=1, mode="constant"
-            )
-
-        image, mask = pull(self.other.image), pull(self.other.mask.astype(np.float32)) > 0.5
+        if len(self.other.mask) == box.shape[0] == 1:
+            to_other[0] = 0  # exactly, or rounding would leave the plane
+        image = np.zeros(box.shape, np.float32)
+        mask = np.zeros(box.shape, bool)
+        resample_both(self.other.image, self.other.mask, to_other[:3, :3], to_other[:3, 3], image, mask)
         if not mask.any():
             return []
         found = []
@@ -174,7 +173,7 @@ def moment_rotations(reference: Feature, other: Feature, orientation: np.ndarray
     Returns
     -------
     list of ndarray
-        (3, 3) rotations of at most `_LARGEST_TURN` degrees, to be applied before the orientation: none, one or two.
+        (3, 3) rotations of at most `LARGEST_TURN` degrees, to be applied before the orientation: none, one or two.
     """
     (lengths, axes), (_, other_axes) = (np.linalg.eigh(_moments(feature)) for feature in (reference, other))
     turned = orientation @ axes
@@ -194,7 +193,7 @@ def moment_rotations(reference: Feature, other: Feature, orientation: np.ndarray
     kept: list[np.ndarray] = []
     for rotation in found:
         known = [np.eye(3), *kept]
-        if _angle(rotation) <= _LARGEST_TURN and all(_angle(k.T @ rotation) > _SAME_TURN for k in known):
+        if _angle(rotation) <= LARGEST_TURN and all(_angle(k.T @ rotation) > _SAME_TURN for k in known):
             kept.append(rotation)
     return kept
 
@@ -207,6 +206,12 @@ def _moments(feature: Feature) -> np.ndarray:
 def _angle(rotation: np.ndarray) -> float:
     """Angle of a (3, 3) rotation, degrees."""
     return float(np.rad2deg(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
+
+
+def turned_by(orientation: np.ndarray, matrix: np.ndarray) -> float:
+    """Angle, degrees, from an orientation, (3, 3), to the rotation in an affine, (4, 4), of the same handedness."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    return _angle(orientation.T @ left @ right)
 
 
 def rotation_set(count: int, planar: bool = False) -> tuple[np.ndarray, ...]:
@@ -246,6 +251,46 @@ def rotation_about(axis: np.ndarray, degrees: float) -> np.ndarray:
     cross = np.array([[0, -x, y], [x, 0, -z], [-y, z, 0]])
     angle = np.deg2rad(degrees)
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+@numba.njit(cache=True, nogil=True)
+def resample_both(values, known, linear, shift, out, inside):
+    """An image and its mask at ``linear @ index + shift``, by linear interpolation, in one pass.
+
+    Parameters
+    ----------
+    values, known
+        (z, y, x) float32 and bool.
+    linear, shift
+        (3, 3) and (3,) float64, voxels: index of `out` to index of `values`.
+    out, inside
+        (z, y, x) float32 and bool, filled here: the values; where more than half of the weight is known. Outside the image
+        they stay as they are.
+    """
+    nz, ny, nx = values.shape
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                z = shift[0] + linear[0, 0] * i + linear[0, 1] * j + linear[0, 2] * k
+                y = shift[1] + linear[1, 0] * i + linear[1, 1] * j + linear[1, 2] * k
+                x = shift[2] + linear[2, 0] * i + linear[2, 1] * j + linear[2, 2] * k
+                if not (0 <= z <= nz - 1 and 0 <= y <= ny - 1 and 0 <= x <= nx - 1):
+                    continue
+                iz, iy, ix = int(z), int(y), int(x)
+                fz, fy, fx = z - iz, y - iy, x - ix
+                value = share = 0.0
+                for a in range(2):
+                    wz, jz = (fz, min(iz + 1, nz - 1)) if a else (1.0 - fz, iz)
+                    for b in range(2):
+                        wy, jy = (fy, min(iy + 1, ny - 1)) if b else (1.0 - fy, iy)
+                        for c in range(2):
+                            wx, jx = (fx, min(ix + 1, nx - 1)) if c else (1.0 - fx, ix)
+                            weight = wz * wy * wx
+                            value += values[jz, jy, jx] * weight
+                            if known[jz, jy, jx]:
+                                share += weight
+                out[i, j, k] = value
+                inside[i, j, k] = share > 0.5
 
 
 def _halved(feature: Feature) -> Feature:

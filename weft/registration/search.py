@@ -36,8 +36,10 @@ def search(
     model: LinearModel,
     thresholds: Thresholds,
     tell: Callable[[str], None],
+    most: int | None = None,
 ) -> list[Candidate]:
-    """Refined starts of larger and larger efforts, best score first, until one is convincing."""
+    """Refined starts of larger and larger efforts, best score first, until one is convincing; `most` of them, if given."""
+    efforts = _EFFORTS[:most]
     starter = CandidateSearch(reference, other, min_overlap, model)
     ratio = float((other.volume / reference.volume) ** (1 / model.axes))
     tissue_known = not (reference.mask.all() or other.mask.all())
@@ -45,19 +47,19 @@ def search(
     numbered = list(enumerate(directions))
     hands = [np.linalg.det(direction) > 0 for direction in directions]
     pool: list[Candidate] = []
-    for rotations, scales, refined, enough in _EFFORTS:
+    for effort, (rotations, scales, refined, enough) in enumerate(efforts, 1):
+        what = f"affine, effort {effort} of at most {len(efforts)}"
         factors = (1.0,) if model.kind == "rigid" else scales + by_volume
-        starts = starter.starts(
-            numbered, rotation_set(rotations, model.planar), factors, moments=tissue_known
-        )
+        turns = rotation_set(rotations, model.planar)
+        starts = starter.starts(numbered, turns, factors, moments=tissue_known, what=what)
         tell(
             f"{len(numbered)} orientations, {rotations} rotations, {len(factors)} scales: {len(starts)} starts"
         )
-        pool = sorted(pool + starter.refine(starts[:refined]), key=lambda c: -c.fit.score)
+        pool = sorted(pool + starter.refine(starts[:refined], what), key=lambda c: -c.fit.score)
         if pool and not _different(reference, pool, pool[0]):
             # All starts lead to one place: how much better that is than another is not known yet.
             elsewhere = _different(reference, starts, pool[0])[:_RIVALS]
-            pool = sorted(pool + starter.refine(elsewhere), key=lambda c: -c.fit.score)
+            pool = sorted(pool + starter.refine(elsewhere, what), key=lambda c: -c.fit.score)
         ranked = list(dict.fromkeys(start.orientation for start in starts))
         if ranked:
             numbered = [(number, directions[number]) for number in sorted(ranked[:_ORIENTATIONS_KEPT])]

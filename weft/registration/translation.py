@@ -6,6 +6,7 @@ import numpy as np
 from scipy.fft import irfftn, next_fast_len, rfftn
 
 _VARIANCE_FLOOR = 1e-4  # of the largest product of deviations: below it float32 sums are rounding noise
+_STEP = 4  # voxels: lengths that differ by less share the fixed image's spectra
 _Shape = tuple[int, ...]
 
 
@@ -26,8 +27,9 @@ class TranslationSearch:
     """
 
     def __init__(self, fixed: np.ndarray, fixed_mask: np.ndarray, min_overlap: float) -> None:
-        self._mask = fixed_mask.astype(np.float32)
-        self._image = fixed.astype(np.float32) * self._mask
+        self._box = _occupied(fixed_mask)
+        self._mask = fixed_mask[self._box].astype(np.float32)
+        self._image = fixed[self._box].astype(np.float32) * self._mask
         self._voxels = float(np.count_nonzero(fixed_mask))
         self._min_overlap = min_overlap
         self._spectra: dict[_Shape, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -56,33 +58,45 @@ class TranslationSearch:
             correlation of few voxels is as much larger as it is made smaller.
             Empty when no shift has enough overlap.
         """
-        # Lengths in steps of 8 let candidates of nearly the same size share the fixed image's spectra. Planes stay planes.
-        reach = [a + b - 1 for a, b in zip(self._image.shape, moving.shape, strict=True)]
-        lengths = tuple(n if n == 1 else next_fast_len(-(-n // 8) * 8, real=True) for n in reach)
-        score = self._scores(moving, moving_mask, lengths)
+        box = _occupied(moving_mask)
+        mask = moving_mask[box].astype(np.float32)
+        image = moving[box].astype(np.float32) * mask
+        smaller = min(self._voxels, float(mask.sum()))
+        ranges = _possible_shifts(self._mask, mask, self._min_overlap * smaller)
+        if ranges is None:
+            return []
+        score = self._scores(image, mask, smaller, ranges)
+        origin = np.array([first for first, _ in ranges]) + _corner(self._box) - _corner(box)
         found: list[tuple[float, np.ndarray]] = []
         for _ in range(peaks):
             place = np.unravel_index(int(score.argmax()), score.shape)
             best = float(score[place])
             if best <= -1:
                 break
-            shift = [i if i < a else i - n for i, a, n in zip(place, self._image.shape, lengths, strict=True)]
-            found.append((best, np.array(shift)))
-            around = [
-                np.arange(i - distance, i + distance + 1) % n for i, n in zip(place, lengths, strict=True)
-            ]
-            score[np.ix_(*around)] = -1
+            found.append((best, np.array(place) + origin))
+            score[tuple(slice(max(i - distance, 0), i + distance + 1) for i in place)] = -1
         return found
 
-    def _scores(self, moving: np.ndarray, moving_mask: np.ndarray, lengths: _Shape) -> np.ndarray:
-        """Score of every cyclic shift; -1 where the overlap or the variance is too small."""
-        mask = moving_mask.astype(np.float32)
-        image = moving.astype(np.float32) * mask
+    def _scores(
+        self, image: np.ndarray, mask: np.ndarray, smaller: float, ranges: list[tuple[int, int]]
+    ) -> np.ndarray:
+        """Score of every shift of the ranges; -1 where the overlap or the variance is too small."""
+        # So long that none of the other shifts, which come round as these do, is taken for one of them.
+        lengths = tuple(
+            n if n == 1 else next_fast_len(-(-n // _STEP) * _STEP, real=True)
+            for n in (
+                max(a, b, a - first, last + b)
+                for a, b, (first, last) in zip(self._mask.shape, mask.shape, ranges, strict=True)
+            )
+        )
+        wanted = np.ix_(
+            *[np.arange(first, last + 1) % n for n, (first, last) in zip(lengths, ranges, strict=True)]
+        )
         fixed_ones, fixed_sum, fixed_squares = self._fixed_spectra(lengths)
         ones, values, squares = (np.conj(rfftn(a, lengths)) for a in (mask, image, image * image))
 
         def correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return irfftn(a * b, lengths)
+            return irfftn(a * b, lengths)[wanted]
 
         count = np.maximum(correlate(fixed_ones, ones), 0.5)
         sum_fixed = correlate(fixed_sum, ones)
@@ -91,7 +105,6 @@ class TranslationSearch:
         variance_fixed = np.maximum(correlate(fixed_squares, ones) - sum_fixed**2 / count, 0)
         variance_moving = np.maximum(correlate(fixed_ones, squares) - sum_moving**2 / count, 0)
         deviations = np.sqrt(variance_fixed * variance_moving)
-        smaller = min(self._voxels, float(np.count_nonzero(moving_mask)))
         enough = count > self._min_overlap * smaller
         valid = enough & (deviations > _VARIANCE_FLOOR * deviations.max())
         ncc = covariance / np.maximum(deviations, 1e-12)
@@ -107,3 +120,35 @@ class TranslationSearch:
                 rfftn(self._image**2, lengths),
             )
         return self._spectra[lengths]
+
+
+def _occupied(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds a mask; empty where the mask is."""
+    others = [tuple(k for k in range(mask.ndim) if k != axis) for axis in range(mask.ndim)]
+    planes = [np.flatnonzero(mask.any(axis=axes)) for axes in others]
+    return tuple(slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0, 0) for p in planes)
+
+
+def _corner(box: tuple[slice, ...]) -> np.ndarray:
+    return np.array([side.start for side in box])
+
+
+def _possible_shifts(fixed: np.ndarray, moving: np.ndarray, needed: float) -> list[tuple[int, int]] | None:
+    """First and last shift d along each axis at which two masks may have more than so many voxels in common.
+
+    ``fixed[i]`` goes with ``moving[i - d]``: two planes that meet have no more voxels in common than the emptier of them
+    holds. None where no shift will do.
+    """
+    ranges = []
+    for axis in range(fixed.ndim):
+        others = tuple(k for k in range(fixed.ndim) if k != axis)
+        here, there = fixed.sum(axis=others), moving.sum(axis=others)
+        if not len(here) or not len(there):
+            return None
+        around = len(there) - 1
+        meeting = np.lib.stride_tricks.sliding_window_view(np.pad(here, around), len(there))
+        enough = np.flatnonzero(np.minimum(meeting, there).sum(axis=1) > needed)
+        if not len(enough):
+            return None
+        ranges.append((int(enough[0]) - around, int(enough[-1]) - around))
+    return ranges
