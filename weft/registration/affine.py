@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weft.grid import Grid
-from weft.registration.candidates import UNCHANGED, Candidate
+from weft.registration.candidates import LARGEST_TURN, UNCHANGED, Candidate, turned_by
 from weft.registration.confidence import Thresholds, Verdict, judge, mirror_note
 from weft.registration.elastix_affine import refine_with_elastix
 from weft.registration.features import Feature, finite, local_feature
@@ -144,6 +144,7 @@ def register_affine(
     start: np.ndarray | None = None,
     refine: bool = True,
     masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    efforts: int | None = None,
 ) -> AffineResult:
     """Find the affine between two images.
 
@@ -173,6 +174,8 @@ def register_affine(
     masks
         (z, y, x) bool, where the fixed and where the moving image counts; None: everywhere but in padding, as
         `weft.registration.unseen.seen` finds it.
+    efforts
+        Of the search, how many at most; None: all.
 
     Returns
     -------
@@ -220,7 +223,7 @@ def register_affine(
         pool = [Candidate(0, 0, 1.0, 0.0, AffineRefiner(reference, other).measure(given))]
         tell(f"given start: score {pool[0].fit.score:.3f}")
     else:
-        pool = search(reference, other, directions, min_overlap, model, thresholds, tell)
+        pool = search(reference, other, directions, min_overlap, model, thresholds, tell, efforts)
     if not pool:
         raise ValueError(
             f"no shift of the moving image covers {min_overlap:g} of the smaller tissue mask; "
@@ -245,6 +248,10 @@ def register_affine(
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
         fine = replace(best.fit, matrix=turned(best.fit.matrix))
     orientation = orientations[best.orientation]
+    if (
+        turned_by(orientation, fine.matrix) > LARGEST_TURN
+    ):  # the refinement went on to where another one leads
+        orientation = nearest_orientation(fine.matrix)
     verdict = judge(best.fit.score, margin, thresholds, notes)
     if not model.plausible(turned(fine.matrix)[:3, :3] @ np.linalg.inv(about)):
         stretches = ", ".join(f"{stretch:.2f}" for stretch in model.stretches(fine.matrix[:3, :3]))
@@ -254,7 +261,12 @@ def register_affine(
         verdict = "refuse"
     verdict = "refuse" if ambiguous else verdict
     code = oriented_code(orientation, fixed_orientation) if fixed_orientation else None
-    if code and moving_orientation and code != validate_orientation(moving_orientation):
+    if (
+        verdict != "refuse"
+        and code
+        and moving_orientation
+        and code != validate_orientation(moving_orientation)
+    ):
         notes.append(f"the moving image fits as {code!r}, but its orientation code is {moving_orientation!r}")
         verdict = "warn" if verdict == "accept" else verdict
     tell(f"score {best.fit.score:.3f}, margin {margin and round(margin, 2)}: {verdict}")

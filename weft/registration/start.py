@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,10 @@ from weft.registration.affine import (
 )
 from weft.registration.given import given_start
 from weft.registration.linear_model import LinearModel
+from weft.registration.voxel_order import order_doubt, reordered
 from weft.sampling import read_mask
+
+_EFFORTS = 2  # of the search for what would have fitted
 
 
 def find_affine(
@@ -64,25 +67,75 @@ def find_affine(
     spacing = finest_level(fixed[0].grid, moving[0].grid, settings)
     fixed_level, moving_level = (image.level_at(spacing) for image, _ in (fixed, moving))
     values = fixed_level.read(fixed[1]), moving_level.read(moving[1])
-    found = register_affine(
-        values[0],
-        fixed_level.grid,
-        values[1],
-        moving_level.grid,
-        fixed_orientation=codes[0],
-        moving_orientation=codes[1],
-        settings=settings,
-        seed=seed,
-        progress=progress,
-        start=given,
-        masks=(
-            _numbers("fixed", values[0], where_it_counts("fixed", fixed[0], masks[0], fixed_level.grid)),
-            _numbers("moving", values[1], where_it_counts("moving", moving[0], masks[1], moving_level.grid)),
-        ),
-        refine=start is None or start.get("refine", True),
+    counts = (
+        _numbers("fixed", values[0], where_it_counts("fixed", fixed[0], masks[0], fixed_level.grid)),
+        _numbers("moving", values[1], where_it_counts("moving", moving[0], masks[1], moving_level.grid)),
     )
-    parts = [_part("fixed", fixed[0].grid, masks[0]), _part("moving", moving[0].grid, masks[1])]
-    return replace(found, notes=(*found.notes, *filter(None, parts)))
+
+    def between(
+        fixed_grid: Grid = fixed_level.grid,
+        moving_grid: Grid = moving_level.grid,
+        settings: AffineSettings = settings,
+        **more: Any,
+    ) -> AffineResult:
+        return register_affine(
+            values[0],
+            fixed_grid,
+            values[1],
+            moving_grid,
+            fixed_orientation=codes[0],
+            moving_orientation=codes[1],
+            settings=settings,
+            seed=seed,
+            progress=progress,
+            masks=counts,
+            **more,
+        )
+
+    found = between(start=given, refine=start is None or start.get("refine", True))
+    grids = fixed[0].grid, moving[0].grid
+    verdict, doubt = found.accepted, None
+    if start is None and verdict != "accept":
+        levels = fixed_level.grid, moving_level.grid
+        doubt = _fits_otherwise(found, between, codes, settings, reordered(grids, levels))
+        verdict = "refuse" if doubt else verdict
+    if verdict != "refuse":
+        doubt = order_doubt(found.matrix, *grids, LinearModel(settings.model, is_planar(*grids)))
+        verdict = "warn" if doubt else verdict
+    notes = [doubt, _part("fixed", grids[0], masks[0]), _part("moving", grids[1], masks[1])]
+    return replace(found, accepted=verdict, notes=(*found.notes, *filter(None, notes)))
+
+
+def _fits_otherwise(
+    found: AffineResult,
+    between: Callable[..., AffineResult],
+    codes: tuple[str | None, str | None],
+    settings: AffineSettings,
+    orders: Iterable[tuple[str, Grid, Grid]],
+) -> str | None:
+    """With which order of a voxel size's axes, or with which orientation, a doubtful pair would fit far better.
+
+    ``between`` is the search: with other grids, other settings, some of its efforts; ``orders`` as of `reordered`.
+    """
+    needed = max(settings.min_score, settings.accept_margin * found.score)
+    if needed > 1:
+        return None
+    for called, *tried in orders:
+        other = between(*tried, efforts=_EFFORTS)
+        if other.accepted == "accept" and other.score >= needed:
+            return f"{called} an affine fits (score {other.score:.3f}): is the order of its axes right?"
+    free = replace(settings, orientation="search", handedness="search")
+    if free == settings:
+        return None
+    other = between(settings=free, efforts=_EFFORTS)
+    if other.score < needed:  # left and right need not be told apart to see that a code is wrong
+        return None
+    if None in codes:
+        return f"as a mirror image it fits (score {other.score:.3f}): wanted orientation codes of both images that say so"
+    return (
+        f"with the orientation code {other.moving_orientation!r} of the moving image, where {codes[1]!r} is given, an affine "
+        f"fits (score {other.score:.3f}): are both codes right?"
+    )
 
 
 def where_it_counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
