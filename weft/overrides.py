@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from weft.config.base import Model, Name
-from weft.refusals import ConfigError, parse, suggest
+from weft.names import suggest
+from weft.refusals import ConfigError, parse
 
 
 class Override(Model):

@@ -11,10 +11,11 @@ import yaml
 from weft.config import Config
 from weft.config.base import NAME
 from weft.config.registration import RegistrationSettings, Stage
+from weft.names import suggest
 from weft.overrides import read_overrides
 from weft.plugins import import_plugins
 from weft.readers import detect_format, tiled_formats
-from weft.refusals import ConfigError, parse, suggest
+from weft.refusals import ConfigError, parse
 from weft.registration.backend_settings import checked_settings
 from weft.registration.contract import SEVERAL_CHANNELS, one_channel
 from weft.rows import ImageRow, RegistrationRow, read_table

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from weft.names import suggest
+
 M = TypeVar("M", bound=BaseModel)
-LISTED = 12  # names that a sentence lists at most
 # What the types of problems that pydantic reports ask for, by their first word.
 _PLAIN = {
     "int": "a whole number",
@@ -56,15 +57,6 @@ def parse(model: type[M], value: Any, where: str) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise ConfigError(_sentence(model, error, where)) from None
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence on an unknown name: the one that was meant, or else all there are."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(known)}" if 0 < len(known) <= LISTED else ""
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

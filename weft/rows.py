@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, WithJsonSchema, field_validator
 
 from weft.config.base import CODE, Channel, Model, Name
+from weft.names import suggest
 from weft.readers import formats, tiled_formats
-from weft.refusals import ConfigError, parse, suggest
+from weft.refusals import ConfigError, parse
 from weft.registration.orientation import validate_orientation
 
 # What the cells of a table look like before they are read.

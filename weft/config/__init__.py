@@ -11,7 +11,7 @@ from weft.config.assembly import Bias, Fusion, Illumination, Links, Poses, Pyram
 from weft.config.base import CODE, Count, Model, Name, Positive, Voxels
 from weft.config.gates import GATES, Gate
 from weft.config.registration import RegistrationSettings
-from weft.refusals import suggest
+from weft.names import suggest
 from weft.registration.ledger import STATUSES
 from weft.registration.orientation import validate_orientation
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weft.links.model import Link
-from weft.refusals import suggest
+from weft.names import suggest
 
 
 def apply_overrides(

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from weft.refusals import suggest
+from weft.names import suggest
 
 SETTINGS = {
     "native": "weft.registration.backends.native_settings:NativeSettings",

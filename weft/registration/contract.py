@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from weft.grid import Grid
+from weft.names import suggest
 from weft.plugins import published
-from weft.refusals import suggest
 
 BUILTIN = {
     "native": "weft.registration.backends.native:register",
