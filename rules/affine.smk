@@ -17,7 +17,7 @@ rule register_affine:
     benchmark:
         "<benchmarks>/register_affine/{registration}.jsonl"
     conda:
-        "../envs/registration.yaml"
+        affine_environment
     threads: 1
     resources:
         mem_mb=4000,

@@ -58,6 +58,27 @@ def plain(model, *fields, **more):
 STRIPES = plain(SETTINGS.illumination, "stripes", "stripe_width", "stripe_length")
 
 
+# Engines whose packages are heavy, or refuse versions of the rest: they have a conda environment of their own.
+OWN_ENVIRONMENT = ("ants", "basic", "elastix")
+
+
+def environment(engine):
+    """The conda environment of an engine; relative to this folder, as those that rules name."""
+    return f"../envs/{engine if engine in OWN_ENVIRONMENT else 'core'}.yaml"
+
+
+def illumination_environment(wildcards):
+    return environment(SETTINGS.illumination.method)
+
+
+def affine_environment(wildcards):
+    return environment(PROJECT.settings(wildcards.registration).affine.method)
+
+
+def stage_environment(wildcards):
+    return environment(PROJECT.stage(wildcards.registration, wildcards.stage).backend)
+
+
 def source_path(wildcards):
     return PROJECT.path(PROJECT.images[wildcards.image].source)
 
@@ -101,12 +122,6 @@ def illumination_settings(wildcards):
     )
     profile = PROJECT.path(light.profile) if light.profile else None
     return plain(light, *fields, dark=dark, profile=profile)
-
-
-def illumination_environment(wildcards):
-    """The conda environment of the estimator: BaSiC, which is heavy, has one of its own."""
-    name = "basic" if SETTINGS.illumination.method == "basic" else "core"
-    return f"../envs/{name}.yaml"
 
 
 def illumination_state(wildcards):
@@ -190,13 +205,6 @@ def memory_given_to_blocks(wildcards):
     own = workflow.resource_settings.overwrite_resources.get("register_blocks", {})
     given = own.get("mem_mb")
     return given if isinstance(given, int) else 0
-
-
-def stage_environment(wildcards):
-    """The conda environment of a stage's backend: antspyx, which is heavy, has one of its own."""
-    backend = PROJECT.stage(wildcards.registration, wildcards.stage).backend
-    name = "ants" if backend == "ants" else "registration"
-    return f"../envs/{name}.yaml"  # relative to this folder, as those that rules name
 
 
 def given_path(path):

@@ -114,7 +114,7 @@ rule export_precomputed:
     benchmark:
         "<benchmarks>/export_precomputed/{image}.jsonl"
     conda:
-        "../envs/cloud.yaml"
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -18,7 +18,7 @@ rule check_seams:
     benchmark:
         "<benchmarks>/check_seams/{image}.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -194,7 +194,7 @@ rule render_report:
     benchmark:
         "<benchmarks>/render_report.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,

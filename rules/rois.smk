@@ -19,7 +19,7 @@ rule export_rois:
     benchmark:
         "<benchmarks>/export_rois/{registration}.jsonl"
     conda:
-        "../envs/tables.yaml"
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,
