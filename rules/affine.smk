@@ -26,7 +26,7 @@ rule register_affine:
         settings=affine_settings,
         channels=channels_of,
         names=names_of,
-        gates=gates("affine_verdict"),
+        gates=gates("affine_verdict", "voxel_size_doubts"),
         code=code("register_affine"),
     script:
         "../scripts/register_affine.py"

@@ -40,14 +40,14 @@ def test_both_candidates_are_drawn_over_the_fixed_image(tmp_path):
     assert imread(path).shape[1] < picture.shape[1]
 
 
-def brought_in(folder, name: str, plane: np.ndarray) -> str:
-    """The receipt of an image of one plane."""
+def brought_in(folder, name: str, plane: np.ndarray, spacing=PLANE.spacing) -> str:
+    """The receipt of an image of one plane, of which the table of images gives a voxel size."""
     source = folder / f"{name}.nrrd"
     image = SimpleITK.GetImageFromArray(np.rint(plane).astype(np.uint16))
     image.SetSpacing([s / 1000 for s in PLANE.spacing[::-1]])
     SimpleITK.WriteImage(image, str(source))
     receipt = folder / "images" / name / "image.json"
-    row = {"image": name, "format": "auto", "options": {}, "orientation": "sar", "spacing": PLANE.spacing}
+    row = {"image": name, "format": "auto", "options": {}, "orientation": "sar", "spacing": spacing}
     import_image(
         path=str(source),
         state="",
@@ -61,21 +61,21 @@ def brought_in(folder, name: str, plane: np.ndarray) -> str:
     return str(receipt)
 
 
-def registered(folder, shared: float, policy: str, gate: dict) -> dict:
+def registered(folder, shared: float, policy: str, gate: dict, spacing=PLANE.spacing) -> dict:
     """What the rule leaves as the quality of its affine between two stains of one section."""
     fixed, moving, _ = stains(shared, seed=0)
     folder.mkdir(exist_ok=True)
     quality = folder / "pair" / "quality" / "affine.json"
     register_affine(
         fixed=brought_in(folder, "one", 1000 * fixed),
-        moving=brought_in(folder, "two", 1000 * moving),
+        moving=brought_in(folder, "two", 1000 * moving, spacing),
         fixed_mask=[],
         moving_mask=[],
         start=[],
         settings=Affine(policy=policy).model_dump(mode="json"),
         channels={"fixed": None, "moving": None},
         names={"fixed": "one", "moving": "two"},
-        gates={"affine_verdict": gate},
+        gates={"affine_verdict": gate, "voxel_size_doubts": GATES["voxel_size_doubts"][0].model_dump()},
         cache=str(folder / "cache"),
         code="",
         receipt=str(folder / "pair" / "affine.json"),
@@ -91,14 +91,14 @@ def test_the_gate_holds_where_a_low_score_is_accepted_by_its_margin(tmp_path):
     found = registered(tmp_path, 1.7, "fail", DEFAULT)
     assert found["accepted"] == "accept"
     assert found["values"]["affine_score"] < 0.3  # what volumes would be refused for
-    (row,) = found["gates"]
+    row, _ = found["gates"]
     assert (row["name"], row["value"], row["holds"]) == ("affine_verdict", 2, True)
 
 
 def test_the_gate_says_why_what_is_refused_is_refused(tmp_path):
     found = registered(tmp_path, 0.0, "warn", DEFAULT)
     assert found["accepted"] == "refuse"
-    (row,) = found["gates"]
+    row, _ = found["gates"]
     assert (row["value"], row["holds"], row["policy"]) == (0, False, "warn")
     assert row["where"] == "; ".join(found["notes"])
     assert "no match was found" in row["where"] or "a different affine fits as well" in row["where"]
@@ -108,9 +108,24 @@ def test_the_gate_says_why_what_is_refused_is_refused(tmp_path):
     assert found["notes"][0] in shown.caption
     assert row["look_at"].startswith("registrations/pair/figures/affine_candidates.png")
     # Milder, and stricter, by the config: of the verdict, which stays as it is.
-    (row,) = registered(tmp_path, 0.0, "warn", {"min": 0.0, "policy": "warn"})["gates"]
+    row, _ = registered(tmp_path, 0.0, "warn", {"min": 0.0, "policy": "warn"})["gates"]
     assert row["holds"]
     with pytest.raises(QualityError, match=r"affine_verdict is 0 \(.+\); wanted >= 2"):
         registered(tmp_path, 0.0, "warn", {"min": 2.0, "policy": "fail"})
     with pytest.raises(ValueError, match="the affine of 'two' onto 'one' is refused"):
         registered(tmp_path, 0.0, "fail", DEFAULT)
+
+
+@pytest.mark.parametrize(("spacing", "doubted"), [(PLANE.spacing, False), ((5.0, 4.0, 4.2), True)])
+def test_a_voxel_size_that_its_file_contradicts_is_told_by_a_gate(tmp_path, capsys, spacing, doubted):
+    found = registered(tmp_path, 1.7, "fail", DEFAULT, spacing)
+    (row,) = [row for row in found["gates"] if row["name"] == "voxel_size_doubts"]
+    assert (row["value"], row["holds"]) == (float(doubted), not doubted)
+    if doubted:
+        assert row["where"].startswith(
+            "image 'two': the table of images gives a voxel size of 5, 4, 4.2 um (z, y, x)"
+        )
+        assert (
+            f"Warning: pair: voxel_size_doubts is 1, wanted <= 0: {row['where']}; look at "
+            in capsys.readouterr().err
+        )

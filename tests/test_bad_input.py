@@ -218,21 +218,32 @@ def test_a_volume_without_a_voxel_size_is_refused(good, project, fields, said):
 
 @pytest.mark.parametrize(
     ("units", "spacing", "warned"),
-    [("", (10, 10, 30), True), ('"mm" "mm" "mm"', (10, 10, 30), True), ("", (30, 10, 10), False)],
+    [
+        ("", (10, 10, 30), "is the order of its axes right?"),
+        ('"mm" "mm" "mm"', (10, 10, 30), "is the order of its axes right?"),
+        ("", (30, 10, 10), None),
+        ("", (0.03, 0.01, 0.01), None),  # in a unit that nobody knows
+        ('"um" "um" "um"', (0.03, 0.01, 0.01), "is it in um?"),
+        ('"um" "um" "um"', (33, 11, 11), None),  # an expanded sample
+    ],
 )
-def test_a_voxel_size_with_other_axes_than_the_file_says_is_told(
-    good, project, capsys, units, spacing, warned
-):
+def test_a_voxel_size_that_contradicts_the_file_is_told(good, project, capsys, units, spacing, warned):
     """Along x, y, z the file says 10, 10, 30, in whatever unit: along z, y, x the table has to give 30, 10, 10."""
     write_nrrd(project.folder / "data/fixed.nrrd", spacings="10 10 30", units=units)
     job = find(good[1], "import_image", image="fixed")
     run_script(project.folder, job, image={**job.params.image, "spacing": list(spacing)})
     said = capsys.readouterr().err
-    assert warned is ("is the order of its axes right?" in said)
-    assert not warned or said.startswith(
-        "Warning: image 'fixed': the table of images gives a voxel size of 10, 10, 30 um"
-    )
-    assert ("WARNING" in (project.folder / job.log[0]).read_text()) is warned
+    doubt = receipts.read(project.folder / job.output[0]).get("spacing_doubt")
+    given = ", ".join(f"{size:g}" for size in spacing)
+    if warned is None:
+        assert (said, doubt) == ("", None)
+    else:
+        assert doubt.startswith(
+            f"the table of images gives a voxel size of {given} um (z, y, x), and its source states"
+        )
+        assert doubt.endswith(f"the table's is used: {warned}")
+        assert f"Warning: image 'fixed': {doubt} (data/fixed.nrrd)\n" in said
+        assert doubt in (project.folder / job.log[0]).read_text()
 
 
 def test_a_source_is_opened_once(tmp_path, monkeypatch, capsys):
@@ -256,7 +267,7 @@ def test_a_source_is_opened_once(tmp_path, monkeypatch, capsys):
     )
     assert opened == [(1.0, 1.0, 3.0)]
     assert (
-        "voxel size of 1, 1, 3 um (z, y, x), and counted states 3, 1, 1; the table's"
+        "voxel size of 1, 1, 3 um (z, y, x), and its source states 3, 1, 1; the table's"
         in capsys.readouterr().err
     )
 

@@ -72,6 +72,8 @@ class Image:
     stated_spacing
         Voxel size, (z, y, x), that the source states, in whatever unit; None where it states none. The grid has another
         one where the reader was given one.
+    stated_um
+        Whether that voxel size is known to be in um.
     """
 
     levels: tuple[Level, ...]
@@ -80,6 +82,7 @@ class Image:
     labels: bool = False
     coverage: Coverage | None = None
     stated_spacing: Triple | None = None
+    stated_um: bool = False
 
     @property
     def grid(self) -> Grid:

@@ -33,6 +33,10 @@ GATES = {
         Gate(min=2.0),
         "What `affine` says of its result by its own thresholds: 2 accepted, 1 accepted with a warning, 0 refused (and gone on with, as its `policy` is `warn`).",
     ),
+    "voxel_size_doubts": (
+        Gate(max=0.0),
+        "1 where the table of images gives a voxel size that contradicts what the image's source states, as if its axes were swapped or it were in mm; 0 where it does not.",
+    ),
     "blocks_failed_fraction": (Gate(max=0.2), "Share of a stage's blocks with content that failed."),
     "folded_fraction": (
         Gate(max=0.001),

@@ -23,6 +23,7 @@ LOOK_AT = {
     "link_residual_p95_voxel": _LINKS,
     "clipped_fraction": "images/{name}/quality/fusion.json",
     "affine_verdict": f"{_FIGURE}affine_candidates.png and {_TABLE}affine.json",
+    "voxel_size_doubts": "the table of images",
     "blocks_failed_fraction": _BLOCKS,
     "folded_fraction": _BLOCKS,
     "seam_ratio": _BLOCKS,

@@ -105,6 +105,7 @@ def open_n5(
         orientation=orientation_code(orientation, path),
         labels=labels,
         stated_spacing=stated,
+        stated_um=True,
     )
 
 

@@ -105,6 +105,7 @@ def open_ome_zarr(
         labels=labels,
         coverage=None if tiles is None else _coverage(tiles, path),
         stated_spacing=stated,
+        stated_um=True,
     )
 
 

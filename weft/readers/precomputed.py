@@ -86,6 +86,7 @@ def open_precomputed(
         orientation=orientation_code(orientation, path),
         labels=labels,
         stated_spacing=tuple(stated[0].tolist()),
+        stated_um=True,
     )
 
 

@@ -94,7 +94,11 @@ def open_volume(
         data, sizes, unit, code = _open_itk(path)
     if labels:
         data = label_volume(data, path)
-    wanted = spacing
+    wanted, stated = spacing, sizes
+    if unit is not None and sizes is not None:
+        z, y, x = sizes
+        factor = micrometres(unit, path)
+        stated = (z * factor, y * factor, x * factor)
     if spacing is None and sizes is not None:
         if spacing_unit is None and unit is None:
             raise ValueError(
@@ -107,7 +111,8 @@ def open_volume(
         channels=channel_names(channels, 1, path),
         orientation=orientation_code(orientation, path) or code,
         labels=labels,
-        stated_spacing=sizes,
+        stated_spacing=stated,
+        stated_um=unit is not None,
     )
 
 

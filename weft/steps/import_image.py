@@ -43,7 +43,8 @@ def import_image(
     opened = open_source(path, format=None if image["format"] == "auto" else image["format"], **options)
     if not isinstance(opened, Image):
         raise ValueError(f"{path}: holds tiles, not an image; name their format in images.tsv")
-    _compare_spacing(path, image, opened)
+    if doubt := _spacing_doubt(image, opened):
+        warn(f"image {image['image']!r}: {doubt} ({path})")
     if opened.labels and opened.dtype.kind not in "ui":
         raise ValueError(f"{path}: labels must be unsigned or signed integers; found {opened.dtype}")
     if phantom:
@@ -62,26 +63,36 @@ def import_image(
             made = _reference(path, opened, about, receipt)
         else:
             made = _convert(opened, about, key, settings, store, receipt, image["image"], threads)
+            made |= {"spacing_doubt": doubt} if doubt else {}  # for the gate of whoever registers it
         receipts.write_provenance(receipt, key=key, source=path, settings=image, code=code)
         receipts.write(receipt, made)
 
 
-def _compare_spacing(path: str, image: dict[str, Any], opened: Image) -> None:
-    """Warn of a voxel size in the table whose axes are to each other not as the file says: they may be swapped.
+def _spacing_doubt(image: dict[str, Any], opened: Image) -> str | None:
+    """What is to be said of a voxel size in the table that differs from the source's as one of two mistakes would.
 
-    Another unit is no reason, as many files do not say in which theirs is.
+    Either the axes are to each other not as the source says, and may be swapped; or, where the source's unit is known, all
+    are off by a thousand. Else another unit is no reason, as many files do not say in which theirs is.
     """
     given, stated = opened.grid.spacing, opened.stated_spacing
     if not image.get("spacing") or stated is None or not all(math.isfinite(v) and v > 0 for v in stated):
-        return
+        return None
     sizes = zip(given, stated, opened.grid.shape, strict=True)
     ratios = [here / there for here, there, voxels in sizes if voxels > 1]
-    if ratios and max(ratios) > UNLIKE * min(ratios):
-        here, there = (", ".join(f"{v:g}" for v in size) for size in (given, stated))
-        warn(
-            f"image {image['image']!r}: the table of images gives a voxel size of {here} um (z, y, x), and {path} states {there}; "
-            "the table's is used: is the order of its axes right?"
-        )
+    if not ratios:
+        return None
+    if max(ratios) > UNLIKE * min(ratios):
+        question = "is the order of its axes right?"
+    elif opened.stated_um and any(abs(math.log(ratios[0] / mm)) < math.log(UNLIKE) for mm in (1e-3, 1e3)):
+        question = "is it in um?"
+    else:
+        return None
+    here, there = (", ".join(f"{v:g}" for v in size) for size in (given, stated))
+    unit = " um" if opened.stated_um else ""
+    return (
+        f"the table of images gives a voxel size of {here} um (z, y, x), and its source states {there}{unit}; "
+        f"the table's is used: {question}"
+    )
 
 
 def _is_pyramid(path: str, image: Image) -> bool:

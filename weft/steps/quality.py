@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weft import receipts
-from weft.logs import log
+from weft.logs import warn
 from weft.quality.gates import QualityError, Row, evaluate
 
 
@@ -15,6 +15,8 @@ def write_quality(
     path: str | Path, stage: str, subject: str, values: dict[str, Any], gates: dict[str, Any], **facts: Any
 ) -> None:
     """Write a stage's numbers and gates to ``path``; a gate of policy ``fail`` stops what would build on it.
+
+    One of policy ``warn`` is told in the log and on the terminal.
 
     Raises
     ------
@@ -32,15 +34,9 @@ def write_quality(
         raise
     for row in rows:
         if not row["holds"] and row["policy"] == "warn":
-            log.warning(
-                "%s %s: %s is %.4g, wanted %s %s",
-                stage,
-                subject,
-                row["name"],
-                row["value"],
-                row["threshold"],
-                row["where"],
-            )
+            place = f": {row['where']}" if row["where"] else ""
+            look = f"; look at {row['look_at']}" if row["look_at"] else ""
+            warn(f"{subject}: {row['name']} is {row['value']:.4g}, wanted {row['threshold']}{place}{look}")
     receipts.write(path, {"values": _numbers(values), "gates": _rows(rows), **facts})
 
 

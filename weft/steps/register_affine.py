@@ -101,6 +101,7 @@ def register_affine(
         )
     values: dict[str, Any] = {
         "affine_verdict": _verdict(record),
+        "voxel_size_doubts": _doubts(images, names),
         "affine_score": record["score"],
         "affine_ncc": record["ncc"],
         "affine_overlap": record["overlap"],
@@ -173,6 +174,18 @@ def _verdict(record: dict[str, Any]) -> float | dict[str, float]:
     """The verdict as a number, with the reason for one that does not accept."""
     number = float(VERDICTS.index(record["accepted"]))
     return number if record["accepted"] == "accept" else {"; ".join(record["notes"]): number}
+
+
+def _doubts(
+    images: dict[str, tuple[Image, dict[str, Any]]], names: dict[str, str]
+) -> float | dict[str, float]:
+    """How many of the voxel sizes contradict their sources, each with what it is about."""
+    said = {
+        f"image {names[role]!r}: {facts['spacing_doubt']}": 1.0
+        for role, (_, facts) in images.items()
+        if facts.get("spacing_doubt")
+    }
+    return said or 0.0
 
 
 def _content(given: dict[str, Any] | None, files: str | list[str]) -> Any:
