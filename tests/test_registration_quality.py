@@ -405,6 +405,28 @@ def test_two_tables_of_points_belong_together_by_number(tmp_path):
     np.testing.assert_allclose(found.moving, [[0, 42, 22], [0, 82, 62]])
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_two_tables_of_points_in_um_or_voxels(tmp_path, named):
+    """Each table has its own unit; rows belong together by name, and without names by their order."""
+    names = ("ear", "nose") if named else ("0", "1")
+    head = "name," if named else ""
+    rows = [f"{n}," if named else "" for n in names]
+    one = write(tmp_path / "a.csv", f"{head}z,y,x\n{rows[0]}110,20,30\n{rows[1]}120,40,50\n")
+    there = [f"{rows[0]}1,10,11\n", f"{rows[1]}2,20,21\n"]
+    two = write(
+        tmp_path / "b.csv", f"{head}z_voxel,y_voxel,x_voxel\n" + "".join(there[::-1] if named else there)
+    )
+    found = read_landmarks([one, two], FIXED, MOVING)
+    assert found.names == names
+    np.testing.assert_allclose(found.fixed, [[110, 20, 30], [120, 40, 50]])
+    np.testing.assert_allclose(found.moving, [[5, 10, 11], [10, 20, 21]])
+    swapped = write(tmp_path / "c.csv", "x,y\n30,20\n50,40\n")
+    with pytest.raises(
+        ValueError, match=r"c\.csv: column 'z' is missing; found x, y; wanted .* two files of points"
+    ):
+        read_landmarks([swapped, two], FIXED, MOVING)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

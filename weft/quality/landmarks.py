@@ -20,7 +20,7 @@ ROLES = ("fixed", "moving")
 SUFFIXES = {"": "um", "_um": "um", "_voxel": "voxel"}  # of a column's name: its unit
 WANTED = (
     "wanted a heading with fixed_z, fixed_y, fixed_x, moving_z, moving_y, moving_x (um; with the ending _voxel: "
-    "voxel indices), a BigWarp export, or two files of points with the columns X and Y"
+    "voxel indices), a BigWarp export, or two files of points with the columns z, y, x (um or _voxel) or X, Y, Z (pixels)"
 )
 
 
@@ -51,8 +51,9 @@ def read_landmarks(paths: Sequence[str | Path], fixed: Grid, moving: Grid) -> La
       A column ``name`` is optional.
     - BigWarp's export, without a heading: name, active, x, y, z of the moving and x, y, z of the fixed point (two
       dimensions: x, y of both), um. Pairs that are not active, or not placed in both images, are left out.
-    - two tables of points, the fixed image's first, as BIRL has them: columns ``X``, ``Y`` (and ``Z``), pixel indices; the
-      rows belong together by the first column, the number of the landmark.
+    - two tables of points, the fixed image's first: columns ``z``, ``y``, ``x``, um, or with the ending ``_voxel`` indices;
+      or, as BIRL has them, ``X``, ``Y`` (and ``Z``), pixel indices. Rows belong together by the first column, the name or
+      number of the landmark; without such a column by their order.
 
     An axis of one voxel needs no column.
 
@@ -199,15 +200,7 @@ def _pairs(path: Path, rows: list[tuple[int, list[str]]], grids: tuple[Grid, Gri
     heading = rows[0][1]
     points = []
     for role, grid in zip(ROLES, grids, strict=True):
-        units = [s for s in SUFFIXES if any(f"{role}_{axis}{s}" in heading for axis in AXES)]
-        if len(units) > 1:
-            raise ValueError(
-                f"{path}: has columns {role}_* in um and in voxels; wanted one unit for each image"
-            )
-        suffix = units[0] if units else ""
-        columns = [_column(path, heading, f"{role}_{axis}{suffix}", n) for axis, n in _axes(grid)]
-        values = _numbers(path, rows[1:], columns, len(heading))
-        points.append(_physical(values, grid, SUFFIXES[suffix]))
+        points.append(_placed(path, rows, f"{role}_", grid)[0])
     at = heading.index("name") if "name" in heading else None
     names = [str(n) if at is None else row[at] for n, (_, row) in enumerate(rows[1:])]
     return Landmarks(tuple(names), *points)
@@ -231,13 +224,11 @@ def _bigwarp(path: Path, rows: list[tuple[int, list[str]]], grids: tuple[Grid, G
 
 
 def _two_tables(paths: list[Path], grids: tuple[Grid, Grid]) -> Landmarks:
-    """Two tables of pixel indices whose rows belong together by the number in the first column."""
+    """Two tables of points whose rows belong together by the first column, where it is no coordinate."""
     found = []
     for path, grid in zip(paths, grids, strict=True):
         rows = _rows(path)
-        heading = rows[0][1]
-        columns = [_column(path, heading, axis.upper(), n) for axis, n in _axes(grid)]
-        points = _physical(_numbers(path, rows[1:], columns, len(heading)), grid, "voxel")
+        points, columns = _placed(path, rows, "", grid)
         if 0 in columns:  # no numbers: by the order of the rows
             names = [str(n) for n in range(len(points))]
         else:
@@ -252,8 +243,20 @@ def _two_tables(paths: list[Path], grids: tuple[Grid, Grid]) -> Landmarks:
     return Landmarks(tuple(both), fixed, moving)
 
 
-def _axes(grid: Grid) -> list[tuple[str, int]]:
-    return list(zip(AXES, grid.shape, strict=True))
+def _placed(
+    path: Path, rows: list[tuple[int, list[str]]], prefix: str, grid: Grid
+) -> tuple[np.ndarray, list[int | None]]:
+    """The points, um, of one image in a table with a heading, and their columns."""
+    heading = rows[0][1]
+    suffixes = [s for s in SUFFIXES if any(f"{prefix}{axis}{s}" in heading for axis in AXES)]
+    if len({SUFFIXES[s] for s in suffixes}) > 1:
+        raise ValueError(f"{path}: has columns {prefix}* in um and in voxels; wanted one unit for each image")
+    names = [f"{prefix}{axis}{suffixes[0] if suffixes else ''}" for axis in AXES]
+    unit = SUFFIXES[suffixes[0]] if suffixes else "um"
+    if not prefix and not suffixes and any(axis.upper() in heading for axis in AXES):  # BIRL
+        names, unit = [axis.upper() for axis in AXES], "voxel"
+    columns = [_column(path, heading, name, n) for name, n in zip(names, grid.shape, strict=True)]
+    return _physical(_numbers(path, rows[1:], columns, len(heading)), grid, unit), columns
 
 
 def _column(path: Path, heading: list[str], name: str, voxels: int) -> int | None:
