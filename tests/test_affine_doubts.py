@@ -51,7 +51,7 @@ def test_an_affine_that_mends_swapped_axes_of_a_voxel_size_is_warned_of(given):
     (note,) = result.notes
     assert "with a voxel size of 100, 80, 80 um (z, y, x) of the moving image" in note
     assert f"where {', '.join(f'{s:g}' for s in given)} is given" in note
-    assert note.endswith("is the order of its axes right?")
+    assert note.endswith("is the order of the axes right?")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,31 @@ def test_unlike_images_are_refused_without_a_guess():
     result = find_affine((images[0], 0), (images[1], 0), AffineSettings(), 0)
     assert result.accepted == "refuse"
     assert not any("right?" in note for note in result.notes)
+
+
+def test_where_either_image_may_be_meant_both_are_named():
+    """Two images of one microscope, the moving one's voxel size swapped: swapping the fixed one's would fit as well."""
+    grid, swapped = Grid((30, 40, 50), FLAT), Grid((30, 40, 50), FLAT[::-1])
+    matrix = np.diag([*np.divide(FLAT[::-1], FLAT), 1.0])
+    said = order_doubt(matrix, grid, swapped, LinearModel())
+    assert said is not None
+    assert (
+        "with a voxel size of 100, 80, 80 um (z, y, x) of the moving image, where 80, 80, 100 is given,"
+        in said
+    )
+    assert " or with a voxel size of " in said
+    assert (
+        "with a voxel size of 80, 80, 100 um (z, y, x) of the fixed image, where 100, 80, 80 is given,"
+        in said
+    )
+    image = specimen()
+    tall, wide = (
+        Image((Level(image[None], Grid(GRID.shape, size)),), orientation="pil") for size in (TALL, TALL[::-1])
+    )
+    result = find_affine((tall, 0), (wide, 0), AffineSettings(), 0)
+    assert result.accepted == "refuse"
+    assert "with a voxel size of 240, 80, 80 um (z, y, x) of the moving image" in result.notes[-1]
+    assert "with a voxel size of 80, 80, 240 um (z, y, x) of the fixed image" in result.notes[-1]
 
 
 def test_orders_of_planes_and_of_equal_axes():

@@ -120,10 +120,14 @@ def _fits_otherwise(
     needed = max(settings.min_score, settings.accept_margin * found.score)
     if needed > 1:
         return None
+    fits = []
     for called, *tried in orders:
         other = between(*tried, efforts=_EFFORTS)
         if other.accepted == "accept" and other.score >= needed:
-            return f"{called} an affine fits (score {other.score:.3f}): is the order of its axes right?"
+            fits.append((-other.score, called))
+    if fits:  # often two: of one image or of the other
+        called = " or ".join(called for _, called in sorted(fits)[:2])
+        return f"{called} an affine fits (score {-min(fits)[0]:.3f}): is the order of the axes right?"
     free = replace(settings, orientation="search", handedness="search")
     if free == settings:
         return None

@@ -50,14 +50,14 @@ def order_doubt(matrix: np.ndarray, fixed: Grid, moving: Grid, model: LinearMode
             linear = matrix[:3, :3] / ratio if role == "fixed" else ratio[:, None] * matrix[:3, :3]
             left = model.stretches(linear)
             found.append((np.log(left[0] / left[-1]), role, grid, size, left))
+    found = [each for each in sorted(found, key=lambda each: each[0]) if each[0] <= _EXPLAINED * unequal][:2]
     if not found:
         return None
-    least, role, grid, size, left = min(found, key=lambda each: each[0])
-    if least > _EXPLAINED * unequal:
-        return None
+    # Often two: of one image or of the other.
+    called = " or ".join(_with(role, grid, size) for _, role, grid, size, _ in found)
     return (
-        f"the directions are stretched by {_listed(stretches)}; {_with(role, grid, size)} it would be {_listed(left)}: "
-        "is the order of its axes right?"
+        f"the directions are stretched by {_listed(stretches)}; {called} it would be {_listed(found[0][-1])}: "
+        "is the order of the axes right?"
     )
 
 
