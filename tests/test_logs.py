@@ -4,9 +4,11 @@ import errno
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 
+from weft import logs
 from weft.logs import capture_log
 from weft.receipts import write_array
 
@@ -67,3 +69,17 @@ def test_what_could_not_be_written_is_named_and_no_half_of_it_is_left(tmp_path, 
     assert done.returncode != 0
     assert f"File too large: '{path}" in done.stderr.splitlines()[-1]
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size > 10_000]
+
+
+@pytest.mark.parametrize(("long", "times"), [(0.0, 1), (60.0, 0)])
+def test_it_is_said_once_that_kernels_are_compiled_if_that_takes_long(
+    tmp_path, monkeypatch, capsys, long, times
+):
+    monkeypatch.setattr(logs, "LONG", long)
+    inner = numba.njit(lambda x: x + 1)
+    outer, other = numba.njit(lambda x: inner(x) * 2), numba.njit(lambda x: x - 1)
+    with capture_log(str(tmp_path / "job.log")):
+        assert outer(1) + other(1) == 4
+        assert outer(2) == 6  # it is there already
+    said = "compiling kernels, once"
+    assert (tmp_path / "job.log").read_text().count(said) == capsys.readouterr().err.count(said) == times

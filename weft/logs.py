@@ -16,12 +16,14 @@ T = TypeVar("T")
 log = logging.getLogger("weft")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 QUIET = 10.0  # seconds between lines of progress on the terminal
+LONG = 3.0  # seconds after which it is said that kernels are compiled
 
 
 @contextlib.contextmanager
 def capture_log(path: str) -> Iterator[None]:
     """Write the job's messages, warnings and errors to ``path``, and its peak memory at the end.
 
+    Where kernels have to be compiled first, and that takes long, it is said there and on the terminal.
     Errors of the user's making (ValueError, FileNotFoundError, OSError) end the process with their one
     sentence; anything else keeps its traceback, in the log and on the terminal.
     """
@@ -32,7 +34,8 @@ def capture_log(path: str) -> Iterator[None]:
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(handler)
     try:
-        yield
+        with _compiling_told():
+            yield
     except (ValueError, OSError) as error:
         log.exception("stopped")
         full = isinstance(error, OSError) and error.errno in FULL
@@ -46,6 +49,41 @@ def capture_log(path: str) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+@contextlib.contextmanager
+def _compiling_told() -> Iterator[None]:
+    """Say once that kernels are compiled, if that takes long."""
+    if "numba" not in sys.modules:  # what is imported later is small
+        yield
+        return
+    from numba.core import event
+
+    class Told(event.Listener):
+        """Events are nested where kernels call each other."""
+
+        depth, spent, since, said = 0, 0.0, 0.0, False
+
+        def on_start(self, _: object) -> None:
+            if self.depth == 0:
+                self.since = time.monotonic()
+            self.depth += 1
+
+        def on_end(self, _: object) -> None:
+            now = time.monotonic()
+            if not self.said and self.spent + now - self.since > LONG:
+                self.said = True
+                line = (
+                    "compiling kernels, once for each version of weft and type of CPU: it may take a minute"
+                )
+                log.info(line)
+                print(line, file=sys.stderr, flush=True)
+            self.depth -= 1
+            if self.depth == 0:
+                self.spent += now - self.since
+
+    with event.install_listener("numba:compile", Told()):
+        yield
 
 
 def peak_memory() -> int:
