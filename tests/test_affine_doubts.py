@@ -103,7 +103,9 @@ def test_a_mirror_image_without_codes_is_refused_as_what_it_is():
     assert any(note.startswith("as a mirror image it fits (score 0.9") for note in result.notes)
 
 
-def test_unlike_images_are_refused_without_a_guess():
+@pytest.mark.parametrize("overlap", [None, 0.6])
+def test_unlike_images_are_refused_without_a_guess(overlap):
+    """Also where, with the axes in another order, they could not overlap enough to be compared."""
     rng = np.random.default_rng(7)
     images = [
         Image(
@@ -113,7 +115,7 @@ def test_unlike_images_are_refused_without_a_guess():
         for seed in (0, 1)
     ]
     images[1] = Image((Level(rng.random((1, *GRID.shape)), Grid(GRID.shape, TALL)),), orientation="pil")
-    result = find_affine((images[0], 0), (images[1], 0), AffineSettings(), 0)
+    result = find_affine((images[0], 0), (images[1], 0), AffineSettings(min_overlap=overlap), 0)
     assert result.accepted == "refuse"
     assert not any("right?" in note for note in result.notes)
 

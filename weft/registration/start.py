@@ -122,8 +122,8 @@ def _fits_otherwise(
         return None
     fits = []
     for called, *tried in orders:
-        other = between(*tried, efforts=_EFFORTS)
-        if other.accepted == "accept" and other.score >= needed:
+        other = _tried(between, *tried)
+        if other is not None and other.accepted == "accept" and other.score >= needed:
             fits.append((-other.score, called))
     if fits:  # often two: of one image or of the other
         called = " or ".join(called for _, called in sorted(fits)[:2])
@@ -131,8 +131,9 @@ def _fits_otherwise(
     free = replace(settings, orientation="search", handedness="search")
     if free == settings:
         return None
-    other = between(settings=free, efforts=_EFFORTS)
-    if other.score < needed:  # left and right need not be told apart to see that a code is wrong
+    other = _tried(between, settings=free)
+    # Left and right need not be told apart to see that a code is wrong.
+    if other is None or other.score < needed:
         return None
     if None in codes:
         return f"as a mirror image it fits (score {other.score:.3f}): wanted orientation codes of both images that say so"
@@ -140,6 +141,14 @@ def _fits_otherwise(
         f"with the orientation code {other.moving_orientation!r} of the moving image, where {codes[1]!r} is given, an affine "
         f"fits (score {other.score:.3f}): are both codes right?"
     )
+
+
+def _tried(between: Callable[..., AffineResult], *grids: Grid, **settings: Any) -> AffineResult | None:
+    """What a search finds otherwise; None where the images could not even meet."""
+    try:
+        return between(*grids, **settings, efforts=_EFFORTS)
+    except ValueError:
+        return None
 
 
 def where_it_counts(role: str, image: Image, mask: Image | None, grid: Grid) -> np.ndarray | None:
