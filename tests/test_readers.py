@@ -86,21 +86,19 @@ def test_blocks_are_the_written_voxels_and_sources_pickle(sources, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "stated"),
+    ("kind", "stated", "in_um"),
     [
-        *(("tiff_plain", None), ("tiff_planes", None), ("ome_zarr_0.5", (1, 1, 1)), ("n5", (2, 1, 1))),
-        *(
-            ("nifti", (0.002, 0.001, 0.001)),
-            ("nrrd", (1, 1, 1)),
-            ("mha", (1, 1, 1)),
-            ("precomputed", (2, 1, 1)),
-        ),
+        *(("tiff_plain", None, False), ("tiff_planes", None, False)),
+        *(("ome_zarr_0.5", (1, 1, 1), True), ("n5", (2, 1, 1), True), ("precomputed", (2, 1, 1), True)),
+        # Headers that state no unit; millimetres by convention, but for NRRD.
+        *(("nifti", (0.002, 0.001, 0.001), False), ("nrrd", (1, 1, 1), False), ("mha", (1, 1, 1), False)),
     ],
 )
-def test_what_a_source_states_stays_known_where_another_voxel_size_is_given(sources, kind, stated):
+def test_what_a_source_states_stays_known_where_another_voxel_size_is_given(sources, kind, stated, in_um):
     image = open_source(sources[kind][0], spacing=(5, 4, 3))
     assert image.grid.spacing == (5, 4, 3)
     assert image.stated_spacing == (stated and pytest.approx(stated))
+    assert image.stated_um is in_um
 
 
 def test_lazy_volumes_index_as_arrays_do(sources):

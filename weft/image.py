@@ -70,10 +70,10 @@ class Image:
     coverage
         What the tiles of a stitched image cover; None where all of it was looked at, or nothing is known.
     stated_spacing
-        Voxel size, (z, y, x), that the source states, in whatever unit; None where it states none. The grid has another
-        one where the reader was given one.
+        Voxel size, (z, y, x), that the source states, in um where it states its unit too; None where it states none. The grid
+        has another one where the reader was given one.
     stated_um
-        Whether that voxel size is known to be in um.
+        Whether the source states the unit.
     """
 
     levels: tuple[Level, ...]

@@ -96,16 +96,15 @@ def open_volume(
         data = label_volume(data, path)
     wanted, stated = spacing, sizes
     if unit is not None and sizes is not None:
-        z, y, x = sizes
-        factor = micrometres(unit, path)
-        stated = (z * factor, y * factor, x * factor)
+        stated = _in_um(sizes, unit, path)
     if spacing is None and sizes is not None:
-        if spacing_unit is None and unit is None:
+        nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
+        meant = spacing_unit or unit or (None if nrrd else "mm")
+        if meant is None:
             raise ValueError(
                 f"{path}: voxel size {list(sizes)} has no unit; give `spacing_unit`, or `spacing` in um"
             )
-        factor = micrometres(spacing_unit or unit or "", path)
-        wanted = [size * factor for size in sizes]
+        wanted = list(_in_um(sizes, meant, path))
     return Image(
         levels=(Level(data, Grid(data.shape[1:], voxel_size(wanted, path))),),
         channels=channel_names(channels, 1, path),
@@ -114,6 +113,12 @@ def open_volume(
         stated_spacing=stated,
         stated_um=unit is not None,
     )
+
+
+def _in_um(sizes: Triple, unit: str, path: Path) -> Triple:
+    z, y, x = sizes
+    factor = micrometres(unit, path)
+    return z * factor, y * factor, x * factor
 
 
 class _Nifti(LazyVolume):
@@ -184,7 +189,7 @@ def _open_nifti(path: Path, frame: int | str | None) -> tuple[Any, Triple | None
     return (
         volume.lazy(_block(shape)),
         (z, y, x),
-        "mm" if unit == "unknown" else unit,
+        None if unit == "unknown" else unit,
         orientation_code(code, path),
     )
 
@@ -225,7 +230,7 @@ def _open_itk(path: Path) -> tuple[Any, Triple | None, str | None, str | None]:
         if fields.get("CompressedData", "False").lower() == "true":
             volume = DecodedVolume(path, kind, (1, *shape), dtype, _decode_itk)
         stated = fields.get("ElementSpacing") or fields.get("ElementSize")
-        return volume.lazy(_block(shape)), _stated_sizes((z, y, x), stated), "mm", code
+        return volume.lazy(_block(shape)), _stated_sizes((z, y, x), stated), None, code
     header = read_nrrd_header(path)
     stated = header.fields.get("spacings") or header.fields.get("space directions")
     oriented = header.fields.get("space", "") not in ("", "right-up", "3D-right-handed", "3D-left-handed")
