@@ -73,11 +73,7 @@ def _compiling_told() -> Iterator[None]:
             now = time.monotonic()
             if not self.said and self.spent + now - self.since > LONG:
                 self.said = True
-                line = (
-                    "compiling kernels, once for each version of weft and type of CPU: it may take a minute"
-                )
-                log.info(line)
-                print(line, file=sys.stderr, flush=True)
+                _say("compiling kernels, once for each version of weft and type of CPU: it may take a minute")
             self.depth -= 1
             if self.depth == 0:
                 self.spent += now - self.since
@@ -100,6 +96,12 @@ def warn(sentence: str) -> None:
     print(f"Warning: {sentence}", file=sys.stderr, flush=True)
 
 
+def _say(line: str) -> None:
+    """Say how far the work is: in the log and on the terminal."""
+    log.info(line)
+    print(line, file=sys.stderr, flush=True)
+
+
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Pass ``items`` on; say how far it is, in the log and (rarely) on the terminal."""
     start = last = time.monotonic()
@@ -107,9 +109,7 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         now = time.monotonic()
         if n and now - last > QUIET:
             left = (now - start) / n * (total - n)
-            line = f"{what}: {n} of {total}, about {left:.0f} s left"
-            log.info(line)
-            print(line, file=sys.stderr, flush=True)
+            _say(f"{what}: {n} of {total}, about {left:.0f} s left")
             last = now
         yield item
     log.info("%s: all %d done", what, total)

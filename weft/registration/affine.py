@@ -248,9 +248,8 @@ def register_affine(
         notes.append("the finer levels lost the match found at the search level, whose affine is kept")
         fine = replace(best.fit, matrix=turned(best.fit.matrix))
     orientation = orientations[best.orientation]
-    if (
-        turned_by(orientation, fine.matrix) > LARGEST_TURN
-    ):  # the refinement went on to where another one leads
+    # The refinement may have gone on to where another one leads.
+    if turned_by(orientation, fine.matrix) > LARGEST_TURN:
         orientation = nearest_orientation(fine.matrix)
     verdict = judge(best.fit.score, margin, thresholds, notes)
     if not model.plausible(turned(fine.matrix)[:3, :3] @ np.linalg.inv(about)):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from weft.grid import Grid
+from weft.grid import Grid, Triple
 from weft.registration.linear_model import LinearModel
 
 _UNLIKE = 1.02  # ratio of two lengths from which they are not the same
@@ -16,7 +16,6 @@ _UNEQUAL = 1.15  # ratio of the stretches of an affine from which they are looke
 _EXPLAINED = 1 / 3  # share of the stretches' inequality, as a logarithm, that another order may leave
 _LOST = 1.3  # ratio of two axes' voxel sizes from which a search may be lost when they are swapped
 
-Triple = tuple[float, float, float]
 ROLES = ("fixed", "moving")
 
 

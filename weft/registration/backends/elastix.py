@@ -20,9 +20,8 @@ from weft.registration.contract import Initial, Masks, Result
 from weft.registration.elastix_maps import ParameterMap, given_map, own_map, read_parameter_file, steps_of
 from weft.registration.itk_elastix import elastix_version, run_elastix
 
-engine_mb = (
-    950  # of the process that has loaded elastix for all blocks of a job, with a worker forked from it
-)
+# Of the process that has loaded elastix for all blocks of a job, with a worker forked from it.
+engine_mb = 950
 _VERSION = "2"  # of this module's own results
 _METRICS = {
     "mutual_information": "AdvancedMattesMutualInformation",
